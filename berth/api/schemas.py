@@ -1,0 +1,226 @@
+"""Resources of the control API, version 1. Paths are in ARCHITECTURE.md; sizes are bytes, instants are RFC 3339."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from berth.ids import MAX_VERSION, NAME_PATTERN
+from berth.states import Role, Runtime, ServiceClass, VersionState
+
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$", max_length=63)]
+VersionNumber = Annotated[int, Field(ge=1, le=MAX_VERSION)]
+_MAX_BYTES = 2**50
+Bytes = Annotated[int, Field(ge=0, le=_MAX_BYTES)]
+
+T = TypeVar("T")
+
+
+class Resource(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Page(Resource, Generic[T]):
+    """One page of a list. `next_cursor` continues it, and is absent on the last page."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class Identity(Resource):
+    """Who a key is: answer of `GET /v1/whoami`. `tenant` is absent for platform keys."""
+
+    key_id: str
+    role: Role
+    tenant: Name | None = None
+
+
+class TenantQuota(Resource):
+    max_models: int = Field(default=1_000, ge=0, le=1_000_000)
+    max_bytes: Bytes = Field(default=1 << 40, description="Sum of the sizes of all stored artifacts.")
+    requests_per_second: float = Field(default=0.0, ge=0, le=1e9, description="Per router process; 0 is unlimited.")
+    max_concurrent: int = Field(default=0, ge=0, le=1_000_000, description="Per router process; 0 is unlimited.")
+
+
+class TenantCreate(Resource):
+    name: Name
+    quota: TenantQuota = TenantQuota()
+
+
+class TenantUpdate(Resource):
+    quota: TenantQuota
+
+
+class Tenant(Resource):
+    name: Name
+    quota: TenantQuota
+    created_at: datetime
+    etag: str
+
+
+class KeyCreate(Resource):
+    role: Role
+    description: str = Field(default="", max_length=200)
+
+
+class Key(Resource):
+    id: str
+    role: Role
+    tenant: Name | None = None
+    description: str = ""
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class KeyCreated(Key):
+    """The only answer that ever carries the key itself."""
+
+    secret: str
+
+
+class ServingPolicy(Resource):
+    """Which version answers requests that name none: the newest, or a pinned one."""
+
+    policy: Literal["latest", "pinned"] = "latest"
+    version: VersionNumber | None = None
+
+
+class ModelCreate(Resource):
+    name: Name
+    description: str = Field(default="", max_length=2_000)
+
+
+class ModelUpdate(Resource):
+    """Members left out keep their value."""
+
+    description: str | None = Field(default=None, max_length=2_000)
+    serving: ServingPolicy | None = None
+
+
+class LabelSet(Resource):
+    version: VersionNumber
+
+
+class Model(Resource):
+    tenant: Name
+    name: Name
+    description: str
+    serving: ServingPolicy
+    labels: dict[str, int]
+    latest_version: int | None = None
+    created_at: datetime
+    etag: str
+
+
+class Tensor(Resource):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class SignatureView(Resource):
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class ReplicaCounts(Resource):
+    """Replicas of the job by what they say of one version."""
+
+    total: int = 0
+    available: int = 0
+    loading: int = 0
+    failed: int = 0
+    draining: int = 0
+
+
+class Version(Resource):
+    """One immutable version. `state` is what is observed now; `reason` and `since` explain it."""
+
+    tenant: Name
+    model: Name
+    version: VersionNumber
+    sha256: str
+    size_bytes: Bytes
+    format: str
+    signature: SignatureView
+    estimated_bytes: Bytes
+    measured_bytes: Bytes | None = None
+    state: VersionState
+    reason: str = ""
+    since: datetime
+    job: Name | None = None
+    replicas: ReplicaCounts = ReplicaCounts()
+    created_at: datetime
+    etag: str
+
+
+class JobCreate(Resource):
+    name: Name
+    cell: Name = "local"
+    runtime: Runtime = Runtime.ONNXRUNTIME
+    hardware: Name = "cpu"
+    replicas: int = Field(default=1, ge=0, le=10_000)
+    memory_per_replica: Annotated[int, Field(ge=1 << 20, le=_MAX_BYTES)] = Field(default=1 << 30)
+    service_class: ServiceClass = ServiceClass.PROD
+    dedicated_tenant: Name | None = Field(default=None, description="Only this tenant's models; absent: shared.")
+
+
+class JobUpdate(Resource):
+    """Members left out keep their value."""
+
+    replicas: int | None = Field(default=None, ge=0, le=10_000)
+    memory_per_replica: Annotated[int, Field(ge=1 << 20, le=_MAX_BYTES)] | None = None
+
+
+class Job(JobCreate):
+    reserved_bytes: Bytes
+    created_at: datetime
+    etag: str
+
+
+class Assignment(Resource):
+    tenant: Name
+    model: Name
+    version: VersionNumber
+    job: Name
+    reserved_bytes: Bytes
+    releasing: bool = Field(description="True once the version is to leave the job; its bytes are still reserved.")
+    created_at: datetime
+
+
+class ServableView(Resource):
+    tenant: Name
+    model: Name
+    version: VersionNumber
+    state: str
+    reason: str = ""
+    since: datetime
+    measured_bytes: Bytes = 0
+    routed: bool = False
+
+
+class Replica(Resource):
+    name: str
+    job: Name
+    cell: Name
+    connected: bool
+    draining: bool
+    memory_limit: Bytes
+    memory_used: Bytes
+    in_flight: int
+    servables: list[ServableView]
+    seen_at: datetime
+
+
+class Event(Resource):
+    """Something that happened. `id` grows; a reader resumes after the last id it saw."""
+
+    id: int
+    at: datetime
+    kind: str = Field(description="Such as `version.uploaded`, `version.available`, `model.pinned`, `key.revoked`.")
+    actor: str = Field(description="Id of the key that asked for it, or `controller`.")
+    tenant: Name | None = None
+    subject: str = Field(description="What it happened to, such as `model/digits/versions/2`.")
+    data: dict[str, Any] = {}

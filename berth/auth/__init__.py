@@ -1,0 +1,1 @@
+"""Who may talk to whom: API keys for clients, the deployment's credential between processes."""

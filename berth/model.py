@@ -1,0 +1,219 @@
+"""The values that components exchange, as frozen dataclasses free of any transport.
+
+Decisions in `*/core` speak only these; `berth.wire.convert` turns them into messages and back.
+All sizes are bytes, all instants are seconds since the Unix epoch unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from berth.ids import ModelKey, VersionKey
+from berth.states import ArtifactFormat, Role, Runtime, ServableState
+
+
+class Order(NamedTuple):
+    """Orders complete states: a later epoch wins, then a later generation. The epoch fences deposed leaders."""
+
+    epoch: int
+    generation: int
+
+
+NEVER = Order(0, 0)
+"""Older than every order that is ever given out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The bytes of a version: immutable, addressed by what they are."""
+
+    sha256: str
+    size_bytes: int
+    format: ArtifactFormat = ArtifactFormat.ONNX
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output. `datatype` is an OIP v2 name ("FP32", "INT64", "BYTES"); -1 marks a free dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpec:
+    """All a worker needs to hold a version; `reserved_bytes` is what placement set aside on the job."""
+
+    key: VersionKey
+    artifact: Artifact
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredJob:
+    """A job of a cell and the complete set of versions that each of its replicas should hold."""
+
+    name: str
+    runtime: Runtime
+    versions: tuple[VersionSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredModel:
+    """How a model's name resolves. `target` is the version to answer by default, 0 if there is none."""
+
+    key: ModelKey
+    target: int
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What a router must know of a key: never the key itself. `tenant` is empty for platform roles."""
+
+    sha256: bytes
+    tenant: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """Ceilings per router process; 0 means unlimited."""
+
+    tenant: str
+    requests_per_second: float = 0.0
+    max_concurrent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """Everything the controller wants of one cell. Complete: what is left out is to go."""
+
+    cell: str
+    generation: int
+    jobs: tuple[DesiredJob, ...] = ()
+    models: tuple[DesiredModel, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+    limits: tuple[TenantLimits, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AspiredSet:
+    """The complete set of versions that one replica should hold. Repeating it means nothing."""
+
+    order: Order
+    versions: tuple[VersionSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServableStatus:
+    """What one replica says of one version. `reason` explains `ERROR` (and a retry in `LOADING`)."""
+
+    key: VersionKey
+    state: ServableState
+    reason: str = ""
+    since: float = 0.0
+    measured_bytes: int = 0
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaAddress:
+    """Where a replica listens, as `host:port`. `incarnation` changes with every start of the process."""
+
+    replica: str
+    job: str
+    cell: str
+    incarnation: str
+    control: str
+    grpc: str
+    http: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A worker's whole report. `accepted` is the order of the newest aspired set it took."""
+
+    address: ReplicaAddress
+    accepted: Order
+    servables: tuple[ServableStatus, ...] = ()
+    memory_limit: int = 0
+    memory_used: int = 0
+    in_flight: int = 0
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedReplica:
+    """A replica as the synchronizer sees it. `routed` are the versions that every connected router sends it."""
+
+    status: ReplicaStatus
+    connected: bool
+    routed: frozenset[VersionKey] = frozenset()
+    seen_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedCell:
+    """The synchronizer's whole report to the controller. `desired_generation` is what it has acted on."""
+
+    cell: str
+    epoch: int
+    desired_generation: int
+    replicas: tuple[ObservedReplica, ...] = ()
+    routers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRoute:
+    """Where one version can be answered now. Empty `replicas`: assigned but not loaded, and `reason` says why."""
+
+    version: int
+    replicas: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """How requests for a model resolve. `default` is the version for requests that name none; 0 if none is loaded."""
+
+    key: ModelKey
+    default: int
+    labels: Mapping[str, int]
+    versions: tuple[VersionRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """An immutable snapshot of all a router needs to answer: models, replicas, keys and limits."""
+
+    order: Order = NEVER
+    models: Mapping[ModelKey, ModelRoute] = field(default_factory=dict)
+    replicas: Mapping[str, ReplicaAddress] = field(default_factory=dict)
+    keys: Mapping[bytes, ApiKey] = field(default_factory=dict)
+    limits: Mapping[str, TenantLimits] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDelta:
+    """What turns the table of generation `base` into `order`. `base` 0 makes it a full snapshot."""
+
+    base: int
+    order: Order
+    models: tuple[ModelRoute, ...] = ()
+    removed_models: tuple[ModelKey, ...] = ()
+    replicas: tuple[ReplicaAddress, ...] = ()
+    removed_replicas: tuple[str, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+    removed_keys: tuple[bytes, ...] = ()
+    limits: tuple[TenantLimits, ...] = ()
+    removed_limits: tuple[str, ...] = ()

@@ -1,0 +1,54 @@
+"""Structured logs and the Prometheus text endpoint, the same in every process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+__all__ = ["CONTENT_TYPE_LATEST", "configure_logging", "metrics_text"]
+
+
+def configure_logging(component: str, instance: str, level: str, log_format: str) -> None:
+    """Send every log line of the process to stderr, marked with its component and instance."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _origin(component, instance),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if log_format == "console"
+        else structlog.processors.JSONRenderer(default=str)
+    )
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, structlog.processors.dict_tracebacks, renderer]
+        if log_format == "json"
+        else [*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    # Libraries speak at warning: their info lines repeat ours, and an access log per request is the router's task.
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+def metrics_text(registry: CollectorRegistry) -> bytes:
+    """The Prometheus exposition of `registry`."""
+    return generate_latest(registry)
+
+
+def _origin(component: str, instance: str) -> structlog.typing.Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["component"] = component
+        event["instance"] = instance
+        return event
+
+    return add

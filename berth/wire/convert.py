@@ -1,0 +1,270 @@
+"""Between `berth.model` and the messages of `berth.wire.v1`: one pair of functions per value, nothing else."""
+
+from __future__ import annotations
+
+from berth import model
+from berth.ids import ModelKey, VersionKey
+from berth.states import ArtifactFormat, Role, Runtime, ServableState
+from berth.wire.v1 import common_pb2, desired_pb2, routes_pb2, worker_pb2
+
+
+def order_to_wire(order: model.Order) -> common_pb2.Order:
+    return common_pb2.Order(epoch=order.epoch, generation=order.generation)
+
+
+def order_from_wire(message: common_pb2.Order) -> model.Order:
+    return model.Order(message.epoch, message.generation)
+
+
+def version_ref_to_wire(key: VersionKey) -> common_pb2.VersionRef:
+    return common_pb2.VersionRef(tenant=key.tenant, model=key.model, version=key.version)
+
+
+def version_ref_from_wire(message: common_pb2.VersionRef) -> VersionKey:
+    return VersionKey(message.tenant, message.model, message.version)
+
+
+def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
+    artifact = common_pb2.Artifact(
+        sha256=spec.artifact.sha256, size_bytes=spec.artifact.size_bytes, format=spec.artifact.format
+    )
+    return common_pb2.VersionSpec(
+        ref=version_ref_to_wire(spec.key), artifact=artifact, reserved_bytes=spec.reserved_bytes
+    )
+
+
+def version_spec_from_wire(message: common_pb2.VersionSpec) -> model.VersionSpec:
+    artifact = model.Artifact(
+        message.artifact.sha256, message.artifact.size_bytes, ArtifactFormat(message.artifact.format)
+    )
+    return model.VersionSpec(version_ref_from_wire(message.ref), artifact, message.reserved_bytes)
+
+
+def api_key_to_wire(key: model.ApiKey) -> common_pb2.ApiKey:
+    return common_pb2.ApiKey(sha256=key.sha256, tenant=key.tenant, role=key.role)
+
+
+def api_key_from_wire(message: common_pb2.ApiKey) -> model.ApiKey:
+    return model.ApiKey(message.sha256, message.tenant, Role(message.role))
+
+
+def limits_to_wire(limits: model.TenantLimits) -> common_pb2.TenantLimits:
+    return common_pb2.TenantLimits(
+        tenant=limits.tenant,
+        requests_per_second=limits.requests_per_second,
+        max_concurrent=limits.max_concurrent,
+    )
+
+
+def limits_from_wire(message: common_pb2.TenantLimits) -> model.TenantLimits:
+    return model.TenantLimits(message.tenant, message.requests_per_second, message.max_concurrent)
+
+
+def address_to_wire(address: model.ReplicaAddress) -> common_pb2.ReplicaAddress:
+    return common_pb2.ReplicaAddress(
+        replica=address.replica,
+        job=address.job,
+        cell=address.cell,
+        incarnation=address.incarnation,
+        control=address.control,
+        grpc=address.grpc,
+        http=address.http,
+    )
+
+
+def address_from_wire(message: common_pb2.ReplicaAddress) -> model.ReplicaAddress:
+    return model.ReplicaAddress(
+        replica=message.replica,
+        job=message.job,
+        cell=message.cell,
+        incarnation=message.incarnation,
+        control=message.control,
+        grpc=message.grpc,
+        http=message.http,
+    )
+
+
+def replica_status_to_wire(status: model.ReplicaStatus) -> common_pb2.ReplicaStatus:
+    return common_pb2.ReplicaStatus(
+        address=address_to_wire(status.address),
+        accepted=order_to_wire(status.accepted),
+        servables=[
+            common_pb2.ServableStatus(
+                ref=version_ref_to_wire(servable.key),
+                state=servable.state,
+                reason=servable.reason,
+                since=servable.since,
+                measured_bytes=servable.measured_bytes,
+                attempts=servable.attempts,
+            )
+            for servable in status.servables
+        ],
+        memory_limit=status.memory_limit,
+        memory_used=status.memory_used,
+        in_flight=status.in_flight,
+        draining=status.draining,
+    )
+
+
+def replica_status_from_wire(message: common_pb2.ReplicaStatus) -> model.ReplicaStatus:
+    return model.ReplicaStatus(
+        address=address_from_wire(message.address),
+        accepted=order_from_wire(message.accepted),
+        servables=tuple(
+            model.ServableStatus(
+                version_ref_from_wire(servable.ref),
+                ServableState(servable.state),
+                servable.reason,
+                servable.since,
+                servable.measured_bytes,
+                servable.attempts,
+            )
+            for servable in message.servables
+        ),
+        memory_limit=message.memory_limit,
+        memory_used=message.memory_used,
+        in_flight=message.in_flight,
+        draining=message.draining,
+    )
+
+
+def aspired_to_wire(aspired: model.AspiredSet) -> worker_pb2.AspiredSet:
+    return worker_pb2.AspiredSet(
+        order=order_to_wire(aspired.order), versions=[version_spec_to_wire(spec) for spec in aspired.versions]
+    )
+
+
+def aspired_from_wire(message: worker_pb2.AspiredSet) -> model.AspiredSet:
+    return model.AspiredSet(
+        order_from_wire(message.order), tuple(version_spec_from_wire(spec) for spec in message.versions)
+    )
+
+
+def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
+    return desired_pb2.DesiredState(
+        cell=desired.cell,
+        generation=desired.generation,
+        jobs=[
+            desired_pb2.DesiredJob(
+                name=job.name, runtime=job.runtime, versions=[version_spec_to_wire(spec) for spec in job.versions]
+            )
+            for job in desired.jobs
+        ],
+        models=[
+            desired_pb2.DesiredModel(
+                tenant=entry.key.tenant, model=entry.key.model, target=entry.target, labels=dict(entry.labels)
+            )
+            for entry in desired.models
+        ],
+        keys=[api_key_to_wire(key) for key in desired.keys],
+        limits=[limits_to_wire(limits) for limits in desired.limits],
+    )
+
+
+def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
+    return model.DesiredState(
+        cell=message.cell,
+        generation=message.generation,
+        jobs=tuple(
+            model.DesiredJob(
+                job.name, Runtime(job.runtime), tuple(version_spec_from_wire(spec) for spec in job.versions)
+            )
+            for job in message.jobs
+        ),
+        models=tuple(
+            model.DesiredModel(ModelKey(entry.tenant, entry.model), entry.target, dict(entry.labels))
+            for entry in message.models
+        ),
+        keys=tuple(api_key_from_wire(key) for key in message.keys),
+        limits=tuple(limits_from_wire(limits) for limits in message.limits),
+    )
+
+
+def observed_to_wire(observed: model.ObservedCell) -> desired_pb2.ObservedCell:
+    return desired_pb2.ObservedCell(
+        cell=observed.cell,
+        epoch=observed.epoch,
+        desired_generation=observed.desired_generation,
+        replicas=[
+            desired_pb2.ObservedReplica(
+                status=replica_status_to_wire(replica.status),
+                connected=replica.connected,
+                routed=[version_ref_to_wire(key) for key in sorted(replica.routed)],
+                seen_at=replica.seen_at,
+            )
+            for replica in observed.replicas
+        ],
+        routers=observed.routers,
+    )
+
+
+def observed_from_wire(message: desired_pb2.ObservedCell) -> model.ObservedCell:
+    return model.ObservedCell(
+        cell=message.cell,
+        epoch=message.epoch,
+        desired_generation=message.desired_generation,
+        replicas=tuple(
+            model.ObservedReplica(
+                status=replica_status_from_wire(replica.status),
+                connected=replica.connected,
+                routed=frozenset(version_ref_from_wire(ref) for ref in replica.routed),
+                seen_at=replica.seen_at,
+            )
+            for replica in message.replicas
+        ),
+        routers=tuple(message.routers),
+    )
+
+
+def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
+    return routes_pb2.ModelRoute(
+        tenant=route.key.tenant,
+        model=route.key.model,
+        default_version=route.default,
+        labels=dict(route.labels),
+        versions=[
+            routes_pb2.VersionRoute(version=entry.version, replicas=entry.replicas, reason=entry.reason)
+            for entry in route.versions
+        ],
+    )
+
+
+def model_route_from_wire(message: routes_pb2.ModelRoute) -> model.ModelRoute:
+    return model.ModelRoute(
+        key=ModelKey(message.tenant, message.model),
+        default=message.default_version,
+        labels=dict(message.labels),
+        versions=tuple(
+            model.VersionRoute(entry.version, tuple(entry.replicas), entry.reason) for entry in message.versions
+        ),
+    )
+
+
+def delta_to_wire(delta: model.RouteDelta) -> routes_pb2.RouteDelta:
+    return routes_pb2.RouteDelta(
+        base=delta.base,
+        order=order_to_wire(delta.order),
+        models=[model_route_to_wire(route) for route in delta.models],
+        removed_models=[routes_pb2.ModelRef(tenant=key.tenant, model=key.model) for key in delta.removed_models],
+        replicas=[address_to_wire(address) for address in delta.replicas],
+        removed_replicas=delta.removed_replicas,
+        keys=[api_key_to_wire(key) for key in delta.keys],
+        removed_keys=delta.removed_keys,
+        limits=[limits_to_wire(limits) for limits in delta.limits],
+        removed_limits=delta.removed_limits,
+    )
+
+
+def delta_from_wire(message: routes_pb2.RouteDelta) -> model.RouteDelta:
+    return model.RouteDelta(
+        base=message.base,
+        order=order_from_wire(message.order),
+        models=tuple(model_route_from_wire(route) for route in message.models),
+        removed_models=tuple(ModelKey(ref.tenant, ref.model) for ref in message.removed_models),
+        replicas=tuple(address_from_wire(address) for address in message.replicas),
+        removed_replicas=tuple(message.removed_replicas),
+        keys=tuple(api_key_from_wire(key) for key in message.keys),
+        removed_keys=tuple(message.removed_keys),
+        limits=tuple(limits_from_wire(limits) for limits in message.limits),
+        removed_limits=tuple(message.removed_limits),
+    )
