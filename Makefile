@@ -1,0 +1,92 @@
+# Everything a user or developer types. `make help` explains itself from the comments behind the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The newest interpreter that Berth supports; PYTHON=… chooses another.
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) and print("$(p)")' 2>/dev/null)))
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUNTIME ?= onnxruntime
+TRITON_VENV ?= .venv-triton
+PACKAGES := berth controller synchronizer router worker
+CODE := $(PACKAGES) migrations tests e2e bench
+
+##@ Use
+
+.PHONY: demo up
+demo: install $(if $(filter triton,$(RUNTIME)),triton) ## Do the whole job on real data and print what happened (RUNTIME=triton for a real Triton).
+	@$(BIN)/berth demo --runtime $(RUNTIME)
+
+up: install $(if $(filter triton,$(RUNTIME)),triton) ## Start the stack and leave it running; Ctrl-C stops it. Data stays in .berth/.
+	@$(BIN)/berth up --runtime $(RUNTIME)
+
+##@ Check
+
+.PHONY: check test unit e2e lint format types contracts proto-check
+check: lint types contracts proto-check test ## All that must hold before a commit: format, lint, types, contracts, tests.
+
+test: install triton ## Every test: cores, shells, adapters, and whole processes killed for real.
+	$(BIN)/pytest -q
+
+unit: install ## The tests that start no whole process (seconds).
+	$(BIN)/pytest -q tests
+
+e2e: install triton ## Only the tests of whole processes.
+	$(BIN)/pytest -q e2e
+
+lint: install ## Format and lint, without changing anything.
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+format: install ## Format, and mend what the linter can.
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+types: install ## Strict static types.
+	$(BIN)/mypy
+
+contracts: install ## Which package may import which.
+	$(BIN)/lint-imports --no-logo
+
+proto-check: install ## The committed protocol code is what the .proto files say.
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(PROTOC) $(call proto_out,build/proto)
+	@for made in build/proto/berth/wire/v1/*; do cmp "$$made" "$${made#build/proto/}" || { echo "run 'make proto'"; exit 1; }; done
+
+##@ Develop
+
+.PHONY: help install triton proto lock clean
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I. berth/wire/v1/*.proto
+proto_out = --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1)
+
+help: ## Show this list.
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Create the virtual environment and install what is pinned.
+
+$(VENV)/.installed: requirements.lock requirements-uv.lock pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "Berth needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/python3"; exit 1; }
+	@echo "Installing into $(VENV) with $$($(PYTHON) --version) …"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+triton: install $(TRITON_VENV)/.installed ## Install a real Triton server beside the project, in an environment of its own.
+
+$(TRITON_VENV)/.installed: requirements-triton.lock
+	@$(BIN)/python -m berth.local.triton_env $(TRITON_VENV)
+	@touch $@
+
+proto: install ## Generate the protocol code from the .proto files.
+	$(PROTOC) $(call proto_out,.)
+
+lock: install ## Resolve the pinned requirements anew.
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
+	echo uv | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
+
+clean: ## Remove what was built; data in .berth/ stays.
+	rm -rf $(VENV) $(TRITON_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,110 @@
+"""Every value survives the wire."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berth import model
+from berth.ids import NAME_PATTERN, ModelKey, VersionKey
+from berth.wire import convert
+
+names = st.from_regex(NAME_PATTERN, fullmatch=True)
+counts = st.integers(0, 2**53)
+small = st.integers(0, 2**32 - 1)
+instants = st.floats(0, 2e9)
+digests = st.binary(min_size=32, max_size=32)
+st.register_type_strategy(model.Order, st.builds(model.Order, counts, counts))
+st.register_type_strategy(VersionKey, st.builds(VersionKey, names, names, st.integers(1, 2**63 - 1)))
+st.register_type_strategy(ModelKey, st.builds(ModelKey, names, names))
+artifacts = st.builds(model.Artifact, st.text("0123456789abcdef", min_size=64, max_size=64), counts)
+specs = st.builds(model.VersionSpec, st.from_type(VersionKey), artifacts, counts)
+addresses = st.builds(model.ReplicaAddress, *[names] * 7)
+labels = st.dictionaries(names, st.integers(1, 2**63 - 1), max_size=3)
+limits = st.builds(model.TenantLimits, names, st.floats(0, 1e9), small)
+keys = st.builds(model.ApiKey, sha256=digests, tenant=names)
+
+
+def tuples(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(values, max_size=3).map(tuple)
+
+
+servables = st.builds(
+    model.ServableStatus, since=instants, measured_bytes=counts, attempts=small, reason=st.text(max_size=20)
+)
+statuses = st.builds(
+    model.ReplicaStatus,
+    address=addresses,
+    servables=tuples(servables),
+    memory_limit=counts,
+    memory_used=counts,
+    in_flight=small,
+)
+routes = st.builds(
+    model.ModelRoute,
+    default=st.integers(0, 2**63 - 1),
+    labels=labels,
+    versions=tuples(st.builds(model.VersionRoute, st.integers(1, 2**63 - 1), tuples(names), st.text(max_size=20))),
+)
+desired = st.builds(
+    model.DesiredState,
+    cell=names,
+    generation=counts,
+    jobs=tuples(st.builds(model.DesiredJob, name=names, versions=tuples(specs))),
+    models=tuples(st.builds(model.DesiredModel, target=st.integers(0, 2**63 - 1), labels=labels)),
+    keys=tuples(keys),
+    limits=tuples(limits),
+)
+observed = st.builds(
+    model.ObservedCell,
+    cell=names,
+    epoch=counts,
+    desired_generation=counts,
+    replicas=tuples(
+        st.builds(
+            model.ObservedReplica,
+            status=statuses,
+            routed=st.frozensets(st.from_type(VersionKey), max_size=3),
+            seen_at=instants,
+        )
+    ),
+    routers=tuples(names),
+)
+deltas = st.builds(
+    model.RouteDelta,
+    base=counts,
+    models=tuples(routes),
+    removed_models=tuples(st.from_type(ModelKey)),
+    replicas=tuples(addresses),
+    removed_replicas=tuples(names),
+    keys=tuples(keys),
+    removed_keys=tuples(digests),
+    limits=tuples(limits),
+    removed_limits=tuples(names),
+)
+aspired = st.builds(model.AspiredSet, versions=tuples(specs))
+
+
+@pytest.mark.parametrize(
+    ("values", "to_wire", "from_wire"),
+    [
+        (desired, convert.desired_to_wire, convert.desired_from_wire),
+        (observed, convert.observed_to_wire, convert.observed_from_wire),
+        (deltas, convert.delta_to_wire, convert.delta_from_wire),
+        (aspired, convert.aspired_to_wire, convert.aspired_from_wire),
+        (statuses, convert.replica_status_to_wire, convert.replica_status_from_wire),
+    ],
+    ids=["desired", "observed", "delta", "aspired", "status"],
+)
+def test_a_value_survives_the_wire(
+    values: st.SearchStrategy[Any], to_wire: Callable[[Any], Message], from_wire: Callable[[Any], Any]
+) -> None:
+    @given(values)
+    def survives(value: Any) -> None:
+        message = to_wire(value)
+        assert from_wire(type(message).FromString(message.SerializeToString())) == value
+
+    survives()

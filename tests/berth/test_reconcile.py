@@ -1,0 +1,166 @@
+"""The keyed loop, on virtual time: what a look finds decides when the next one comes."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berth.reconcile import Again, Backoff, Done, Outcome, Reconciler, Retry
+
+elapse = asyncio.sleep  # on looptime's virtual clock: no test here waits for real
+
+Look = Callable[[str], Awaitable[Outcome]]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@asynccontextmanager
+async def running(look: Look, **options: int) -> AsyncIterator[Reconciler[str]]:
+    loop = Reconciler("test", look, backoff=Backoff(1, 2, 8), rng=random.Random(1), **options)
+    task = asyncio.create_task(loop.run())
+    try:
+        yield loop
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.looptime
+async def test_additions_while_a_look_runs_collapse_into_one_more() -> None:
+    started: list[float] = []
+
+    async def look(_: str) -> Outcome:
+        started.append(now())
+        await elapse(10)
+        return Done()
+
+    async with running(look) as loop:
+        loop.add("a")
+        await elapse(5)
+        for _ in range(100):
+            loop.add("a")
+        await elapse(100)
+    assert started == [0, 10]
+
+
+@pytest.mark.looptime
+async def test_the_same_key_is_never_looked_at_twice_at_once_and_others_are() -> None:
+    running_now: dict[str, int] = {}
+    most: dict[str, int] = {}
+    together = 0
+
+    async def look(key: str) -> Outcome:
+        nonlocal together
+        running_now[key] = running_now.get(key, 0) + 1
+        most[key] = max(most.get(key, 0), running_now[key])
+        together = max(together, sum(running_now.values()))
+        await elapse(1)
+        running_now[key] -= 1
+        return Again(0)
+
+    async with running(look, concurrency=2) as loop:
+        for key in "abc":
+            loop.add(key)
+        await elapse(30)
+    assert most == {"a": 1, "b": 1, "c": 1}
+    assert together == 2
+
+
+@pytest.mark.looptime
+async def test_failures_in_a_row_are_further_and_further_apart_and_success_forgets_them() -> None:
+    outcomes = [Retry("x"), Retry("x"), Retry("x"), Done(), Retry("x"), Done()]
+    looks: list[float] = []
+
+    async def look(_: str) -> Outcome:
+        looks.append(now())
+        return outcomes[len(looks) - 1]
+
+    async with running(look) as loop:
+        loop.add("a")
+        await elapse(50)
+        loop.add("a")
+        await elapse(50)
+    first, second, third = (later - sooner for sooner, later in itertools.pairwise(looks[:4]))
+    assert 0.5 <= first <= 1 <= second <= 2 <= third <= 4
+    assert looks[4] == 50
+    assert 0.5 <= looks[5] - looks[4] <= 1
+
+
+@pytest.mark.looptime
+async def test_an_exception_in_a_look_is_a_retry_and_harms_no_other_key() -> None:
+    seen: list[str] = []
+
+    async def look(key: str) -> Outcome:
+        seen.append(key)
+        if key == "bad" and seen.count("bad") < 3:
+            raise RuntimeError("boom")
+        return Done()
+
+    async with running(look) as loop:
+        loop.add("bad")
+        loop.add("good")
+        await elapse(20)
+    assert (seen.count("bad"), seen.count("good")) == (3, 1)
+
+
+@pytest.mark.looptime
+async def test_adding_a_waiting_key_looks_at_once_and_drops_the_timer() -> None:
+    looks: list[float] = []
+
+    async def look(_: str) -> Outcome:
+        looks.append(now())
+        return Again(100) if len(looks) == 1 else Done()
+
+    async with running(look) as loop:
+        loop.add("a")
+        await elapse(10)
+        loop.add("a")
+        await elapse(200)
+    assert looks == [0, 10]
+
+
+@pytest.mark.looptime
+async def test_a_forgotten_key_is_not_looked_at_again() -> None:
+    looks: list[float] = []
+
+    async def look(_: str) -> Outcome:
+        looks.append(now())
+        return Again(5)
+
+    async with running(look) as loop:
+        loop.add("a")
+        await elapse(1)
+        loop.forget("a")
+        await elapse(50)
+    assert looks == [0]
+
+
+@pytest.mark.looptime
+async def test_cancelling_the_loop_ends_the_looks_under_way() -> None:
+    ended = asyncio.Event()
+
+    async def look(_: str) -> Outcome:
+        try:
+            await elapse(1000)
+        finally:
+            ended.set()
+        return Done()
+
+    async with running(look) as loop:
+        loop.add("a")
+        await elapse(1)
+    assert ended.is_set()
+
+
+@given(failures=st.integers(1, 10_000), seed=st.integers())
+def test_a_delay_is_at_least_half_and_at_most_the_whole_of_its_step(failures: int, seed: int) -> None:
+    backoff = Backoff(first=0.1, factor=2, most=30)
+    step = min(30, 0.1 * 2 ** min(failures - 1, 64))
+    assert step / 2 <= backoff.delay(failures, random.Random(seed)) <= step
