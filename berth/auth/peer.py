@@ -36,14 +36,16 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 300),
     # Two processes must never share a port by accident; the router asks for it on purpose.
     ("grpc.so_reuseport", 0),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _TlsFiles:
+class TlsFiles:
+    """The PEM files of this process."""
+
     cert: Path
     key: Path
     ca: Path
@@ -54,7 +56,7 @@ class PeerCredential:
     """Build channels and ports that carry and demand the credential."""
 
     _token: str | None = field(repr=False, default=None)
-    _tls: _TlsFiles | None = None
+    _tls: TlsFiles | None = None
 
     @classmethod
     def from_settings(cls, settings: ProcessSettings) -> PeerCredential:
@@ -64,7 +66,7 @@ class PeerCredential:
         if cert is not None and key is not None and ca is not None:
             for path in (cert, key, ca):
                 _read(path)
-            return cls(_tls=_TlsFiles(cert, key, ca))
+            return cls(_tls=TlsFiles(cert, key, ca))
         if any(files):
             raise SettingsError("BERTH_TLS_CERT, BERTH_TLS_KEY and BERTH_TLS_CA go together")
         if settings.credential_file is None:
@@ -83,6 +85,11 @@ class PeerCredential:
         """`https` under mutual TLS, else `http`."""
         return "http" if self._tls is None else "https"
 
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """What a child process needs to speak mutual TLS itself, or None where the token is used."""
+        return self._tls
+
     def headers(self) -> dict[str, str]:
         """Headers that an HTTP request to a peer must carry."""
         return {} if self._token is None else {HEADER: self._token}
@@ -100,7 +107,7 @@ class PeerCredential:
 
     def grpc_channel(self, target: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
         """A channel to `host:port`. Each call on it passes `metadata=credential.metadata()`."""
-        options = (*CHANNEL_OPTIONS, *options)
+        options = _merged(options)
         if self._tls is None:
             self._require_loopback(target)
             return grpc.aio.insecure_channel(target, options=options)
@@ -111,7 +118,7 @@ class PeerCredential:
 
     def grpc_server(self, options: Sequence[tuple[str, Any]] = (), **kwargs: Any) -> grpc.aio.Server:
         """A server that refuses calls without the credential."""
-        return grpc.aio.server(interceptors=[_Demand(self)], options=(*CHANNEL_OPTIONS, *options), **kwargs)
+        return grpc.aio.server(interceptors=[_Demand(self)], options=_merged(options), **kwargs)
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:
         """Listen on `host:port` and return the port. Raises `SettingsError` if it cannot be had."""
@@ -177,6 +184,11 @@ class _Demand(grpc.aio.ServerInterceptor):
         if self._credential.accepts(metadata):
             return await continuation(handler_call_details)
         return self._refuse
+
+
+def _merged(options: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """`CHANNEL_OPTIONS` with `options` in their place where both name one: given twice, gRPC takes the first."""
+    return tuple({**dict(CHANNEL_OPTIONS), **dict(options)}.items())
 
 
 def _read(path: Path) -> bytes:

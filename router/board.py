@@ -1,0 +1,61 @@
+"""The route table of this process: one reference that is swapped, and those who want to know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from berth.errors import Unavailable
+from berth.model import NEVER, Order, RouteTable
+from router.core.routes import Routes
+from router.core.selection import Place
+
+
+class RouteBoard:
+    """What every request starting now is routed by."""
+
+    def __init__(self) -> None:
+        self._routes: Routes | None = None
+        self._changed = asyncio.Event()
+        self._watchers: list[Callable[[frozenset[Place]], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<RouteBoard {self._routes!r}>"
+
+    @property
+    def ready(self) -> bool:
+        return self._routes is not None
+
+    @property
+    def routes(self) -> Routes:
+        """Raises `Unavailable` as long as no table has come: then nobody can be told from a stranger."""
+        if self._routes is None:
+            raise Unavailable("the router has no routes yet", retry_after=1.0)
+        return self._routes
+
+    @property
+    def table(self) -> RouteTable:
+        """The current table, the empty one before the first has come."""
+        return RouteTable() if self._routes is None else self._routes.table
+
+    @property
+    def order(self) -> Order:
+        return NEVER if self._routes is None else self._routes.table.order
+
+    def watch(self, on_places: Callable[[frozenset[Place]], None]) -> None:
+        """Have `on_places` called with the places of every new table, after the swap."""
+        self._watchers.append(on_places)
+
+    def swap(self, table: RouteTable) -> None:
+        """From now on requests are routed by `table`."""
+        self._routes = Routes(table)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        places = frozenset(map(Place.of, table.replicas.values()))
+        for watcher in self._watchers:
+            watcher(places)
+
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Set by the next swap. Take it before looking at the table, so that no swap falls between."""
+        return self._changed

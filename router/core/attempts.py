@@ -1,0 +1,162 @@
+"""The attempts of one request: what to send next after what has happened.
+
+Facts go in (`failed`, the candidates of the current table), one instruction comes out. The rules:
+
+1. Nothing is sent after the deadline.
+2. A copy that certainly never began (no connection, or refused with berth-not-started) may be sent again at once and
+   costs no budget: it made no work. Each replica is tried once a round; between rounds there is a short pause, ended
+   early by a new table; `patience` bounds the whole.
+3. A copy that may have begun is repeated only if the request is idempotent and the budget allows; at most
+   `most_broken` copies may break, so that a request that kills replicas cannot kill them all.
+4. At most one hedge per request: to a replica that has no copy of it, with the same version, if the budget allows.
+   A hedge is never hedged. What is not idempotent is never hedged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from berth.errors import BerthError, DeadlineExceeded, Unavailable
+from berth.ids import VersionKey
+from berth.model import ReplicaAddress
+from router.core.budget import Budget
+from router.core.selection import Place
+
+
+class Failure(Enum):
+    """Why a copy brought no answer."""
+
+    UNREACHED = "unreached"
+    """No connection: the replica never saw it."""
+    NOT_STARTED = "not_started"
+    """The replica refused it before it began: it no longer holds the version."""
+    BROKEN = "broken"
+    """The connection was lost after sending: it may have begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Seconds and counts. `hedge_after` 0 means no hedges."""
+
+    hedge_after: float = 0.0
+    patience: float = 1.0
+    most_broken: int = 2
+    first_pause: float = 0.02
+    longest_pause: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a copy to one of these."""
+
+    among: tuple[ReplicaAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait until this time or a new table, then resolve again and ask again."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    error: BerthError
+
+
+class Attempts:
+    """The state of one request's attempts; one object per request."""
+
+    __slots__ = (
+        "_broken",
+        "_budget",
+        "_deadline",
+        "_hedged",
+        "_idempotent",
+        "_last",
+        "_patient_until",
+        "_pause",
+        "_rules",
+        "_sent",
+        "_tried",
+    )
+
+    def __init__(self, rules: Rules, budget: Budget, *, deadline: float, idempotent: bool) -> None:
+        self._rules = rules
+        self._budget = budget
+        self._deadline = deadline
+        self._idempotent = idempotent
+        self._tried: set[Place] = set()
+        self._sent = 0
+        self._broken = 0
+        self._last: Failure | None = None
+        self._hedged = False
+        self._pause = rules.first_pause
+        self._patient_until: float | None = None
+
+    @property
+    def sent(self) -> int:
+        """Copies sent so far, hedges included."""
+        return self._sent
+
+    def next_step(self, now: float, candidates: Sequence[ReplicaAddress]) -> Send | Pause | GiveUp:
+        """What to do while no copy is under way. `candidates` hold the version now; they may be none."""
+        if now >= self._deadline:
+            return GiveUp(DeadlineExceeded("the deadline passed before a replica answered"))
+        if self._last is Failure.BROKEN and (refusal := self._refuse_repeat(now)) is not None:
+            return GiveUp(refusal)
+        # What the last failure called for is decided; asking again after a pause must not pay twice.
+        self._last = None
+        fresh = tuple(address for address in candidates if Place.of(address) not in self._tried)
+        if fresh:
+            return Send(fresh)
+        return self._pause_or_give_up(now)
+
+    def hedge_delay(self, candidates: Sequence[ReplicaAddress]) -> float | None:
+        """Seconds after which the copy just sent may get a twin; None if it never may."""
+        if self._rules.hedge_after <= 0 or self._hedged or not self._idempotent or len(candidates) < 2:
+            return None
+        return self._rules.hedge_after
+
+    def hedge(
+        self, now: float, first: VersionKey, current: VersionKey, candidates: Sequence[ReplicaAddress]
+    ) -> Send | None:
+        """Where to send a twin of the copy under way for version `first`; None if it must not or cannot be sent.
+
+        `current` and `candidates` are what the table of now resolves to.
+        """
+        if self._hedged or current != first or now >= self._deadline:
+            return None
+        fresh = tuple(address for address in candidates if Place.of(address) not in self._tried)
+        if not fresh or not self._budget.take_hedge(now):
+            return None
+        self._hedged = True
+        return Send(fresh)
+
+    def began(self, address: ReplicaAddress) -> None:
+        """A copy goes to `address`."""
+        self._sent += 1
+        self._tried.add(Place.of(address))
+
+    def failed(self, failure: Failure) -> None:
+        """A copy brought no answer."""
+        self._last = failure if self._last is not Failure.BROKEN else self._last
+        if failure is Failure.BROKEN:
+            self._broken += 1
+
+    def _refuse_repeat(self, now: float) -> BerthError | None:
+        if not self._idempotent or self._broken >= self._rules.most_broken or not self._budget.take_retry(now):
+            return Unavailable("the connection to the model was lost before it answered")
+        return None
+
+    def _pause_or_give_up(self, now: float) -> Pause | GiveUp:
+        if self._patient_until is None:
+            self._patient_until = min(self._deadline, now + self._rules.patience)
+        if now >= self._patient_until:
+            return GiveUp(Unavailable("no replica of the model could be reached"))
+        until = min(self._patient_until, now + self._pause)
+        self._pause = min(self._rules.longest_pause, self._pause * 2)
+        self._tried.clear()
+        return Pause(until)

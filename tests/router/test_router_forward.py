@@ -1,0 +1,329 @@
+"""Races, repeats and withdrawals, on virtual time: each copy of a request meets a (delay, outcome)."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from berth.auth.keys import digest
+from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Unavailable
+from berth.ids import ModelKey
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.states import Role
+from router.board import RouteBoard
+from router.call import Call, Failed, Reply, Wire
+from router.core.admission import Admission
+from router.core.attempts import Failure, Rules
+from router.core.budget import Budget
+from router.core.paths import Operation
+from router.core.selection import Selection
+from router.forward import Forwarder
+from router.metrics import RouterMetrics
+from router.upstreams import Upstreams
+
+pytestmark = pytest.mark.looptime
+
+KEY = digest("key")
+M = ModelKey("t", "m")
+UNREACHED, NOT_STARTED, BROKEN = Failure.UNREACHED, Failure.NOT_STARTED, Failure.BROKEN
+OK, FAULTY = 200, 503
+
+Row = tuple[float, int | Failure]
+"""Seconds until the outcome: a status, or the failure to bring one."""
+
+
+@dataclass
+class Copy:
+    replica: str
+    servable: str
+    began: float
+    timeout: float
+    ended: float | None = None
+    withdrawn: bool = False
+
+
+@dataclass
+class World:
+    """Replicas that answer by rows, consumed one a copy; the last row of a replica repeats."""
+
+    rows: dict[str, list[Row]]
+    copies: list[Copy] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    one_closed: asyncio.Event = field(default_factory=asyncio.Event)
+    on_copy: Callable[[Copy], None] = lambda _: None
+    linger: float = 0.0
+
+    def open(self, address: ReplicaAddress) -> "Scripted":
+        return Scripted(self, f"{address.replica}-{address.incarnation}", address.replica)
+
+
+@dataclass
+class Scripted:
+    world: World
+    place: str
+    replica: str
+
+    async def send(self, call: Call, servable: str, timeout: float) -> Reply:
+        loop = asyncio.get_running_loop()
+        copy = Copy(self.replica, servable, loop.time(), timeout)
+        self.world.copies.append(copy)
+        self.world.on_copy(copy)
+        rows = self.world.rows[self.replica]
+        delay, outcome = rows.pop(0) if len(rows) > 1 else rows[0]
+        try:
+            await asyncio.sleep(delay)
+        except asyncio.CancelledError:
+            copy.withdrawn = True
+            # Withdrawing takes a moment too: whoever cancels has to wait for it.
+            await asyncio.sleep(self.world.linger)
+            raise
+        finally:
+            copy.ended = loop.time()
+        if isinstance(outcome, Failure):
+            raise Failed(outcome, "scripted")
+        return Reply(outcome, (("berth-replica", self.replica),), call.body, faulty=outcome >= 500)
+
+    async def close(self) -> None:
+        assert all(copy.ended is not None for copy in self.world.copies if copy.replica == self.replica)
+        self.world.closed.append(self.place)
+        self.world.one_closed.set()
+
+
+def table(
+    replicas: Sequence[str], *, version: int = 1, generation: int = 1, limits: Sequence[TenantLimits] = ()
+) -> RouteTable:
+    return RouteTable(
+        order=Order(1, generation),
+        models={M: ModelRoute(M, version, {}, (VersionRoute(version, tuple(replicas)),))},
+        replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in replicas},
+        keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
+        limits={entry.tenant: entry for entry in limits},
+    )
+
+
+class First:
+    """Dice that always pick the first of the candidates."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+@asynccontextmanager
+async def forwarding(
+    world: World, routes: RouteTable, *, hedge: float = 0.0, budget: Budget | None = None, dice: object = None
+) -> AsyncIterator[Forwarder]:
+    board, selection = RouteBoard(), Selection()
+    upstreams = Upstreams({Wire.REST: world.open})
+    board.watch(selection.retain)
+    board.watch(upstreams.retain)
+    board.swap(routes)
+    forwarder = Forwarder(
+        board=board,
+        upstreams=upstreams,
+        selection=selection,
+        admission=Admission(100),
+        budget=budget or Budget(now=asyncio.get_running_loop().time()),
+        rules=Rules(hedge_after=hedge),
+        metrics=RouterMetrics(CollectorRegistry()),
+        dice=dice or First(),  # type: ignore[arg-type]
+    )
+    closer = asyncio.create_task(upstreams.run())
+    try:
+        yield forwarder
+    finally:
+        assert all(copy.ended is not None for copy in world.copies), "a copy was left behind"
+        assert forwarder.admission.under_way == 0
+        assert all(selection.outstanding(address) == 0 for address in board.table.replicas.values())
+        selection.validate()
+        forwarder.admission.validate()
+        closer.cancel()
+        await asyncio.wait([closer])
+
+
+def call(*, timeout: float = 10.0, idempotent: bool = True, version: str = "") -> Call:
+    deadline = asyncio.get_running_loop().time() + timeout
+    return Call(Wire.REST, Operation.INFER, KEY, "m", version, b"body", (), "id", deadline, idempotent)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+ANSWERS = [
+    # rows of A (always the first pick) and B, hedge delay -> who answers, status, when, copies sent, withdrawn
+    ("plain", [(0.5, OK)], [(0.5, OK)], 0.0, "A", OK, 0.5, "A", ""),
+    ("no hedge before its time", [(0.09, OK)], [(0.0, OK)], 0.1, "A", OK, 0.09, "A", ""),
+    ("the hedge wins", [(5.0, OK)], [(0.2, OK)], 0.1, "B", OK, 0.3, "AB", "A"),
+    ("the first wins after all", [(0.25, OK)], [(0.2, OK)], 0.1, "A", OK, 0.25, "AB", "B"),
+    ("the first fails, its twin answers", [(0.15, BROKEN)], [(0.2, OK)], 0.1, "B", OK, 0.3, "AB", ""),
+    ("the twin fails, the first answers", [(0.5, OK)], [(0.1, BROKEN)], 0.1, "A", OK, 0.5, "AB", ""),
+    ("a twin that knows no better does not win", [(0.5, OK)], [(0.1, FAULTY)], 0.1, "A", OK, 0.5, "AB", ""),
+    ("a bad answer is better than none", [(0.5, BROKEN)], [(0.1, FAULTY)], 0.1, "B", FAULTY, 0.5, "AB", ""),
+    ("two bad answers: the later stands", [(0.5, FAULTY)], [(0.1, FAULTY)], 0.1, "A", FAULTY, 0.5, "AB", ""),
+    ("a bad answer alone is passed on", [(0.05, FAULTY)], [(0.1, OK)], 0.1, "A", FAULTY, 0.05, "A", ""),
+    ("unreached is repeated elsewhere", [(0.1, UNREACHED)], [(0.2, OK)], 0.0, "B", OK, 0.3, "AB", ""),
+    ("not started is repeated elsewhere", [(0.1, NOT_STARTED)], [(0.2, OK)], 0.0, "B", OK, 0.3, "AB", ""),
+    ("broken is repeated elsewhere", [(0.1, BROKEN)], [(0.2, OK)], 0.0, "B", OK, 0.3, "AB", ""),
+    ("all refuse, then one is back", [(0.0, UNREACHED), (0.1, OK)], [(0.0, UNREACHED)], 0.0, "A", OK, 0.12, "ABA", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "hedge", "winner", "status", "when", "sent", "withdrawn"),
+    [row[1:] for row in ANSWERS],
+    ids=[row[0] for row in ANSWERS],
+)
+async def test_who_answers_and_when(
+    *, a: list[Row], b: list[Row], hedge: float, winner: str, status: int, when: float, sent: str, withdrawn: str
+) -> None:
+    world = World({"A": list(a), "B": list(b)})
+    async with forwarding(world, table("AB"), hedge=hedge) as forwarder:
+        started = now()
+        reply = await forwarder.forward(call())
+        assert (reply.status, dict(reply.headers)["berth-replica"], reply.body) == (status, winner, b"body")
+        assert now() - started == pytest.approx(when, abs=1e-3)
+        assert "".join(copy.replica for copy in world.copies) == sent
+        assert "".join(copy.replica for copy in world.copies if copy.withdrawn) == withdrawn
+        assert {copy.servable for copy in world.copies} == {"t~m~1"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "timeout", "idempotent", "error", "when"),
+    [
+        ([(30.0, OK)], 2.0, True, DeadlineExceeded, 2.0),
+        ([(0.0, UNREACHED)], 10.0, True, Unavailable, 1.0),
+        ([(0.0, UNREACHED)], 0.5, True, DeadlineExceeded, 0.5),
+        ([(0.1, BROKEN)], 10.0, True, Unavailable, 0.2),
+        ([(0.1, BROKEN)], 10.0, False, Unavailable, 0.1),
+        ([(0.0, NOT_STARTED)], 10.0, False, Unavailable, 1.0),
+    ],
+)
+async def test_when_nobody_answers(
+    rows: list[Row], timeout: float, idempotent: bool, error: type[BerthError], when: float
+) -> None:
+    world = World({"A": list(rows), "B": list(rows)})
+    async with forwarding(world, table("AB")) as forwarder:
+        started = now()
+        with pytest.raises(error) as refused:
+            await forwarder.forward(call(timeout=timeout, idempotent=idempotent))
+        assert now() - started == pytest.approx(when, abs=0.05)
+        assert all(name not in refused.value.detail for name in ("A ", "B ", "'A'", "t~m"))
+
+
+async def test_a_loser_has_ended_before_the_answer_is_given() -> None:
+    world = World({"A": [(5.0, OK)], "B": [(0.1, OK)]}, linger=0.2)
+    async with forwarding(world, table("AB"), hedge=0.1) as forwarder:
+        started = now()
+        await forwarder.forward(call())
+        assert now() - started == pytest.approx(0.4, abs=1e-3)
+        assert all(copy.ended is not None for copy in world.copies)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.05, 0.1, 0.15, 0.31, 0.33, 0.36, 0.5])
+async def test_a_client_that_leaves_takes_its_copies_along(at: float) -> None:
+    """Cancelled before the first copy, during it, in the race, in the pause, in the repeat."""
+    world = World({"A": [(0.3, UNREACHED), (9.0, OK)], "B": [(0.2, UNREACHED), (9.0, OK)]}, linger=0.01)
+    async with forwarding(world, table("AB"), hedge=0.1) as forwarder:
+        request = asyncio.create_task(forwarder.forward(call()))
+        await asyncio.wait([request], timeout=at)
+        request.cancel()
+        await asyncio.wait([request])
+        assert request.cancelled()
+
+
+async def test_the_deadline_is_passed_on_less_what_was_used() -> None:
+    world = World({"A": [(0.4, UNREACHED)], "B": [(0.1, OK)]})
+    async with forwarding(world, table("AB")) as forwarder:
+        await forwarder.forward(call(timeout=2.0))
+        assert [round(copy.timeout, 2) for copy in world.copies] == [2.0, 1.6]
+
+
+async def test_a_repeat_goes_by_the_newest_table() -> None:
+    world = World({"A": [(0.1, NOT_STARTED)], "C": [(0.1, OK)]})
+    async with forwarding(world, table("A")) as forwarder:
+        world.on_copy = lambda _: forwarder.board.swap(table("C", version=2, generation=2))
+        reply = await forwarder.forward(call())
+        assert reply.status == OK
+        assert [(copy.replica, copy.servable) for copy in world.copies] == [("A", "t~m~1"), ("C", "t~m~2")]
+
+
+async def test_a_new_table_ends_the_wait() -> None:
+    world = World({"A": [(0.0, UNREACHED)], "B": [(0.0, OK)]})
+    async with forwarding(world, table("A")) as forwarder:
+        started = now()
+        asyncio.get_running_loop().call_later(0.35, forwarder.board.swap, table("", generation=2))
+        asyncio.get_running_loop().call_later(0.43, forwarder.board.swap, table("B", generation=3))
+        await forwarder.forward(call())
+        assert now() - started == pytest.approx(0.43, abs=1e-3)
+
+
+async def test_a_model_that_goes_away_while_waiting_is_not_found() -> None:
+    world = World({"A": [(0.0, UNREACHED)]})
+    async with forwarding(world, table("A")) as forwarder:
+        gone = RouteTable(order=Order(1, 2), keys=forwarder.board.table.keys)
+        asyncio.get_running_loop().call_later(0.3, forwarder.board.swap, gone)
+        with pytest.raises(NotFound):
+            await forwarder.forward(call())
+
+
+async def test_no_hedge_to_another_version() -> None:
+    world = World({"A": [(0.5, OK)], "B": [(0.1, OK)]})
+    async with forwarding(world, table("AB"), hedge=0.1) as forwarder:
+        world.on_copy = lambda _: forwarder.board.swap(table("AB", version=2, generation=2))
+        await forwarder.forward(call())
+        assert [copy.replica for copy in world.copies] == ["A"]
+
+
+@pytest.mark.parametrize("slow", [0.05, 5.0])
+async def test_hedges_stay_in_budget_when_everything_is_slow(slow: float) -> None:
+    names = "ABC"
+    world = World({name: [(slow, OK)] for name in names})
+    budget = Budget(share=0.1, floor=0.0, reserve=20.0, now=now())
+    async with forwarding(world, table(names), hedge=0.01, budget=budget, dice=random.Random(1)) as forwarder:
+        for _ in range(30):
+            await asyncio.gather(*(forwarder.forward(call()) for _ in range(10)))
+        extra = len(world.copies) - 300
+        assert 10 <= extra <= 300 * 0.1 + 20
+
+
+async def test_a_killed_replica_costs_no_request() -> None:
+    """All under way on A break at once, and A refuses from then on: B answers them all."""
+    world = World({"A": [(0.5, BROKEN)] * 15 + [(0.0, UNREACHED)], "B": [(0.1, OK)]})
+    async with forwarding(world, table("AB"), dice=random.Random(3)) as forwarder:
+        for _ in range(10):
+            replies = await asyncio.gather(*(forwarder.forward(call()) for _ in range(20)))
+            assert {reply.status for reply in replies} == {OK}
+
+
+async def test_a_tenant_over_its_limit_waits() -> None:
+    world = World({"A": [(1.0, OK)]})
+    async with forwarding(world, table("A", limits=[TenantLimits("t", max_concurrent=2)])) as forwarder:
+        results = await asyncio.gather(*(forwarder.forward(call()) for _ in range(4)), return_exceptions=True)
+        assert [type(result) for result in results] == [Reply, Reply, RateLimited, RateLimited]
+
+
+async def test_pools_close_when_table_and_requests_have_let_go() -> None:
+    world = World({"A": [(1.0, OK)], "B": [(0.1, OK)]})
+    async with forwarding(world, table("AB")) as forwarder:
+        slow = asyncio.create_task(forwarder.forward(call()))
+        await asyncio.wait([slow], timeout=0.1)
+        forwarder.board.swap(table("B", generation=2))
+        await forwarder.forward(call())
+        assert world.closed == []
+        await slow
+        async with asyncio.timeout(1.0):
+            await world.one_closed.wait()
+        assert world.closed == ["A-1"]
+    assert world.closed == ["A-1", "B-1"]
+
+
+async def test_without_a_table_nobody_is_told_anything() -> None:
+    world = World({})
+    async with forwarding(world, table("")) as forwarder:
+        forwarder.board = RouteBoard()
+        with pytest.raises(Unavailable, match="no routes yet"):
+            await forwarder.forward(call())
