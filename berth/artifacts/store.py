@@ -1,0 +1,73 @@
+"""What an artifact store is, and how one is opened from its URL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
+
+from berth.settings import SettingsError
+
+DAY = 86_400.0
+
+
+class StoredArtifact(NamedTuple):
+    sha256: str
+    size_bytes: int
+
+
+class ArtifactStore(Protocol):
+    """Objects by digest. Raises `InvalidArgument` for what is no digest, and `Unavailable` when the storage fails.
+
+    Every implementation passes tests/artifacts/test_conformance.py.
+    """
+
+    async def put(self, chunks: AsyncIterable[bytes], *, expected_sha256: str | None, max_bytes: int) -> StoredArtifact:
+        """Store the bytes of `chunks` durably and return their digest.
+
+        Memory use does not depend on their number. An object that is there already is a success, and looks no
+        different: the bytes are read and checked all the same, so that knowing a digest is not owning its bytes.
+        Raises `PayloadTooLarge` beyond `max_bytes`, `DigestMismatch` if the digest is not `expected_sha256`, and what
+        `chunks` raises. After any failure or cancellation nothing is left, with one exception: a cancellation that
+        lands while the finished object is being published may leave it, complete.
+        """
+
+    def open(self, sha256: str) -> AsyncIterator[bytes]:
+        """The bytes of an object, as they are stored: who must be sure hashes them. Raises `NotFound` when begun."""
+
+    async def exists(self, sha256: str) -> bool: ...
+
+    async def delete(self, sha256: str) -> None:
+        """Remove an object; one that is not there is a success. Readers under way may fail."""
+
+    def local_path(self, sha256: str) -> Path | None:
+        """Where the object lies as a file on this machine, or None if it does not. Not to be written, and to be
+        verified by digest before use like any other copy."""
+
+    async def sweep(self, now: float, *, older_than_s: float = DAY) -> int:
+        """Remove what killed processes left half written more than `older_than_s` seconds before `now`; say how many.
+
+        An S3 bucket also needs a lifecycle rule that aborts incomplete multipart uploads: those are not objects yet.
+        """
+
+
+def open_store(url: str, aws: Mapping[str, str] | None = None) -> ArtifactStore:
+    """Open `file:///absolute/folder`, `s3://bucket/prefix`, or `memory://` (a new, empty one for tests).
+
+    `aws` holds AWS_* settings such as AWS_ENDPOINT_URL. Raises `SettingsError` for a URL that is none of these.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        from berth.artifacts.local import LocalArtifacts
+
+        return LocalArtifacts(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc:
+        from berth.artifacts.objects import s3_artifacts
+
+        return s3_artifacts(parts.netloc, parts.path.strip("/"), aws or {})
+    if url == "memory://":
+        from berth.artifacts.objects import memory_artifacts
+
+        return memory_artifacts()
+    raise SettingsError(f"{url!r} is no artifact store: use file:///absolute/folder or s3://bucket/prefix")

@@ -1,0 +1,77 @@
+"""Builds the complete desired state of a cell from the rows of the store, in an order that is not theirs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from berth.ids import ModelKey, VersionKey
+from berth.model import (
+    ApiKey,
+    Artifact,
+    DesiredJob,
+    DesiredModel,
+    DesiredState,
+    TenantLimits,
+    VersionSpec,
+)
+from berth.states import Runtime
+
+
+class JobRow(NamedTuple):
+    name: str
+    cell: str
+    runtime: Runtime
+
+
+class AssignmentRow(NamedTuple):
+    key: VersionKey
+    job: str
+    artifact: Artifact
+    reserved_bytes: int
+    releasing: bool
+
+
+class ModelRow(NamedTuple):
+    """A model that is not deleted; `target` as `rollout.target` says."""
+
+    key: ModelKey
+    target: int
+    labels: Mapping[str, int]
+
+
+def build(
+    cell: str,
+    generation: int,
+    *,
+    jobs: Iterable[JobRow],
+    assignments: Iterable[AssignmentRow],
+    models: Iterable[ModelRow],
+    keys: Iterable[ApiKey],
+    limits: Iterable[TenantLimits],
+) -> DesiredState:
+    """What `cell` should hold. Rows of other cells' jobs and releasing assignments are left out: omission unloads.
+
+    A job without versions stays, so that its replicas learn to hold nothing. Models are all included, whether or not
+    the cell holds a version, so that routers can tell "not loaded" from "does not exist".
+    """
+    versions: defaultdict[str, list[VersionSpec]] = defaultdict(list)
+    for row in assignments:
+        if not row.releasing:
+            versions[row.job].append(VersionSpec(row.key, row.artifact, row.reserved_bytes))
+    return DesiredState(
+        cell=cell,
+        generation=generation,
+        jobs=tuple(
+            DesiredJob(job.name, job.runtime, tuple(sorted(versions[job.name], key=lambda spec: spec.key)))
+            for job in sorted(jobs, key=lambda job: job.name)
+            if job.cell == cell
+        ),
+        models=tuple(
+            DesiredModel(model.key, model.target, dict(sorted(model.labels.items())))
+            for model in sorted(models, key=lambda model: model.key)
+        ),
+        keys=tuple(sorted(keys, key=lambda key: key.sha256)),
+        limits=tuple(sorted(limits, key=lambda entry: entry.tenant)),
+    )

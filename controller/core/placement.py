@@ -1,0 +1,141 @@
+"""Chooses the job that will hold a version: best fit, or a refusal that says what each job lacked.
+
+Contract of `place`:
+
+1. A job is chosen only if it matches the need and has room for all of it, so reservations made from its answers never
+   exceed a job's capacity as long as the caller holds the fleet still between asking and writing.
+2. If any matching job has room, one is chosen.
+3. A job dedicated to a tenant is never given to another, and never shown to another by `Refused.visible_to`.
+4. Equal input gives equal output, whatever the order of the fleet.
+
+Among jobs with room the order is: running before scaled to zero, the tenant's own before shared, least room left
+after, name. Best fit keeps large holes whole for large models. A job without replicas is last, not excluded: it may be
+scaled up at any moment and its reservations are as good as any, but a version placed there answers nobody until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from berth.errors import InsufficientCapacity
+from berth.states import ArtifactFormat, Runtime, ServiceClass
+
+_SERVES: Mapping[Runtime, frozenset[ArtifactFormat]] = {
+    Runtime.ONNXRUNTIME: frozenset({ArtifactFormat.ONNX}),
+    Runtime.TRITON: frozenset({ArtifactFormat.ONNX}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobRoom:
+    """A job as placement sees it. `capacity_bytes` is memory per replica: each replica holds all of the job."""
+
+    name: str
+    cell: str
+    runtime: Runtime
+    hardware: str
+    service_class: ServiceClass
+    dedicated_tenant: str | None
+    replicas: int
+    capacity_bytes: int
+    reserved_bytes: int
+
+    @property
+    def room_bytes(self) -> int:
+        """What is left; below zero after an operator took memory away from a full job."""
+        return self.capacity_bytes - self.reserved_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a version asks of a job. None means any."""
+
+    tenant: str
+    reserved_bytes: int
+    format: ArtifactFormat
+    runtime: Runtime | None = None
+    hardware: str | None = None
+    cell: str | None = None
+    service_class: ServiceClass = ServiceClass.PROD
+
+
+class Shortfall(NamedTuple):
+    """Why one job was not chosen. `short_of_bytes` is 0 when it does not match at all, whatever its room."""
+
+    job: str
+    short_of_bytes: int
+    why: str
+    dedicated_tenant: str | None = None
+
+
+class Placed(NamedTuple):
+    job: JobRoom
+
+
+class Refused(NamedTuple):
+    """No job can take it. Jobs that match come first, the one nearest to having room leading."""
+
+    need: Need
+    shortfalls: tuple[Shortfall, ...]
+
+    def visible_to(self, tenant: str | None) -> Refused:
+        """The refusal without other tenants' dedicated jobs; None is the platform, which sees all."""
+        if tenant is None:
+            return self
+        return self._replace(
+            shortfalls=tuple(entry for entry in self.shortfalls if entry.dedicated_tenant in (None, tenant))
+        )
+
+    def as_error(self, tenant: str | None) -> InsufficientCapacity:
+        """The error for a caller of `tenant` (None: the platform), naming each job that they may know of."""
+        shortfalls = self.visible_to(tenant).shortfalls
+        said = "; ".join(f"{entry.job}: {entry.why}" for entry in shortfalls) or "there are no jobs"
+        return InsufficientCapacity(
+            f"no job can reserve {self.need.reserved_bytes} bytes: {said}",
+            needed_bytes=self.need.reserved_bytes,
+            shortfalls=[
+                {"job": entry.job, "short_of_bytes": entry.short_of_bytes, "why": entry.why} for entry in shortfalls
+            ],
+        )
+
+
+def place(fleet: Sequence[JobRoom], need: Need) -> Placed | Refused:
+    """Choose a job of `fleet` for `need`; see the module's contract."""
+    mismatches = {job.name: mismatch(job, need) for job in fleet}
+    fitting = [job for job in fleet if mismatches[job.name] is None and job.room_bytes >= need.reserved_bytes]
+    if fitting:
+        return Placed(min(fitting, key=lambda job: _preference(job, need)))
+    shortfalls = [_shortfall(job, need, mismatches[job.name]) for job in fleet]
+    # A job that does not match is short of no bytes; it is listed after all that do.
+    return Refused(need, tuple(sorted(shortfalls, key=lambda it: (it.short_of_bytes == 0, it.short_of_bytes, it.job))))
+
+
+def mismatch(job: JobRoom, need: Need) -> str | None:
+    """Why `job` may not hold `need` however much room it has, or None if it may."""
+    if job.dedicated_tenant not in (None, need.tenant):
+        return "dedicated to another tenant"
+    wanted: tuple[tuple[str, str, str | None], ...] = (
+        ("cell", job.cell, need.cell),
+        ("runtime", job.runtime, need.runtime),
+        ("hardware", job.hardware, need.hardware),
+        ("service class", job.service_class, need.service_class),
+    )
+    for aspect, has, asked in wanted:
+        if asked is not None and has != asked:
+            return f"its {aspect} is {has}, not {asked}"
+    if need.format not in _SERVES[job.runtime]:
+        return f"its runtime {job.runtime} does not serve {need.format}"
+    return None
+
+
+def _preference(job: JobRoom, need: Need) -> tuple[bool, bool, int, str]:
+    return (job.replicas == 0, job.dedicated_tenant != need.tenant, job.room_bytes - need.reserved_bytes, job.name)
+
+
+def _shortfall(job: JobRoom, need: Need, why: str | None) -> Shortfall:
+    if why is not None:
+        return Shortfall(job.name, 0, why, job.dedicated_tenant)
+    short = need.reserved_bytes - job.room_bytes
+    return Shortfall(job.name, short, f"short of {short} bytes", job.dedicated_tenant)

@@ -1,0 +1,30 @@
+"""Checks a tenant's own limits. Each raises `QuotaExceeded` with the fields quota, limit, used and asked.
+
+Here 0 allows nothing; only the rates, which routers enforce, know an unlimited.
+"""
+
+from __future__ import annotations
+
+from berth.errors import QuotaExceeded
+
+
+def check_models(limit: int, used: int, asked: int = 1) -> None:
+    """Allow `asked` more models beside the `used` there are."""
+    _check("max_models", "models", limit, used, asked)
+
+
+def check_bytes(limit: int, used: int, asked: int) -> None:
+    """Allow an artifact of `asked` bytes beside the `used` bytes that are stored."""
+    _check("max_bytes", "bytes of artifacts", limit, used, asked)
+
+
+def _check(quota: str, what: str, limit: int, used: int, asked: int) -> None:
+    # Asking for nothing is allowed even over the limit: an operator may have lowered it.
+    if asked > 0 and used + asked > limit:
+        raise QuotaExceeded(
+            f"the tenant may have {limit} {what}, has {used} and asked for {asked} more",
+            quota=quota,
+            limit=limit,
+            used=used,
+            asked=asked,
+        )

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import random
+
+from berth.ids import ModelKey, VersionKey
+from berth.model import (
+    ApiKey,
+    Artifact,
+    DesiredJob,
+    DesiredModel,
+    DesiredState,
+    TenantLimits,
+    VersionSpec,
+)
+from berth.states import Role, Runtime
+from berth.wire.convert import desired_from_wire, desired_to_wire
+from controller.core.desired import AssignmentRow, JobRow, ModelRow, build
+
+ARTIFACT = Artifact("ab" * 32, 10)
+V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
+JOBS = [
+    JobRow("b", "local", Runtime.TRITON),
+    JobRow("a", "local", Runtime.ONNXRUNTIME),
+    JobRow("c", "eu", Runtime.TRITON),
+]
+ASSIGNMENTS = [
+    AssignmentRow(V2, "a", ARTIFACT, 5, False),
+    AssignmentRow(V1, "a", ARTIFACT, 6, False),
+    AssignmentRow(V3, "a", ARTIFACT, 7, True),
+    AssignmentRow(V3, "c", ARTIFACT, 8, False),
+]
+MODELS = [
+    ModelRow(ModelKey("t", "m"), 2, {"stable": 1, "canary": 2}),
+    ModelRow(ModelKey("s", "m"), 0, {}),
+]
+KEYS = [ApiKey(b"b" * 32, "t", Role.VIEWER), ApiKey(b"a" * 32, "", Role.ADMIN)]
+LIMITS = [TenantLimits("t", 5.0), TenantLimits("s")]
+
+EXPECTED = DesiredState(
+    cell="local",
+    generation=9,
+    jobs=(
+        DesiredJob("a", Runtime.ONNXRUNTIME, (VersionSpec(V1, ARTIFACT, 6), VersionSpec(V2, ARTIFACT, 5))),
+        DesiredJob("b", Runtime.TRITON, ()),
+    ),
+    models=(
+        DesiredModel(ModelKey("s", "m"), 0, {}),
+        DesiredModel(ModelKey("t", "m"), 2, {"canary": 2, "stable": 1}),
+    ),
+    keys=(KEYS[1], KEYS[0]),
+    limits=(LIMITS[1], LIMITS[0]),
+)
+
+
+def test_builds_the_cell_whatever_the_order_of_rows() -> None:
+    rng = random.Random(7)
+    for _ in range(20):
+        rows = [rng.sample(rows, len(rows)) for rows in (JOBS, ASSIGNMENTS, MODELS, KEYS, LIMITS)]
+        jobs, assignments, models, keys, limits = rows
+        built = build("local", 9, jobs=jobs, assignments=assignments, models=models, keys=keys, limits=limits)
+        assert built == EXPECTED
+        assert list(built.models[1].labels) == ["canary", "stable"]
+        assert desired_from_wire(desired_to_wire(built)) == EXPECTED
+
+
+def test_another_cell_gets_its_own_jobs() -> None:
+    built = build("eu", 1, jobs=JOBS, assignments=ASSIGNMENTS, models=[], keys=[], limits=[])
+    assert built.jobs == (DesiredJob("c", Runtime.TRITON, (VersionSpec(V3, ARTIFACT, 8),)),)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berth.states import ArtifactFormat, Runtime, ServiceClass
+from controller.core.placement import JobRoom, Need, Placed, Refused, mismatch, place
+
+JOB = JobRoom("a", "local", Runtime.ONNXRUNTIME, "cpu", ServiceClass.PROD, None, 1, 1_000, 0)
+NEED = Need("t", 100, ArtifactFormat.ONNX)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "need", "chosen"),
+    [
+        ([JOB], NEED, "a"),
+        ([replace(JOB, reserved_bytes=900)], NEED, "a"),  # exactly full afterwards
+        ([JOB, replace(JOB, name="b", reserved_bytes=500)], NEED, "b"),  # best fit
+        ([replace(JOB, name="b"), JOB], NEED, "a"),  # a tie goes to the first name
+        ([replace(JOB, name="b", reserved_bytes=950), JOB], NEED, "a"),
+        ([JOB, replace(JOB, name="z", dedicated_tenant="t")], NEED, "z"),  # the tenant's own first
+        ([JOB, replace(JOB, name="z", dedicated_tenant="u")], NEED, "a"),
+        ([JOB, replace(JOB, name="z", dedicated_tenant="t", reserved_bytes=950)], NEED, "a"),  # overflow to shared
+        ([replace(JOB, replicas=0, reserved_bytes=900), replace(JOB, name="b")], NEED, "b"),  # running before empty
+        ([replace(JOB, replicas=0)], NEED, "a"),
+        ([replace(JOB, dedicated_tenant="t", replicas=0), replace(JOB, name="b")], NEED, "b"),
+        ([JOB, replace(JOB, name="b", hardware="h100")], replace(NEED, hardware="h100"), "b"),
+        ([JOB, replace(JOB, name="b", runtime=Runtime.TRITON)], replace(NEED, runtime=Runtime.TRITON), "b"),
+        ([JOB, replace(JOB, name="b", cell="eu")], replace(NEED, cell="eu"), "b"),
+        (
+            [JOB, replace(JOB, name="b", service_class=ServiceClass.TEMPORARY)],
+            replace(NEED, service_class=ServiceClass.TEMPORARY),
+            "b",
+        ),
+    ],
+)
+def test_places(fleet: list[JobRoom], need: Need, chosen: str) -> None:
+    answer = place(fleet, need)
+    assert isinstance(answer, Placed)
+    assert answer.job.name == chosen
+    assert answer == place(fleet[::-1], need)
+
+
+def test_refusal_names_each_job_nearest_first() -> None:
+    fleet = [
+        replace(JOB, name="gpu", hardware="h100"),
+        replace(JOB, name="small", capacity_bytes=10),
+        replace(JOB, name="shrunk", capacity_bytes=10, reserved_bytes=500),
+        replace(JOB, name="full", reserved_bytes=950),
+    ]
+    answer = place(fleet, replace(NEED, hardware="cpu"))
+    assert isinstance(answer, Refused)
+    assert [(it.job, it.short_of_bytes) for it in answer.shortfalls] == [
+        ("full", 50),
+        ("small", 90),
+        ("shrunk", 590),
+        ("gpu", 0),
+    ]
+    assert answer.shortfalls[-1].why == "its hardware is h100, not cpu"
+
+
+def test_refusal_hides_jobs_dedicated_to_others() -> None:
+    fleet = [
+        replace(JOB, name="secret", dedicated_tenant="u"),
+        replace(JOB, name="own", dedicated_tenant="t", capacity_bytes=1),
+        replace(JOB, name="shared", capacity_bytes=2),
+    ]
+    answer = place(fleet, NEED)
+    assert isinstance(answer, Refused)
+    assert [it.job for it in answer.visible_to("t").shortfalls] == ["shared", "own"]
+    assert {it.job for it in answer.visible_to(None).shortfalls} == {"secret", "own", "shared"}
+    error = answer.as_error("t")
+    assert "secret" not in error.detail
+    assert error.fields == {
+        "needed_bytes": 100,
+        "shortfalls": [
+            {"job": "shared", "short_of_bytes": 98, "why": "short of 98 bytes"},
+            {"job": "own", "short_of_bytes": 99, "why": "short of 99 bytes"},
+        ],
+    }
+    assert "secret" in answer.as_error(None).detail
+
+
+def test_refusal_of_an_empty_fleet() -> None:
+    answer = place([], NEED)
+    assert answer == Refused(NEED, ())
+    assert "there are no jobs" in answer.as_error("t").detail
+
+
+tenants = st.sampled_from(["t", "u", "v"])
+jobs = st.builds(
+    JobRoom,
+    name=st.text("abcdef", min_size=1, max_size=3),
+    cell=st.sampled_from(["local", "eu"]),
+    runtime=st.sampled_from(Runtime),
+    hardware=st.sampled_from(["cpu", "h100"]),
+    service_class=st.sampled_from(ServiceClass),
+    dedicated_tenant=st.none() | tenants,
+    replicas=st.integers(0, 2),
+    capacity_bytes=st.integers(0, 100),
+    reserved_bytes=st.just(0),
+)
+fleets = st.lists(jobs, max_size=6, unique_by=lambda job: job.name)
+needs = st.builds(
+    Need,
+    tenant=tenants,
+    reserved_bytes=st.integers(0, 60),
+    format=st.just(ArtifactFormat.ONNX),
+    runtime=st.none() | st.sampled_from(Runtime),
+    hardware=st.none() | st.sampled_from(["cpu", "h100"]),
+    cell=st.none() | st.sampled_from(["local", "eu"]),
+    service_class=st.sampled_from(ServiceClass),
+)
+
+
+@given(fleets, st.lists(needs, max_size=30), st.randoms(use_true_random=False))
+def test_any_sequence_never_overcommits_and_places_what_fits(fleet, sequence, rng) -> None:
+    fleet = list(fleet)
+    for need in sequence:
+        answer = place(fleet, need)
+        shuffled = rng.sample(fleet, len(fleet))
+        assert place(shuffled, need) == answer
+        fits = [job for job in fleet if mismatch(job, need) is None and job.room_bytes >= need.reserved_bytes]
+        if isinstance(answer, Refused):
+            assert not fits
+            assert {it.job for it in answer.shortfalls} == {job.name for job in fleet}
+            visible = {it.job for it in answer.visible_to(need.tenant).shortfalls}
+            assert visible == {job.name for job in fleet if job.dedicated_tenant in (None, need.tenant)}
+            continue
+        assert answer.job in fits
+        # Best fit: nothing that is at least as good in the earlier respects is a tighter fit.
+        for other in fits:
+            same_rank = (other.replicas == 0, other.dedicated_tenant) == (
+                answer.job.replicas == 0,
+                answer.job.dedicated_tenant,
+            )
+            assert not same_rank or other.room_bytes >= answer.job.room_bytes
+        at = fleet.index(answer.job)
+        fleet[at] = replace(answer.job, reserved_bytes=answer.job.reserved_bytes + need.reserved_bytes)
+        assert all(job.reserved_bytes <= job.capacity_bytes for job in fleet)
