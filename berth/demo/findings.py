@@ -1,0 +1,61 @@
+"""What the demo observed, reduced to promises that hold or do not. Pure: samples in, verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Promise(NamedTuple):
+    """Something Berth promises, whether it held this time, and the figures that show it."""
+
+    what: str
+    held: bool
+    shown: str
+
+
+class Seen(Protocol):
+    """One request of the load; `berth.demo.load.Sample` has these."""
+
+    @property
+    def due_at(self) -> float: ...
+    @property
+    def ended_at(self) -> float: ...
+    @property
+    def version(self) -> str: ...
+
+
+class Switch(NamedTuple):
+    """How answers moved from one version to the next. Instants are those of the samples; None: it never came."""
+
+    first_new_at: float | None
+    last_old_at: float | None
+    old: int
+    new: int
+    strangers: int
+
+    @property
+    def overlap_s(self) -> float:
+        """How long both versions answered; 0 for a clean cut."""
+        if self.first_new_at is None or self.last_old_at is None:
+            return 0.0
+        return max(0.0, self.last_old_at - self.first_new_at)
+
+
+def find_switch(samples: Iterable[Seen], old: str, new: str) -> Switch:
+    """When the answers changed from `old` to `new`. `strangers` counts answers of any other version."""
+    answered = [sample for sample in samples if sample.version]
+    olds = [sample.ended_at for sample in answered if sample.version == old]
+    news = [sample.ended_at for sample in answered if sample.version == new]
+    return Switch(
+        first_new_at=min(news, default=None),
+        last_old_at=max(olds, default=None),
+        old=len(olds),
+        new=len(news),
+        strangers=len(answered) - len(olds) - len(news),
+    )
+
+
+def accuracy(given: Sequence[int], truth: Sequence[int]) -> float:
+    """Share of answers that are right; 0 if there are none."""
+    return sum(one == other for one, other in zip(given, truth, strict=True)) / len(truth) if truth else 0.0
