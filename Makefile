@@ -55,6 +55,15 @@ proto-check: install ## The committed protocol code is what the .proto files say
 	@$(PROTOC) $(call proto_out,build/proto)
 	@for made in build/proto/berth/wire/v1/*; do cmp "$$made" "$${made#build/proto/}" || { echo "run 'make proto'"; exit 1; }; done
 
+##@ Measure
+
+.PHONY: bench bench-first-answer
+bench-first-answer: install ## Upload to first answer, start-up, weight of the idle stack.
+	$(BIN)/python -m bench.first_answer
+
+bench: bench-first-answer ## Every benchmark, then one table.
+	$(BIN)/python -m bench.report
+
 ##@ Develop
 
 .PHONY: help install triton proto lock clean
