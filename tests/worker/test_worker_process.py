@@ -1,0 +1,182 @@
+"""The whole worker process: from its settings to its end, with a model served in between."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from berth.artifacts.store import open_store
+from berth.auth.peer import PeerCredential
+from berth.ids import VersionKey
+from berth.model import Artifact, AspiredSet, Order, ReplicaAddress, ReplicaStatus, VersionSpec
+from berth.registry import LocalRegistry
+from berth.settings import SettingsError, environment
+from berth.states import ServableState as S
+from berth.testing import onnx_models
+from berth.wire.convert import aspired_to_wire, replica_status_from_wire
+from berth.wire.v1 import worker_pb2_grpc
+from worker.__main__ import serve
+from worker.settings import WorkerSettings
+
+TOKEN = "t" * 40
+CREDENTIAL = PeerCredential.from_token(TOKEN)
+KEY = VersionKey("acme", "m", 1)
+WAIT_S = 60.0
+
+
+class Process:
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+        self.process = process
+        self.registry = LocalRegistry(folder / "registry")
+
+    async def address(self) -> ReplicaAddress:
+        """Where it listens, once it does: every line of its log is a reason to look."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(WAIT_S):
+            lines = []
+            while line := await self.process.stderr.readline():
+                lines.append(line.decode())
+                if '"ready"' in lines[-1]:
+                    return self.registry.read()["w-1"]
+        raise AssertionError("".join(lines))
+
+    async def ended(self) -> tuple[int, str]:
+        async with asyncio.timeout(WAIT_S):
+            _, log = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, log.decode()
+
+
+@asynccontextmanager
+async def worker(folder: Path, **more: str) -> AsyncIterator[Process]:
+    others = {name: value for name, value in environment().items() if not name.startswith("BERTH_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", env={**others, **variables(folder, **more)}, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield Process(process, folder)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+def variables(folder: Path, **more: str) -> dict[str, str]:
+    (folder / "token").write_text(TOKEN)
+    return {
+        "BERTH_INSTANCE": "w-1",
+        "BERTH_JOB": "default",
+        "BERTH_MEMORY_LIMIT": "64MiB",
+        "BERTH_CREDENTIAL_FILE": str(folder / "token"),
+        "BERTH_REGISTRY_DIR": str(folder / "registry"),
+        "BERTH_ARTIFACT_STORE": (folder / "store").as_uri(),
+        "BERTH_CACHE_DIR": str(folder / "cache"),
+        **more,
+    }
+
+
+async def store(folder: Path, data: bytes) -> Artifact:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield data
+
+    await open_store((folder / "store").as_uri()).put(chunks(), expected_sha256=None, max_bytes=2**30)
+    return Artifact(hashlib.sha256(data).hexdigest(), len(data))
+
+
+@asynccontextmanager
+async def synchronizer(address: ReplicaAddress) -> AsyncIterator[Any]:
+    channel = CREDENTIAL.grpc_channel(address.control)
+    stub = worker_pb2_grpc.WorkerControlStub(channel)  # type: ignore[no-untyped-call]
+    stream = stub.Sync(metadata=CREDENTIAL.metadata())
+    yield stream
+    stream.cancel()
+    await channel.close()
+
+
+async def until(stream: Any, states: Mapping[VersionKey, S], *, draining: bool = False) -> ReplicaStatus:
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            status = replica_status_from_wire((await stream.read()).status)
+            if {one.key: one.state for one in status.servables} == states and status.draining is draining:
+                return status
+
+
+async def ask(address: ReplicaAddress) -> Any:
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    async with httpx.AsyncClient(base_url=f"http://{address.http}", headers=CREDENTIAL.headers()) as client:
+        reply = await client.post(f"/v2/models/{KEY.servable}/infer", json=body)
+    assert reply.status_code == 200, reply.text
+    return {output["name"]: output["data"] for output in reply.json()["outputs"]}
+
+
+async def test_from_start_to_end(tmp_path: Path) -> None:
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    async with worker(tmp_path) as process:
+        address = await process.address()
+        assert (address.replica, address.job, address.cell) == ("w-1", "default", "local")
+        async with synchronizer(address) as stream:
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 1), (spec,))))
+            status = await until(stream, {KEY: S.AVAILABLE})
+            assert status.memory_limit == 64 * 2**20
+            assert 0 < status.memory_used < status.memory_limit
+            assert await ask(address) == {"y": [2.0, 4.0], "z": [-1.0, -2.0]}
+            process.process.send_signal(signal.SIGTERM)
+            await until(stream, {KEY: S.AVAILABLE}, draining=True)
+            assert await ask(address) == {"y": [2.0, 4.0], "z": [-1.0, -2.0]}, "it serves on until the routes are gone"
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 2), ())))
+            code, log = await process.ended()
+        assert code == 0, log
+        assert "routes may be left" not in log
+        assert process.registry.read() == {}
+
+
+async def test_asked_to_stop_with_nobody_connected_it_ends_soon_and_unloads(tmp_path: Path) -> None:
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    async with worker(tmp_path, BERTH_DRAIN_GRACE_S="30") as process:
+        address = await process.address()
+        async with synchronizer(address) as stream:
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 1), (spec,))))
+            await until(stream, {KEY: S.AVAILABLE})
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        process.process.send_signal(signal.SIGTERM)
+        code, log = await process.ended()
+        assert code == 0, log
+        assert loop.time() - started < 15, "not the grace of a connected synchronizer"
+        assert '"unloaded"' in log
+        assert process.registry.read() == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("BERTH_JOB", "", "BERTH_JOB"),
+        ("BERTH_JOB", "No Name", "BERTH_JOB"),
+        ("BERTH_MEMORY_LIMIT", "much", "BERTH_MEMORY_LIMIT"),
+        ("BERTH_INSTANCE", "../w", "BERTH_INSTANCE"),
+        ("BERTH_CREDENTIAL_FILE", "/nonexistent", "/nonexistent"),
+        ("BERTH_ARTIFACT_STORE", "ftp://x", "ftp://x"),
+        ("BERTH_HTTP_ADDRESS", "192.0.2.1:0", "not loopback"),
+        ("BERTH_RUNTIME", "triton", "BERTH_TRITON_HOME"),
+    ],
+)
+async def test_wrong_settings_are_named(tmp_path: Path, variable: str, value: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        await serve(WorkerSettings.load(variables(tmp_path, **{variable: value})), asyncio.Event())
+
+
+async def test_a_wrong_setting_ends_the_process_with_a_sentence(tmp_path: Path) -> None:
+    async with worker(tmp_path, BERTH_HTTP_ADDRESS="192.0.2.1:0") as process:
+        code, log = await process.ended()
+    assert code == 64
+    assert "192.0.2.1:0 is not loopback" in log
+    assert "Traceback" not in log

@@ -1,0 +1,195 @@
+"""Composition root of the worker: `python -m worker`.
+
+Start: everything listens before the replica announces itself. Stop, in this order, so that no client notices: say
+"draining" and keep serving until the routes are gone; stop accepting and finish what is under way; unload; leave the
+registry; end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from berth.admin import serve_admin
+from berth.artifacts.store import open_store
+from berth.auth.peer import PeerCredential
+from berth.errors import InvalidArgument
+from berth.ids import check_name
+from berth.model import ReplicaAddress
+from berth.process import run
+from berth.registry import LocalRegistry
+from berth.settings import SettingsError, environment
+from berth.states import Runtime as RuntimeName
+from worker.artifacts import ArtifactCache
+from worker.control import WorkerControl, serve_control
+from worker.core.capacity import Limits
+from worker.keeper import Keeper, Patience
+from worker.metrics import WorkerMetrics
+from worker.runtime import Runtime
+from worker.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+_INFLIGHT_DRAIN_S = 10.0
+# Without a synchronizer nobody withdraws the routes; routers notice by themselves that the ports close.
+_GRACE_WITHOUT_SYNCHRONIZER_S = 1.0
+_LOOK_AGAIN_S = 0.1
+
+
+async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
+    """Run a worker until `stop` is set. Raises `SettingsError`."""
+    try:
+        await _serve(settings, stop)
+    except BaseExceptionGroup as group:
+        # A wrong address is found when the keeper runs already, and comes out of its task group.
+        wrong = group.subgroup(SettingsError)
+        if wrong is None:
+            raise
+        raise SettingsError("; ".join(map(str, wrong.exceptions))) from None
+
+
+async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
+    from worker.inference.server import serve_inference
+
+    _check_instance(settings.instance)
+    credential = PeerCredential.from_settings(settings)
+    replicas = LocalRegistry(settings.registry_dir)
+    metrics_registry = CollectorRegistry()
+    metrics = WorkerMetrics(metrics_registry)
+    aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
+    store = open_store(settings.artifact_store, aws)
+    async with AsyncExitStack() as stack:
+        cache = ArtifactCache(settings.cache_dir / "artifacts", store, max_bytes=settings.cache_bytes)
+        stack.callback(cache.close)
+        runtime = await stack.enter_async_context(_open_runtime(settings, credential))
+        keeper = Keeper(
+            runtime,
+            cache,
+            Limits(settings.memory_limit, settings.load_headroom, settings.max_loads),
+            metrics=metrics,
+            patience=Patience(load=settings.load_timeout_s, drain=settings.drain_timeout_s),
+        )
+        control = WorkerControl(keeper, lambda: inference.in_flight)
+        control_port = await stack.enter_async_context(serve_control(control, credential, settings.control_address))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        keeping = tasks.create_task(keeper.run(), name="keeper")
+        stack.push_async_callback(_empty, keeper, keeping, settings.drain_timeout_s)
+        inference = await stack.enter_async_context(
+            serve_inference(
+                keeper,
+                credential=credential,
+                grpc_address=settings.grpc_address,
+                http_address=settings.http_address,
+                replica=settings.instance,
+                registry=metrics_registry,
+                max_body_bytes=settings.max_body_bytes,
+                drain_s=_INFLIGHT_DRAIN_S,
+            )
+        )
+        metrics.gauge("held_versions", "Versions that can be queried.", lambda: len(keeper.held()))
+        metrics.gauge(
+            "memory_used_bytes", "Measured bytes of versions held or being loaded.", lambda: keeper.memory_used
+        )
+        metrics.gauge("memory_limit_bytes", "Bytes that versions may take.", lambda: keeper.memory_limit)
+        metrics.gauge("synchronizers", "Synchronizers connected.", lambda: control.synchronizers)
+        await stack.enter_async_context(
+            serve_admin(settings.admin_address, lambda: "asked to stop" if stop.is_set() else None, metrics_registry)
+        )
+        address = ReplicaAddress(
+            replica=settings.instance,
+            job=settings.job,
+            cell=settings.cell,
+            incarnation=secrets.token_hex(8),
+            control=_reachable(settings, settings.control_address, control_port),
+            grpc=_reachable(settings, settings.grpc_address, inference.grpc_port),
+            http=_reachable(settings, settings.http_address, inference.http_port),
+        )
+        control.announce(address)
+        stack.callback(replicas.withdraw, address)
+        replicas.announce(address)
+        # What was imported stays: collections need not walk it, and pause requests less.
+        gc.freeze()
+        log.info("ready", job=address.job, control=address.control, grpc=address.grpc, http=address.http)
+        await stop.wait()
+        control.drain()
+        await _wait_until_routes_are_gone(keeper, control, settings.drain_grace_s)
+        log.info("no longer accepting requests", in_flight=inference.in_flight)
+
+
+@asynccontextmanager
+async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) -> AsyncIterator[Runtime]:
+    """The runtime that the settings ask for; what it needs is imported only then."""
+    if settings.runtime is RuntimeName.TRITON:
+        from worker.triton.runtime import open_triton
+
+        if settings.triton_home is None:
+            raise SettingsError("BERTH_TRITON_HOME: required for runtime triton")
+        async with open_triton(
+            settings.triton_home,
+            settings.cache_dir / "triton",
+            instance=settings.instance,
+            credential=credential,
+            threads=max(1, settings.intra_op_threads),
+        ) as triton:
+            yield triton
+        return
+    from worker.onnx_runtime import OnnxRuntime
+
+    runtime = OnnxRuntime(
+        threads=settings.inference_threads,
+        intra_op_threads=settings.intra_op_threads,
+        providers=settings.providers,
+    )
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+async def _wait_until_routes_are_gone(keeper: Keeper, control: WorkerControl, grace_s: float) -> None:
+    """Wait for the empty aspired set: a synchronizer sends it once no router sends requests here any more."""
+    clock = asyncio.get_running_loop().time
+    log.info("draining", synchronizers=control.synchronizers, at_most_s=grace_s)
+    end, alone_until = clock() + grace_s, clock() + _GRACE_WITHOUT_SYNCHRONIZER_S
+    while keeper.aspires:
+        if control.synchronizers:
+            alone_until = clock() + _GRACE_WITHOUT_SYNCHRONIZER_S
+        if clock() >= min(end, alone_until):
+            log.warning("stopping although routes may be left", synchronizers=control.synchronizers)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_AGAIN_S):
+                await keeper.changed(keeper.revision)
+
+
+async def _empty(keeper: Keeper, keeping: asyncio.Task[None], drain_timeout_s: float) -> None:
+    """Unload everything; what takes longer than its own time limits allow is abandoned with the process."""
+    keeper.close()
+    patience = Patience(drain=drain_timeout_s)
+    await asyncio.wait([keeping], timeout=patience.drain + patience.unload)
+    keeping.cancel()
+
+
+def _check_instance(instance: str) -> None:
+    """The name becomes a file in the registry and a header in answers."""
+    try:
+        check_name("instance", instance)
+    except InvalidArgument as error:
+        raise SettingsError(f"BERTH_INSTANCE: {error.detail}") from None
+
+
+def _reachable(settings: WorkerSettings, address: str, port: int) -> str:
+    host = settings.advertise_host or address.rpartition(":")[0]
+    return f"{host}:{port}"
+
+
+if __name__ == "__main__":
+    sys.exit(run("worker", WorkerSettings, serve, environment(), sys.argv[1:]))

@@ -1,0 +1,396 @@
+"""ONNX Runtime in this process: the embedded default.
+
+**Loading** happens in two threads, one for artifacts below 32 MiB and one for larger ones, so that a big model does
+not hold up small ones; both run at low priority, beside the threads that answer. A model is loaded from its path: from
+bytes it would be held twice, and could read files in the current directory as weights. The artifact must lie alone in
+its folder, for a model may name any file beside it.
+
+**Memory** is measured as the growth of the C heap during the load, less what other loads and unloads accounted for
+meanwhile (`worker.heap`). Where the heap cannot be asked, the growth is implausible, or the weights go to a GPU, the
+estimate counts: 1.3 times the artifact plus 96 KiB. Sessions below 8 MiB get no arena and no memory pattern: an arena
+takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it saves time and memory.
+
+**Running.** A hop to a thread costs 20 to 60 µs of CPU, many times a tiny run (5 µs). So a version whose warm-up, or
+last run in the pool, took less than 100 µs is run on the event loop while its inputs are small, and everything else
+in the pool. A model can be quick on zeros and endless on other values; such a run is ended by the watchdog after
+20 ms and begun again in the pool, where the version stays from then on. Cancelling a request ends its run within a
+millisecond, except inside a single operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import onnxruntime as ort
+import structlog
+
+from berth.artifacts.intake import settle
+from berth.errors import Internal, InvalidArgument
+from berth.model import Signature, VersionSpec
+from berth.settings import SettingsError
+from worker.heap import Heap
+from worker.onnx_values import (
+    load_failure,
+    rejection,
+    run_plain,
+    run_values,
+    smallest,
+    smallest_bytes,
+    tensor_spec,
+    to_runtime,
+)
+from worker.runtime import Array, Loaded, LoadFailed
+from worker.watchdog import Watchdog
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_LARGE = 32 * 2**20
+_ARENA_FROM = 8 * 2**20
+_LOADER_NICENESS = 10
+_TRIM_AFTER_S = 0.5
+
+_WARMUP_RUNS = 3
+_WARMUP_S = 10.0
+_WARMUP_BYTES = 64 * 2**20
+
+_INLINE_RUN_S = 100e-6
+_INLINE_BYTES = 64 * 1024
+_INLINE_LIMIT_S = 0.02
+# A run on the loop that took this long was no tiny run; after three in a row the version goes back to the pool.
+_SLOW_RUN_S = 1e-3
+_SLOW_RUNS = 3
+
+
+class OnnxRuntime:
+    """Implements `worker.runtime.Runtime`. At most one per process is meant: its intra-op threads are the process's.
+
+    `threads` answer requests at once, `intra_op_threads` work on one run; 0 chooses by the number of cores.
+    `providers` is `cpu`, `cuda` or `auto`: CUDA if this ONNX Runtime has it. Raises `SettingsError` if asked for a
+    CUDA that it has not.
+    """
+
+    def __init__(self, *, threads: int = 0, intra_op_threads: int = 0, providers: str = "auto") -> None:
+        cores = os.cpu_count() or 1
+        _share_intra_op_threads(intra_op_threads or max(1, cores // 2))
+        self._providers = _choose_providers(providers)
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads or cores, thread_name_prefix="infer")
+        self._small = _loader("load-small")
+        self._large = _loader("load-large")
+        self._meter = _Meter(Heap())
+        self._watchdog = Watchdog()
+        self._trim_due: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<OnnxRuntime {ort.get_version_string()} {self._providers[0]} {self._watchdog!r}>"
+
+    async def load(self, spec: VersionSpec, path: Path) -> Loaded:
+        """Load the artifact at `path`, which lies alone in its folder. Raises `LoadFailed`."""
+        lane = self._large if spec.artifact.size_bytes >= _LARGE else self._small
+        job = _LoadJob(spec, path, self._providers, self._meter, self._watchdog)
+        try:
+            made = await _in_thread(lane, job.run, stop=job.cancel)
+        finally:
+            self._trim_soon()
+        return OnnxServable(self, made, lane)
+
+    async def close(self) -> None:
+        """End the threads. Runs under way are waited for: what could end them, cancelling, is their owner's to do."""
+        if self._trim_due is not None:
+            self._trim_due.cancel()
+        for executor in (self._pool, self._small, self._large):
+            await settle(asyncio.to_thread(executor.shutdown))
+        await settle(asyncio.to_thread(self._watchdog.close))
+
+    async def in_pool(self, work: Callable[[], T], stop: Callable[[], None]) -> T:
+        """Run `work` in the serving threads. Cancelling calls `stop` and waits up to a second for it to take effect."""
+        return await _in_thread(self._pool, work, stop=stop, patience=1.0)
+
+    async def free(self, made: _Made, lane: concurrent.futures.Executor) -> None:
+        await settle(asyncio.wrap_future(lane.submit(self._meter.release, made)))
+        self._trim_soon()
+
+    @property
+    def watchdog(self) -> Watchdog:
+        return self._watchdog
+
+    def _trim_soon(self) -> None:
+        """Give freed memory back once for many loads: a trim walks the heap and may take 50 ms."""
+        if self._trim_due is None:
+            self._trim_due = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim)
+
+    def _trim(self) -> None:
+        self._trim_due = None
+        self._small.submit(self._meter.heap.trim)
+
+
+class OnnxServable:
+    """Implements `worker.runtime.Loaded`: one session."""
+
+    def __init__(self, runtime: OnnxRuntime, made: _Made, lane: concurrent.futures.Executor) -> None:
+        self._runtime = runtime
+        self._made: _Made | None = made
+        self._lane = lane
+        self.signature: Signature = made.signature
+        self.measured_bytes: int = made.measured_bytes
+        self._inputs = tuple(spec.name for spec in made.signature.inputs)
+        self._outputs = tuple(spec.name for spec in made.signature.outputs)
+        values = any(spec.datatype == "BF16" for spec in (*made.signature.inputs, *made.signature.outputs))
+        self._run_session = run_values if values else run_plain
+        # Whether it runs on the loop: the warm-up decides first, then each run corrects that in either direction,
+        # until the watchdog had to end one.
+        self._quick = made.run_seconds < _INLINE_RUN_S
+        self._distrusted = False
+        self._slow_runs = 0
+
+    def __repr__(self) -> str:
+        where = "loop" if self._quick else "pool"
+        return f"<OnnxServable {self.measured_bytes} bytes, {where}{'' if self._made else ', unloaded'}>"
+
+    async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        made = self._made
+        if made is None:
+            raise Internal("the version was unloaded while it was in use")
+        names = list(outputs or self._outputs)
+        if not set(names) <= set(self._outputs):
+            raise InvalidArgument(f"the model has no output {min(set(names) - set(self._outputs))!r}")
+        feed = {name: to_runtime(name, array) for name, array in inputs.items()}
+        options = ort.RunOptions()
+        try:
+            if self._quick and _is_small(inputs):
+                answer = self._run_inline(made.session, names, feed, options)
+                if answer is not None:
+                    return answer
+                options = ort.RunOptions()
+            return await self._runtime.in_pool(
+                lambda: self._run_pooled(made.session, names, feed, options),
+                lambda: setattr(options, "terminate", True),
+            )
+        except (InvalidArgument, Internal):
+            raise
+        except Exception as error:
+            # ONNX Runtime's errors have no common class but this one.
+            reason = rejection(error)
+            if reason is not None:
+                raise InvalidArgument(reason) from None
+            log.error("run failed", error=str(error))
+            raise Internal("the model failed while running") from error
+
+    async def unload(self) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            await self._runtime.free(made, self._lane)
+
+    def _run_pooled(self, session: Any, names: list[str], feed: dict[str, Any], options: Any) -> dict[str, Array]:
+        started = time.monotonic()
+        answer = self._run_session(session, names, feed, options)
+        if time.monotonic() - started < _INLINE_RUN_S and not self._distrusted:
+            self._quick = True
+        return answer
+
+    def _run_inline(
+        self, session: Any, names: list[str], feed: dict[str, Any], options: Any
+    ) -> dict[str, Array] | None:
+        """The outputs, or None if the run was ended for holding up the loop."""
+        watchdog = self._runtime.watchdog
+        started = time.monotonic()
+        watchdog.arm(options, _INLINE_LIMIT_S)
+        try:
+            answer = self._run_session(session, names, feed, options)
+        except Exception:
+            if not options.terminate:
+                raise
+            self._distrusted, self._quick = True, False
+            return None
+        finally:
+            watchdog.disarm(options)
+        if time.monotonic() - started < _SLOW_RUN_S:
+            self._slow_runs = 0
+        else:
+            self._slow_runs += 1
+            if self._slow_runs >= _SLOW_RUNS:
+                self._slow_runs, self._quick = 0, False
+        return answer
+
+
+class _Made:
+    """What a load made: the session, and what is known of it."""
+
+    __slots__ = ("measured_bytes", "run_seconds", "session", "signature")
+
+    def __init__(self, session: Any, signature: Signature, run_seconds: float) -> None:
+        self.session = session
+        self.signature = signature
+        self.run_seconds = run_seconds
+        self.measured_bytes = 0
+
+
+class _LoadJob:
+    """One load, run in a loader thread; `cancel` may be called from another."""
+
+    def __init__(self, spec: VersionSpec, path: Path, providers: list[str], meter: _Meter, watchdog: Watchdog) -> None:
+        self._spec = spec
+        self._path = path
+        self._providers = providers
+        self._meter = meter
+        self._watchdog = watchdog
+        self._cancelled = False
+        self._session_options = _session_options(spec.artifact.size_bytes)
+        self._run_options = ort.RunOptions()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._session_options.set_load_cancellation_flag(True)
+        self._run_options.terminate = True
+
+    def run(self) -> _Made:
+        """Raises `LoadFailed`."""
+        self._check_alone()
+        before = self._meter.begin()
+        try:
+            session = ort.InferenceSession(
+                self._path, self._session_options, providers=self._providers, enable_fallback=False
+            )
+        except Exception as error:
+            # As for runs: there is no narrower class that holds all that ONNX Runtime raises.
+            raise load_failure(error) from None
+        signature = Signature(
+            tuple(tensor_spec("input", node) for node in session.get_inputs()),
+            tuple(tensor_spec("output", node) for node in session.get_outputs()),
+        )
+        made = _Made(session, signature, self._warm_up(session, signature))
+        if self._cancelled:
+            raise LoadFailed("cancelled", permanent=False)
+        estimate = int(1.3 * self._spec.artifact.size_bytes) + 96 * 1024
+        made.measured_bytes = self._meter.end(before, estimate, on_gpu=self._providers[0].startswith("CUDA"))
+        return made
+
+    def _check_alone(self) -> None:
+        folder = self._path.parent
+        if folder.is_dir() and any(entry.name != self._path.name for entry in folder.iterdir()):
+            raise LoadFailed("the artifact does not lie alone in its folder", permanent=False)
+
+    def _warm_up(self, session: Any, signature: Signature) -> float:
+        """Seconds of the quickest of a few runs on zeros; infinity if they fail or are not tried.
+
+        A failure is not one of the load: zeros may be values that a sound model rejects.
+        """
+        if smallest_bytes(signature.inputs) > _WARMUP_BYTES:
+            return float("inf")
+        names = [spec.name for spec in signature.outputs]
+        feed = {spec.name: to_runtime(spec.name, smallest(spec)) for spec in signature.inputs}
+        values = any(spec.datatype == "BF16" for spec in (*signature.inputs, *signature.outputs))
+        best = float("inf")
+        try:
+            with self._watchdog.limit(self._run_options, _WARMUP_S):
+                for _ in range(_WARMUP_RUNS):
+                    started = time.perf_counter()
+                    (run_values if values else run_plain)(session, names, feed, self._run_options)
+                    best = min(best, time.perf_counter() - started)
+                    if best > _INLINE_LIMIT_S:
+                        break  # no tiny run, however cold the first one is
+        except Exception as error:
+            log.info("warm-up failed", version=str(self._spec.key), error=rejection(error) or type(error).__name__)
+        return best
+
+
+class _Meter:
+    """Measures what loads take, also when two overlap: each leaves out what the other has accounted for meanwhile."""
+
+    def __init__(self, heap: Heap) -> None:
+        self.heap = heap
+        self._accounted = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> tuple[int, int] | None:
+        with self._lock:
+            allocated = self.heap.allocated()
+            return None if allocated is None else (allocated, self._accounted)
+
+    def end(self, before: tuple[int, int] | None, estimate: int, *, on_gpu: bool) -> int:
+        """Bytes taken since `before`; `estimate` if that cannot be known or cannot be true."""
+        with self._lock:
+            measured = estimate
+            allocated = None if before is None or on_gpu else self.heap.allocated()
+            if before is not None and allocated is not None:
+                growth = (allocated - before[0]) - (self._accounted - before[1])
+                # Requests allocate too. Far from the estimate is not a measurement of this load.
+                if estimate // 8 <= growth <= 4 * estimate:
+                    measured = growth
+            self._accounted += measured
+            return measured
+
+    def release(self, made: _Made) -> None:
+        """Free the session, in the thread that calls."""
+        made.session = None
+        with self._lock:
+            self._accounted -= made.measured_bytes
+
+
+async def _in_thread(
+    executor: concurrent.futures.Executor, work: Callable[[], T], *, stop: Callable[[], None], patience: float = 60.0
+) -> T:
+    """Run `work` in a thread of `executor`; cancelling drops it if it has not begun, else asks it to stop and waits."""
+    running = executor.submit(work)
+    future = asyncio.wrap_future(running)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if not running.cancel():
+            stop()
+            await settle(asyncio.wait([future], timeout=patience))
+        if future.done() and not future.cancelled():
+            future.exception()  # read: nobody waits for it any more
+        raise
+
+
+def _is_small(inputs: Mapping[str, Array]) -> bool:
+    """Whether the inputs are few enough for the loop. The size of an array of strings says nothing of theirs."""
+    return (
+        sum(array.nbytes if not array.dtype.hasobject else _INLINE_BYTES + 1 for array in inputs.values())
+        <= _INLINE_BYTES
+    )
+
+
+def _session_options(artifact_bytes: int) -> Any:
+    options = ort.SessionOptions()
+    options.use_per_session_threads = False
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = artifact_bytes >= _ARENA_FROM
+    options.log_severity_level = 4  # fatal only: what goes wrong arrives as an exception
+    return options
+
+
+def _share_intra_op_threads(threads: int) -> None:
+    """Size the process's one thread pool; sessions with threads of their own would bring them in thousands."""
+    try:
+        ort.set_global_thread_pool_sizes(threads, 1)
+    except ort.capi.onnxruntime_pybind11_state.Fail:
+        log.info("ONNX Runtime's threads exist already in this process")
+
+
+def _choose_providers(wanted: str) -> list[str]:
+    available = ort.get_available_providers()
+    if wanted in ("auto", "cuda") and "CUDAExecutionProvider" in available:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if wanted == "cuda":
+        raise SettingsError("BERTH_PROVIDERS is cuda, but this ONNX Runtime has none: install onnxruntime-gpu")
+    return ["CPUExecutionProvider"]
+
+
+def _loader(name: str) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_lower_priority)
+
+
+def _lower_priority() -> None:
+    """Nice to the threads that answer. On Linux niceness belongs to the thread; elsewhere this does nothing."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADER_NICENESS)
