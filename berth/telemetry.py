@@ -12,6 +12,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 __all__ = ["CONTENT_TYPE_LATEST", "configure_logging", "metrics_text"]
 
 
+# Without local variables: keys and tensors are among them.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
 def configure_logging(component: str, instance: str, level: str, log_format: str) -> None:
     """Send every log line of the process to stderr, marked with its component and instance."""
     shared: list[structlog.typing.Processor] = [
@@ -21,15 +25,13 @@ def configure_logging(component: str, instance: str, level: str, log_format: str
         _origin(component, instance),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if log_format == "console"
         else structlog.processors.JSONRenderer(default=str)
     )
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*shared, structlog.processors.dict_tracebacks, renderer]
-        if log_format == "json"
-        else [*shared, renderer],
+        processors=[*shared, _TRACEBACKS, renderer] if log_format == "json" else [*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,

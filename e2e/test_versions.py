@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 
 from berth.client import AsyncBerth
+from berth.demo.load import Sample
 from berth.errors import NotFound
 from berth.states import VersionState
-from berth.demo.load import Sample
 from e2e.conftest import Tenant, make_tenant, upload
 from e2e.load import failures, load_on
 from e2e.models import multiplier

@@ -6,6 +6,7 @@ and never shown to either model.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,3 +81,16 @@ def _export(model: Any, file: Path) -> None:
         target_opset=17,
     )
     file.write_bytes(exported.SerializeToString())
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m berth.demo.digits FILE`: train the better one and write it to FILE, to have something to upload."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print(main.__doc__, file=sys.stderr)
+        return 2
+    train_better(load_digits(), Path(arguments[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -24,6 +24,7 @@ import numpy as np
 from berth.client import Berth
 from berth.demo.digits import INPUT, LABEL, Digits, load_digits, train_better, train_weak
 from berth.demo.findings import Promise, accuracy, find_switch
+from berth.demo.load import Sample, SteadyLoad, Summary, open_targets, quantile, steady_load, summarize
 from berth.errors import BerthError
 from berth.local.blueprint import StackOptions
 from berth.local.home import Home
@@ -32,7 +33,6 @@ from berth.local.stack import STACK_ERRORS, Stack, open_stack
 from berth.local.supervisor import ProgramFailed
 from berth.settings import environment
 from berth.states import Role
-from berth.demo.load import Sample, SteadyLoad, Summary, open_targets, quantile, steady_load, summarize
 
 TENANT = "demo"
 MODEL = "digits"

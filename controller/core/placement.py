@@ -27,6 +27,9 @@ _SERVES: Mapping[Runtime, frozenset[ArtifactFormat]] = {
     Runtime.TRITON: frozenset({ArtifactFormat.ONNX}),
 }
 
+# What a runtime takes for each version beside the model itself: Triton's Python backend runs a process for it.
+_BESIDE_THE_MODEL: Mapping[Runtime, int] = {Runtime.ONNXRUNTIME: 0, Runtime.TRITON: 30 << 20}
+
 
 @dataclass(frozen=True, slots=True)
 class JobRoom:
@@ -50,15 +53,19 @@ class JobRoom:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a version asks of a job. None means any."""
+    """What a version asks of a job. None means any. `model_bytes` is the model's own footprint, on any runtime."""
 
     tenant: str
-    reserved_bytes: int
+    model_bytes: int
     format: ArtifactFormat
     runtime: Runtime | None = None
     hardware: str | None = None
     cell: str | None = None
     service_class: ServiceClass = ServiceClass.PROD
+
+    def bytes_on(self, job: JobRoom) -> int:
+        """What to reserve on `job`."""
+        return self.model_bytes + _BESIDE_THE_MODEL[job.runtime]
 
 
 class Shortfall(NamedTuple):
@@ -71,7 +78,10 @@ class Shortfall(NamedTuple):
 
 
 class Placed(NamedTuple):
+    """The job, and what to reserve on it."""
+
     job: JobRoom
+    reserved_bytes: int
 
 
 class Refused(NamedTuple):
@@ -93,8 +103,8 @@ class Refused(NamedTuple):
         shortfalls = self.visible_to(tenant).shortfalls
         said = "; ".join(f"{entry.job}: {entry.why}" for entry in shortfalls) or "there are no jobs"
         return InsufficientCapacity(
-            f"no job can reserve {self.need.reserved_bytes} bytes: {said}",
-            needed_bytes=self.need.reserved_bytes,
+            f"no job has room for a model of {self.need.model_bytes} bytes: {said}",
+            needed_bytes=self.need.model_bytes,
             shortfalls=[
                 {"job": entry.job, "short_of_bytes": entry.short_of_bytes, "why": entry.why} for entry in shortfalls
             ],
@@ -104,9 +114,10 @@ class Refused(NamedTuple):
 def place(fleet: Sequence[JobRoom], need: Need) -> Placed | Refused:
     """Choose a job of `fleet` for `need`; see the module's contract."""
     mismatches = {job.name: mismatch(job, need) for job in fleet}
-    fitting = [job for job in fleet if mismatches[job.name] is None and job.room_bytes >= need.reserved_bytes]
+    fitting = [job for job in fleet if mismatches[job.name] is None and job.room_bytes >= need.bytes_on(job)]
     if fitting:
-        return Placed(min(fitting, key=lambda job: _preference(job, need)))
+        best = min(fitting, key=lambda job: _preference(job, need))
+        return Placed(best, need.bytes_on(best))
     shortfalls = [_shortfall(job, need, mismatches[job.name]) for job in fleet]
     # A job that does not match is short of no bytes; it is listed after all that do.
     return Refused(need, tuple(sorted(shortfalls, key=lambda it: (it.short_of_bytes == 0, it.short_of_bytes, it.job))))
@@ -131,11 +142,11 @@ def mismatch(job: JobRoom, need: Need) -> str | None:
 
 
 def _preference(job: JobRoom, need: Need) -> tuple[bool, bool, int, str]:
-    return (job.replicas == 0, job.dedicated_tenant != need.tenant, job.room_bytes - need.reserved_bytes, job.name)
+    return (job.replicas == 0, job.dedicated_tenant != need.tenant, job.room_bytes - need.bytes_on(job), job.name)
 
 
 def _shortfall(job: JobRoom, need: Need, why: str | None) -> Shortfall:
     if why is not None:
         return Shortfall(job.name, 0, why, job.dedicated_tenant)
-    short = need.reserved_bytes - job.room_bytes
+    short = need.bytes_on(job) - job.room_bytes
     return Shortfall(job.name, short, f"short of {short} bytes", job.dedicated_tenant)

@@ -10,7 +10,9 @@ from berth.errors import BerthError, Retryable, problem, status_of
 
 
 def tree(root: type[BerthError]) -> Iterator[type[BerthError]]:
-    yield root
+    """The classes of `berth.errors`; components may have their own below them."""
+    if root.__module__ == errors.__name__:
+        yield root
     for child in root.__subclasses__():
         yield from tree(child)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -252,6 +252,7 @@ documents = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(documents, st.binary(max_size=24))
 def test_any_document_is_a_request_or_invalid(document: Any, tail: bytes) -> None:
     head = json.dumps(document).encode()
@@ -259,6 +260,7 @@ def test_any_document_is_a_request_or_invalid(document: Any, tail: bytes) -> Non
         rest.decode_request(head + tail, str(len(head)))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64), st.none() | st.text(max_size=4))
 def test_any_bytes_are_a_request_or_invalid(raw: bytes, header: str | None) -> None:
     for decode in (rest.decode_request, rest.decode_response):
@@ -268,6 +270,7 @@ def test_any_bytes_are_a_request_or_invalid(raw: bytes, header: str | None) -> N
         rpc.decode_request(rpc.parse_request(raw))
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([*NUMPY_DTYPES, "?"]),
     st.lists(st.integers(-1, 2**63 - 1) | st.integers(0, 3), max_size=4),

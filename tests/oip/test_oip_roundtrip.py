@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -57,6 +57,7 @@ json_inputs = st.lists(tensors(text=True), min_size=1, max_size=3).map(
 )
 
 
+@settings(deadline=None)
 @given(tensors())
 def test_raw_bytes_give_the_tensor_back_bit_by_bit(tensor: Array) -> None:
     back = from_raw("input", datatype_of(tensor), tensor.shape, to_raw(tensor))
@@ -65,6 +66,7 @@ def test_raw_bytes_give_the_tensor_back_bit_by_bit(tensor: Array) -> None:
     assert (back.shape, back.dtype) == (tensor.shape, tensor.dtype)
 
 
+@settings(deadline=None)
 @given(json_inputs, st.text(max_size=5))
 def test_json_gives_the_tensors_back(tensors_: dict[str, Array], request_id: str) -> None:
     request = InferRequest(tensors_, (OutputWish("y"), OutputWish("z", binary=True)), request_id, binary_outputs=True)
@@ -78,6 +80,7 @@ def test_json_gives_the_tensors_back(tensors_: dict[str, Array], request_id: str
         assert_same(back.inputs[name], tensor)
 
 
+@settings(deadline=None)
 @given(inputs)
 def test_binary_bodies_give_the_tensors_back(tensors_: dict[str, Array]) -> None:
     body = rest.encode_request(InferRequest(tensors_), binary=True)
@@ -89,6 +92,7 @@ def test_binary_bodies_give_the_tensors_back(tensors_: dict[str, Array]) -> None
         assert back.inputs[name].flags.aligned
 
 
+@settings(deadline=None)
 @given(inputs)
 def test_messages_give_the_tensors_back(tensors_: dict[str, Array]) -> None:
     message = rpc.encode_request("m", InferRequest(tensors_, (OutputWish("y"),), "seven"))
@@ -100,6 +104,7 @@ def test_messages_give_the_tensors_back(tensors_: dict[str, Array]) -> None:
         assert back.inputs[name].shape == tensor.shape
 
 
+@settings(deadline=None)
 @given(json_inputs, st.booleans())
 def test_answers_are_read_by_tritonclient_http_and_by_us(tensors_: dict[str, Array], binary: bool) -> None:
     answer = InferResponse("digits", "3", tensors_, "id-1")
@@ -125,6 +130,7 @@ def test_answers_are_read_by_tritonclient_http_and_by_us(tensors_: dict[str, Arr
             assert read.ravel().tolist() == expected
 
 
+@settings(deadline=None)
 @given(inputs)
 def test_answers_are_read_by_tritonclient_grpc_and_by_us(tensors_: dict[str, Array]) -> None:
     message = rpc.encode_response(InferResponse("digits", "3", tensors_, "id-1"))
@@ -147,6 +153,7 @@ def their_inputs(module: Any, tensors_: dict[str, Array]) -> list[Any]:
     return given_
 
 
+@settings(deadline=None)
 @given(json_inputs, st.booleans())
 def test_requests_of_tritonclient_http_are_read(tensors_: dict[str, Array], binary: bool) -> None:
     given_ = their_inputs(triton_http, tensors_)
@@ -164,6 +171,7 @@ def test_requests_of_tritonclient_http_are_read(tensors_: dict[str, Array], bina
         assert_same(back.inputs[name], tensor)
 
 
+@settings(deadline=None)
 @given(inputs)
 def test_requests_of_tritonclient_grpc_are_read(tensors_: dict[str, Array]) -> None:
     given_ = their_inputs(triton_grpc, tensors_)

@@ -10,6 +10,7 @@ from berth.states import ArtifactFormat, Runtime, ServiceClass
 from controller.core.placement import JobRoom, Need, Placed, Refused, mismatch, place
 
 JOB = JobRoom("a", "local", Runtime.ONNXRUNTIME, "cpu", ServiceClass.PROD, None, 1, 1_000, 0)
+TRITON = replace(JOB, runtime=Runtime.TRITON, capacity_bytes=1 << 30)
 NEED = Need("t", 100, ArtifactFormat.ONNX)
 
 
@@ -28,7 +29,8 @@ NEED = Need("t", 100, ArtifactFormat.ONNX)
         ([replace(JOB, replicas=0)], NEED, "a"),
         ([replace(JOB, dedicated_tenant="t", replicas=0), replace(JOB, name="b")], NEED, "b"),
         ([JOB, replace(JOB, name="b", hardware="h100")], replace(NEED, hardware="h100"), "b"),
-        ([JOB, replace(JOB, name="b", runtime=Runtime.TRITON)], replace(NEED, runtime=Runtime.TRITON), "b"),
+        ([JOB, replace(TRITON, name="b")], replace(NEED, runtime=Runtime.TRITON), "b"),
+        ([replace(TRITON, capacity_bytes=10_000), replace(JOB, name="b")], NEED, "b"),  # room for the model only
         ([JOB, replace(JOB, name="b", cell="eu")], replace(NEED, cell="eu"), "b"),
         (
             [JOB, replace(JOB, name="b", service_class=ServiceClass.TEMPORARY)],
@@ -100,14 +102,14 @@ jobs = st.builds(
     service_class=st.sampled_from(ServiceClass),
     dedicated_tenant=st.none() | tenants,
     replicas=st.integers(0, 2),
-    capacity_bytes=st.integers(0, 100),
+    capacity_bytes=st.integers(0, 100) | st.integers(1 << 24, 1 << 26),
     reserved_bytes=st.just(0),
 )
 fleets = st.lists(jobs, max_size=6, unique_by=lambda job: job.name)
 needs = st.builds(
     Need,
     tenant=tenants,
-    reserved_bytes=st.integers(0, 60),
+    model_bytes=st.integers(0, 60),
     format=st.just(ArtifactFormat.ONNX),
     runtime=st.none() | st.sampled_from(Runtime),
     hardware=st.none() | st.sampled_from(["cpu", "h100"]),
@@ -123,7 +125,7 @@ def test_any_sequence_never_overcommits_and_places_what_fits(fleet, sequence, rn
         answer = place(fleet, need)
         shuffled = rng.sample(fleet, len(fleet))
         assert place(shuffled, need) == answer
-        fits = [job for job in fleet if mismatch(job, need) is None and job.room_bytes >= need.reserved_bytes]
+        fits = [job for job in fleet if mismatch(job, need) is None and job.room_bytes >= need.bytes_on(job)]
         if isinstance(answer, Refused):
             assert not fits
             assert {it.job for it in answer.shortfalls} == {job.name for job in fleet}
@@ -137,7 +139,8 @@ def test_any_sequence_never_overcommits_and_places_what_fits(fleet, sequence, rn
                 answer.job.replicas == 0,
                 answer.job.dedicated_tenant,
             )
-            assert not same_rank or other.room_bytes >= answer.job.room_bytes
+            left = answer.job.room_bytes - need.bytes_on(answer.job)
+            assert not same_rank or other.room_bytes - need.bytes_on(other) >= left
         at = fleet.index(answer.job)
-        fleet[at] = replace(answer.job, reserved_bytes=answer.job.reserved_bytes + need.reserved_bytes)
+        fleet[at] = replace(answer.job, reserved_bytes=answer.job.reserved_bytes + answer.reserved_bytes)
         assert all(job.reserved_bytes <= job.capacity_bytes for job in fleet)

@@ -1,0 +1,117 @@
+"""What operators see and change: jobs, assignments, replicas."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from berth.api import schemas
+from controller.api import views
+from controller.api.calls import (
+    OPERATORS,
+    READERS,
+    Authenticated,
+    Call,
+    Cursor,
+    Limit,
+    fingerprint_of,
+    make_page,
+    read_cursor,
+)
+from controller.store import jobs as store
+from controller.store import observed
+from controller.store.transaction import Tx
+from controller.usecases import jobs
+from controller.usecases.tenants import get as get_tenant
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get("/jobs")
+async def list_jobs(call: Authenticated, limit: Limit = 100, cursor: Cursor = None) -> schemas.Page[schemas.Job]:
+    call.demand(OPERATORS)
+    (after,) = read_cursor(cursor, [""])
+    found = await call.read(lambda tx: store.page(tx, after, limit + 1))
+    return make_page([views.job(record) for record in found], limit, lambda item: [item.name])
+
+
+@router.post("/jobs", status_code=201, response_model=schemas.Job)
+async def create_job(call: Authenticated, body: schemas.JobCreate) -> Response:
+    call.demand(OPERATORS)
+
+    async def act(tx: Tx) -> schemas.Job:
+        values = body.model_dump(mode="json", exclude={"name"})
+        return views.job(await jobs.create(tx, call.caller.key_id, body.name, values))
+
+    return await call.create(act, fingerprint=fingerprint_of(body))
+
+
+@router.get("/jobs/{job}", response_model=schemas.Job)
+async def get_job(call: Authenticated, job: str) -> Response:
+    call.demand(OPERATORS)
+    return call.show(views.job(await call.read(lambda tx: jobs.get(tx, job))))
+
+
+@router.patch("/jobs/{job}", response_model=schemas.Job)
+async def update_job(call: Authenticated, job: str, body: schemas.JobUpdate) -> Response:
+    """Scale the job or change its memory, which never becomes less than what is reserved."""
+    call.demand(OPERATORS)
+
+    async def act(tx: Tx) -> schemas.Job:
+        record = await jobs.get(tx, job)
+        call.check_match(views.job(record))
+        return views.job(await jobs.change(tx, call.caller.key_id, record, body.model_dump(exclude_none=True)))
+
+    return call.show(await call.change(act))
+
+
+@router.delete("/jobs/{job}", status_code=204)
+async def delete_job(call: Authenticated, job: str) -> None:
+    call.demand(OPERATORS)
+
+    async def act(tx: Tx) -> None:
+        record = await jobs.get(tx, job)
+        call.check_match(views.job(record))
+        await jobs.delete(tx, call.caller.key_id, record)
+
+    await call.change(act)
+
+
+@router.get("/assignments")
+async def list_assignments(
+    call: Authenticated, limit: Limit = 100, cursor: Cursor = None
+) -> schemas.Page[schemas.Assignment]:
+    call.demand(OPERATORS)
+    return await _assignments(call, None, limit, cursor)
+
+
+@router.get("/tenants/{tenant}/assignments")
+async def list_tenant_assignments(
+    call: Authenticated, tenant: str, limit: Limit = 100, cursor: Cursor = None
+) -> schemas.Page[schemas.Assignment]:
+    call.demand_tenant(tenant, READERS)
+    return await _assignments(call, tenant, limit, cursor)
+
+
+@router.get("/replicas")
+async def list_replicas(
+    call: Authenticated, limit: Limit = 100, cursor: Cursor = None
+) -> schemas.Page[schemas.Replica]:
+    """Every replica as its cell's synchronizer last reported it."""
+    call.demand(OPERATORS)
+    cell, name = read_cursor(cursor, ["", ""])
+    found = await call.read(lambda tx: observed.page_replicas(tx, (cell, name), limit + 1))
+    return make_page([views.replica(*entry) for entry in found], limit, lambda item: [item.cell, item.name])
+
+
+async def _assignments(
+    call: Call, tenant: str | None, limit: int, cursor: str | None
+) -> schemas.Page[schemas.Assignment]:
+    owner, model, version = read_cursor(cursor, ["", "", 0])
+
+    async def query(tx: Tx) -> list[schemas.Assignment]:
+        if tenant is not None:
+            await get_tenant(tx, tenant)
+        found = await store.page_assignments(tx, tenant, (owner, model, version), limit + 1)
+        return [views.assignment(record) for record in found]
+
+    return make_page(await call.read(query), limit, lambda item: [item.tenant, item.model, item.version])

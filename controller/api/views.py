@@ -1,0 +1,129 @@
+"""Records as resources of the API."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from berth.api import schemas
+from berth.api.schemas import Resource
+from controller.core.status import VersionStatus
+from controller.store import records
+from controller.usecases.models import serving_of
+
+R = TypeVar("R", bound=Resource)
+
+
+def tenant(record: records.Tenant) -> schemas.Tenant:
+    quota = schemas.TenantQuota(
+        max_models=record.max_models,
+        max_bytes=record.max_bytes,
+        requests_per_second=record.requests_per_second,
+        max_concurrent=record.max_concurrent,
+    )
+    return _sealed(schemas.Tenant, name=record.name, quota=quota, created_at=record.created_at)
+
+
+def key(record: records.Key) -> schemas.Key:
+    return schemas.Key(**record._asdict())
+
+
+def model(record: records.Model) -> schemas.Model:
+    return _sealed(
+        schemas.Model,
+        tenant=record.key.tenant,
+        name=record.key.model,
+        description=record.description,
+        serving=schemas.ServingPolicy(**serving_of(record)),
+        labels=record.labels,
+        latest_version=record.latest,
+        created_at=record.created_at,
+    )
+
+
+def version(record: records.Version, status: VersionStatus, job: str | None) -> schemas.Version:
+    measured = max(status.measured_bytes or 0, record.measured_bytes or 0)
+    return _sealed(
+        schemas.Version,
+        tenant=record.key.tenant,
+        model=record.key.model,
+        version=record.key.version,
+        sha256=record.artifact.sha256,
+        size_bytes=record.artifact.size_bytes,
+        format=str(record.artifact.format),
+        signature=schemas.SignatureView(
+            inputs=[_tensor(spec) for spec in record.signature.inputs],
+            outputs=[_tensor(spec) for spec in record.signature.outputs],
+        ),
+        estimated_bytes=record.estimated_bytes,
+        measured_bytes=measured or None,
+        state=status.state,
+        reason=status.reason,
+        since=instant(status.since),
+        job=job,
+        replicas=schemas.ReplicaCounts(**status.replicas._asdict()),
+        created_at=record.created_at,
+    )
+
+
+def job(record: records.Job) -> schemas.Job:
+    return _sealed(schemas.Job, **record._asdict())
+
+
+def assignment(record: records.Assignment) -> schemas.Assignment:
+    return schemas.Assignment(
+        tenant=record.key.tenant,
+        model=record.key.model,
+        version=record.key.version,
+        job=record.job,
+        reserved_bytes=record.reserved_bytes,
+        releasing=record.releasing_at is not None,
+        created_at=record.created_at,
+    )
+
+
+def replica(record: records.Replica, servables: list[records.Servable]) -> schemas.Replica:
+    return schemas.Replica(
+        name=record.name,
+        job=record.job,
+        cell=record.cell,
+        connected=record.connected,
+        draining=record.draining,
+        memory_limit=record.memory_limit,
+        memory_used=record.memory_used,
+        in_flight=record.in_flight,
+        servables=[
+            schemas.ServableView(
+                tenant=entry.key.tenant,
+                model=entry.key.model,
+                version=entry.key.version,
+                state=entry.state,
+                reason=entry.reason,
+                since=instant(entry.since),
+                measured_bytes=entry.measured_bytes,
+                routed=entry.routed,
+            )
+            for entry in servables
+        ],
+        seen_at=instant(record.seen_at),
+    )
+
+
+def event(record: records.Event) -> schemas.Event:
+    return schemas.Event(**record._asdict())
+
+
+def instant(seconds: float) -> datetime:
+    """Seconds since the epoch as the API shows them. What a broken clock reports must not break a page."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), 253_402_300_799.0), UTC)
+
+
+def _tensor(spec: Any) -> schemas.Tensor:
+    return schemas.Tensor(name=spec.name, datatype=spec.datatype, shape=list(spec.shape))
+
+
+def _sealed(resource: type[R], **fields: Any) -> R:
+    """The resource with the entity tag of what it shows."""
+    draft = resource(**{**fields, "etag": ""})
+    return draft.model_copy(update={"etag": hashlib.sha256(draft.model_dump_json().encode()).hexdigest()[:24]})

@@ -1,0 +1,142 @@
+"""What the controller does unasked: rollouts, and putting away what nobody needs any more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from berth.artifacts.store import ArtifactStore
+from berth.errors import BerthError
+from berth.ids import ModelKey
+from controller.store import jobs, journal, models
+from controller.store.transaction import Transactions, Tx
+from controller.usecases import rollout
+from controller.usecases.rollout import Work
+
+log = structlog.get_logger(__name__)
+
+SWEEP_S = 10.0
+_BATCH = 200
+_RETRY_S = 1.0
+
+HOUSEKEEPING_S = 300.0
+_HOUSEKEEPING_LOCK = 0x62657275
+KEEP_REQUESTS = timedelta(hours=24)
+KEEP_EVENTS = timedelta(days=30)
+KEEP_ARTIFACTS = timedelta(hours=1)
+_KEEP_DRAFTS_S = 6 * 3600.0
+
+
+class RolloutLoop:
+    """Looks at models after changes and observations, and at all of them every `SWEEP_S` seconds.
+
+    What is to be looked at lives in `_dirty`. Several controllers may look at the same model: `settle` is idempotent.
+    """
+
+    def __init__(self, transactions: Transactions, registry: CollectorRegistry) -> None:
+        self._transactions = transactions
+        self._dirty: set[ModelKey] = set()
+        self._wake = asyncio.Event()
+        self._steps = Counter("berth_rollout_steps", "Steps that rollouts took", ["step"], registry=registry)
+
+    def __repr__(self) -> str:
+        return f"<RolloutLoop dirty={len(self._dirty)}>"
+
+    def add(self, changed: set[ModelKey]) -> None:
+        """Look at these models, and at whatever is being released, as soon as possible."""
+        self._dirty |= changed
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled. What could not be looked at is looked at again."""
+        sweep_at = 0.0
+        while True:
+            now = asyncio.get_running_loop().time()
+            everything = now >= sweep_at
+            self._wake.clear()
+            dirty, self._dirty = self._dirty, set()
+            try:
+                await self.look(None if everything else dirty)
+            except BerthError as error:
+                log.warning("rollouts wait", error=error.detail)
+                self._dirty |= dirty
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if everything:
+                sweep_at = now + SWEEP_S
+            try:
+                async with asyncio.timeout_at(sweep_at):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self, keys: set[ModelKey] | None) -> None:
+        """Do what is to be done for these models and for those being released; for all models if None."""
+
+        async def ids(tx: Tx) -> list[int]:
+            return sorted({*await models.ids_of(tx, keys), *await jobs.releasing_models(tx)})
+
+        found = await self._transactions.read(ids)
+        for start in range(0, len(found), _BATCH):
+            await self._look_at(found[start : start + _BATCH])
+
+    async def _look_at(self, batch: list[int]) -> None:
+        # Most looks find nothing: they must not take the lock.
+        if not (work := await self._transactions.read(lambda tx: rollout.survey(tx, batch))):
+            return
+        done = await self._transactions.run(lambda tx: rollout.settle(tx, batch), fleet=work.needs_fleet)
+        self._count(done)
+
+    def _count(self, work: Work) -> None:
+        for step in ("release", "free", "assign", "tell"):
+            for item in getattr(work, step):
+                key = item[0].key if isinstance(item, tuple) and step in ("assign", "tell") else item.key
+                self._steps.labels(step).inc()
+                log.info("rollout step", step=step, version=str(key))
+
+
+class Housekeeping:
+    """Forgets old requests and events, collects unused artifacts, removes what killed uploads left."""
+
+    def __init__(self, transactions: Transactions, store: ArtifactStore, spool: Path) -> None:
+        self._transactions = transactions
+        self._store = store
+        self._spool = spool
+
+    async def run(self) -> None:
+        """Until cancelled, in one controller at a time."""
+        while True:
+            try:
+                async with self._transactions.lead(_HOUSEKEEPING_LOCK) as leading:
+                    if leading:
+                        await self.tidy(KEEP_ARTIFACTS)
+            except BerthError as error:
+                log.warning("housekeeping waits", error=error.detail)
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    async def tidy(self, keep_artifacts: timedelta) -> None:
+        """One round. `keep_artifacts` must be longer than an upload takes to store what it has announced."""
+        await self._transactions.run(lambda tx: journal.forget_requests(tx, KEEP_REQUESTS))
+        await self._transactions.run(lambda tx: journal.forget_events(tx, KEEP_EVENTS))
+        for sha256 in await self._transactions.run(lambda tx: journal.condemn_artifacts(tx, keep_artifacts)):
+            # Condemned first and forgotten last: an upload of the same bytes waits meanwhile, and a kill in between
+            # is made good in the next round.
+            await self._store.delete(sha256)
+            await self._transactions.run(lambda tx, gone=sha256: journal.remove_artifact(tx, gone))  # type: ignore[misc]
+            log.info("collected an unused artifact", sha256=sha256)
+        await self._store.sweep(time.time(), older_than_s=_KEEP_DRAFTS_S)
+        await asyncio.to_thread(_sweep_folder, self._spool, time.time() - _KEEP_DRAFTS_S)
+
+
+def _sweep_folder(folder: Path, before: float) -> None:
+    for path in folder.glob("berth-upload-*"):
+        try:
+            if path.stat().st_mtime < before:
+                path.unlink()
+        except FileNotFoundError:
+            continue

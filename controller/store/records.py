@@ -1,0 +1,121 @@
+"""Rows as values: what the store gives and takes, without SQLAlchemy."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from berth.ids import ModelKey, VersionKey
+from berth.model import Artifact, Signature
+from berth.states import Role, Runtime, ServiceClass
+
+
+class Tenant(NamedTuple):
+    name: str
+    max_models: int
+    max_bytes: int
+    requests_per_second: float
+    max_concurrent: int
+    created_at: datetime
+
+
+class Key(NamedTuple):
+    id: str
+    role: Role
+    tenant: str | None
+    description: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class Model(NamedTuple):
+    """`id` tells models apart that had the same name one after the other."""
+
+    id: int
+    key: ModelKey
+    description: str
+    pinned: int | None
+    latest: int | None
+    labels: dict[str, int]
+    created_at: datetime
+
+
+class Version(NamedTuple):
+    model_id: int
+    key: VersionKey
+    artifact: Artifact
+    signature: Signature
+    estimated_bytes: int
+    measured_bytes: int | None
+    announced: str
+    created_at: datetime
+    changed_at: datetime
+    deleted: bool
+
+
+class Job(NamedTuple):
+    name: str
+    cell: str
+    runtime: Runtime
+    hardware: str
+    replicas: int
+    memory_per_replica: int
+    service_class: ServiceClass
+    dedicated_tenant: str | None
+    reserved_bytes: int
+    created_at: datetime
+
+
+class Assignment(NamedTuple):
+    model_id: int
+    key: VersionKey
+    job: str
+    cell: str
+    artifact: Artifact
+    reserved_bytes: int
+    created_at: datetime
+    releasing_at: datetime | None
+    releasing_generation: int | None
+    deleted: bool
+    measured_bytes: int | None
+
+
+class Replica(NamedTuple):
+    name: str
+    cell: str
+    job: str
+    connected: bool
+    draining: bool
+    memory_limit: int
+    memory_used: int
+    in_flight: int
+    seen_at: float
+
+
+class Servable(NamedTuple):
+    """What one replica says of one version."""
+
+    cell: str
+    replica: str
+    key: VersionKey
+    state: str
+    reason: str
+    since: float
+    measured_bytes: int
+    routed: bool
+
+
+class CellReport(NamedTuple):
+    cell: str
+    epoch: int
+    desired_generation: int
+
+
+class Event(NamedTuple):
+    id: int
+    at: datetime
+    kind: str
+    actor: str
+    tenant: str | None
+    subject: str
+    data: dict[str, object]

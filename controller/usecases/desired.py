@@ -1,0 +1,34 @@
+"""Reads the complete desired state of a cell, on one snapshot."""
+
+from __future__ import annotations
+
+from berth.model import DesiredState
+from controller.core import desired, rollout
+from controller.store import jobs, models, tenants
+from controller.store.transaction import Tx
+
+
+async def read(tx: Tx, cell: str) -> DesiredState:
+    generation = (await jobs.generations(tx)).get(cell, 0)
+    live = await models.live_numbers(tx)
+    return desired.build(
+        cell,
+        generation,
+        jobs=[desired.JobRow(job.name, job.cell, job.runtime) for job in await jobs.every(tx)],
+        assignments=[
+            desired.AssignmentRow(
+                assignment.key,
+                assignment.job,
+                assignment.artifact,
+                assignment.reserved_bytes,
+                assignment.releasing_at is not None,
+            )
+            for assignment in await jobs.assignments_in(tx, cell)
+        ],
+        models=[
+            desired.ModelRow(model.key, rollout.target(model.pinned, live.get(model.id, ())), model.labels)
+            for model in await models.every(tx)
+        ],
+        keys=await tenants.live_keys(tx),
+        limits=await tenants.limits(tx),
+    )

@@ -1,0 +1,88 @@
+"""Accepting a version: the transaction at the end of an upload."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from berth.errors import Unavailable
+from berth.ids import ModelKey, check_name
+from berth.model import Artifact, Signature
+from berth.states import VersionState
+from controller.core import footprint, quota, rollout
+from controller.core.placement import Refused
+from controller.store import jobs, journal, models, records, tenants
+from controller.store.transaction import Tx
+from controller.usecases import naming
+from controller.usecases.keys import Caller
+from controller.usecases.placement import try_assign
+from controller.usecases.tenants import get as get_tenant
+
+
+class Upload(NamedTuple):
+    """An artifact that was read and checked."""
+
+    artifact: Artifact
+    signature: Signature
+    initializer_bytes: int
+
+
+async def check_intake(tx: Tx, key: ModelKey, size_bytes: int) -> None:
+    """Refuse before the body is read what would be refused after it. `size_bytes` is 0 if not known yet."""
+    tenant = await get_tenant(tx, key.tenant)
+    check_name("model", key.model)
+    count, stored = await tenants.usage(tx, tenant.name)
+    if await models.find(tx, key) is None:
+        quota.check_models(tenant.max_models, count)
+    quota.check_bytes(tenant.max_bytes, stored, size_bytes)
+
+
+async def announce_artifact(tx: Tx, artifact: Artifact) -> None:
+    """Say that the artifact is about to be stored, so that it is collected if no version comes of it.
+
+    Raises `Unavailable` while the same bytes, unused before, are being deleted.
+    """
+    if not await journal.touch_artifact(tx, artifact.sha256, artifact.size_bytes):
+        raise Unavailable("an unused artifact with the same bytes is being removed", retry_after=2.0)
+
+
+async def accept(tx: Tx, caller: Caller, key: ModelKey, upload: Upload) -> records.Version:
+    """Give the artifact the model's next version number, a place and a reservation: all of it or nothing.
+
+    Creates the model if it is absent. A version that neither the target nor a label wants (the model is pinned) is
+    kept unassigned. Raises `QuotaExceeded`, or `InsufficientCapacity` naming what each job was short of.
+    """
+    await check_intake(tx, key, upload.artifact.size_bytes)
+    if not await journal.is_live_artifact(tx, upload.artifact.sha256):
+        raise Unavailable("the artifact was collected before its version was made", retry_after=1.0)
+    model = await models.find(tx, key)
+    if model is None:
+        model = await models.add(tx, key, "")
+        tx.tell("model.created", caller.key_id, key.tenant, naming.model_subject(key))
+    number = await models.next_version(tx, key)
+    reserved = footprint.estimate(upload.initializer_bytes, upload.artifact.size_bytes)
+    await models.add_version(
+        tx, model.id, number, upload.artifact, signature=upload.signature, estimated_bytes=reserved
+    )
+    version = await models.find_version(tx, model.id, number)
+    assert version is not None
+    target = rollout.target(model.pinned, {model.latest or 0, number} - {0})
+    job = None
+    if number == target:
+        answer = await try_assign(tx, version, await jobs.assignments_of(tx, [model.id]))
+        if isinstance(answer, Refused):
+            raise answer.as_error(caller.tenant)
+        job = answer.job.name if answer is not None else None
+    else:
+        # Unassigned from the start: no event needs to tell of it later.
+        await models.change_version(tx, model.id, number, announced=str(VersionState.RETIRED))
+    tx.change_desired()
+    tx.tell(
+        "version.uploaded",
+        caller.key_id,
+        key.tenant,
+        naming.model_subject(key, number),
+        sha256=upload.artifact.sha256,
+        size_bytes=upload.artifact.size_bytes,
+        job=job,
+    )
+    return version

@@ -1,0 +1,71 @@
+"""Everything a synchronizer runs, put together over ports that tests can replace: controllers, workers, discovery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from synchronizer.controllers import Controllers
+from synchronizer.core.cell import Cell, Timings
+from synchronizer.core.leadership import Leadership
+from synchronizer.desired_client import DesiredClient
+from synchronizer.discovery import Discovery
+from synchronizer.lease import LeaseKeeper
+from synchronizer.loop import CellLoop
+from synchronizer.metrics import Metrics
+from synchronizer.reporter import Reporter
+from synchronizer.route_publisher import RoutePublisher
+from synchronizer.settings import SynchronizerSettings
+from synchronizer.state_dir import KeptState
+from synchronizer.worker_client import WorkerLinks, Workers
+
+
+@asynccontextmanager
+async def running(
+    settings: SynchronizerSettings,
+    state: KeptState,
+    controllers: Controllers,
+    *,
+    workers: Workers,
+    discovery: Discovery,
+    registry: CollectorRegistry,
+) -> AsyncIterator[CellLoop]:
+    """Run a synchronizer while the context is open; the lease is given up at its end."""
+    epoch, reserved = await state.read_leadership()
+    cell = Cell(settings.cell, Timings(settings.settle_s, settings.router_grace_s, settings.withdraw_timeout_s))
+    leadership = Leadership(epoch)
+    metrics = Metrics(registry)
+    loop = CellLoop(cell, leadership, state, metrics)
+    keeper = LeaseKeeper(
+        settings.cell,
+        settings.instance,
+        settings.lease_ttl_s,
+        controllers,
+        leadership=leadership,
+        obey=loop.obey,
+    )
+    links = WorkerLinks(workers, loop.post, silence=settings.worker_silence_s)
+    publisher = RoutePublisher(loop.post, cell.table, metrics)
+    reporter = Reporter(controllers, loop.observed, keeper.fenced)
+    desired = DesiredClient(settings.cell, controllers, state, loop.post, metrics)
+    loop.wire(links, publisher, reporter, keeper)
+    parts = {
+        "cell": loop.run(reserved),
+        "desired": desired.run(),
+        "discovery": loop.discover(discovery),
+        "workers": links.run(),
+        "reporter": reporter.run(),
+        "lease": keeper.run(),
+    }
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(part, name=name) for name, part in parts.items()]
+        try:
+            yield loop
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+            await loop.resign()

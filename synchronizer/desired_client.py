@@ -1,0 +1,92 @@
+"""The desired state of the cell: from any controller while one is there, on disk for when none is.
+
+A standby watches too, so that it can take over in an instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+
+import structlog
+
+from berth.errors import Unavailable
+from berth.model import DesiredState
+from berth.reconcile import Backoff
+from synchronizer.controllers import Controllers
+from synchronizer.core.events import DesiredArrived, Event
+from synchronizer.metrics import Metrics
+from synchronizer.state_dir import KeptState
+
+_RECONNECT = Backoff(first=0.1, most=2.0)
+
+log = structlog.get_logger(__name__)
+
+
+class DesiredClient:
+    """`silence`: seconds without a message after which another controller is asked; they repeat themselves sooner."""
+
+    def __init__(
+        self,
+        cell: str,
+        controllers: Controllers,
+        state: KeptState,
+        post: Callable[[Event], None],
+        metrics: Metrics,
+        *,
+        silence: float = 15.0,
+        backoff: Backoff = _RECONNECT,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._cell = cell
+        self._controllers = controllers
+        self._state = state
+        self._post = post
+        self._metrics = metrics
+        self._silence = silence
+        self._backoff = backoff
+        self._rng = rng or random.Random()
+        self._known = 0
+
+    async def run(self) -> None:
+        """Begin with what the disk has, then follow the controllers until cancelled."""
+        remembered = await self._state.read_desired(self._cell)
+        if remembered is not None:
+            log.info("desired state read from disk", generation=remembered.generation)
+            self._known = remembered.generation
+            self._post(DesiredArrived(remembered))
+        failures = 0
+        while True:
+            before = self._known
+            try:
+                await self._follow()
+            except (Unavailable, TimeoutError) as error:
+                failures = 1 if self._known > before else failures + 1
+                log.info("desired feed broke", reason=str(error) or "silent for too long")
+                await asyncio.sleep(self._backoff.delay(failures, self._rng))
+
+    async def _follow(self) -> None:
+        async with aclosing(self._controllers.watch(self._cell, self._known)) as feed:
+            while True:
+                async with asyncio.timeout(self._silence):
+                    desired = await anext(feed)
+                await self._take(desired)
+
+    async def _take(self, desired: DesiredState) -> None:
+        if desired.cell != self._cell or desired.generation < self._known:
+            # Acting on it would unload what was placed since. After restoring an old backup of the database,
+            # remove the state folder and restart.
+            log.warning("desired state refused", cell=desired.cell, generation=desired.generation, known=self._known)
+            return
+        if desired.generation == self._known:
+            return
+        try:
+            # Before acting on it: a restart must not go back behind what was done.
+            await self._state.write_desired(desired)
+        except OSError as error:
+            self._metrics.disk_errors.inc()
+            log.error("desired state could not be written", error=str(error))
+        self._known = desired.generation
+        self._post(DesiredArrived(desired))

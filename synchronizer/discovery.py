@@ -1,0 +1,43 @@
+"""How the synchronizer learns where replicas are: a protocol, and the registry folder of one machine behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+import structlog
+
+from berth.model import ReplicaAddress
+from berth.registry import LocalRegistry
+
+log = structlog.get_logger(__name__)
+
+
+class Discovery(Protocol):
+    def watch(self) -> AsyncIterator[Mapping[str, ReplicaAddress]]:
+        """The complete set of replicas of the cell by name: once at the beginning, and after each change."""
+
+
+class RegistryDiscovery:
+    """Reads the folder every `interval` seconds: cheaper than its notifications are portable."""
+
+    def __init__(self, registry: LocalRegistry, cell: str, *, interval: float = 0.25) -> None:
+        self._registry = registry
+        self._cell = cell
+        self._interval = interval
+
+    async def watch(self) -> AsyncIterator[Mapping[str, ReplicaAddress]]:
+        known: Mapping[str, ReplicaAddress] | None = None
+        while True:
+            try:
+                entries = await asyncio.to_thread(self._registry.read)
+            except OSError as error:
+                # The folder is away: what was known stays known, since an entry is only a hint where to look.
+                log.warning("registry cannot be read", error=str(error))
+            else:
+                found = {name: address for name, address in entries.items() if address.cell == self._cell}
+                if found != known:
+                    known = found
+                    yield found
+            await asyncio.sleep(self._interval)

@@ -1,0 +1,175 @@
+"""The one owner of the cell's state: events are queued, taken in by `Cell.step`, and its instructions carried out.
+
+State changes first and in one piece; what must be awaited (disk, network) comes after, elsewhere. The queue of events
+has no bound of its own: everything runs on one thread, a step empties the queue, and every source reads one message,
+posts one event, and yields; so it holds what the streams delivered since the last step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+import structlog
+
+from berth.model import ObservedCell, ReplicaAddress
+from synchronizer.core.cell import Cell
+from synchronizer.core.events import Discovered, Event, Led, Outcome, Reserved, SteppedDown
+from synchronizer.core.leadership import Denied, Instruction, Lead, Leadership, Phase
+from synchronizer.discovery import Discovery
+from synchronizer.lease import LeaseKeeper
+from synchronizer.metrics import Metrics
+from synchronizer.reporter import Reporter
+from synchronizer.route_publisher import RoutePublisher
+from synchronizer.state_dir import KeptState
+from synchronizer.worker_client import WorkerLinks
+
+log = structlog.get_logger(__name__)
+
+_BLOCK = 100_000
+"""Generations reserved at a time: one write to disk for each, and so many skipped after a restart."""
+_STEP_S = 0.01
+"""Least time between steps: what arrives meanwhile becomes one table and one set per replica."""
+
+
+class CellLoop:
+    """Wires the cell to its shells. `wire` completes it, since shells and loop know each other."""
+
+    links: WorkerLinks
+    publisher: RoutePublisher
+    reporter: Reporter
+    keeper: LeaseKeeper
+
+    def __init__(self, cell: Cell, leadership: Leadership, state: KeptState, metrics: Metrics) -> None:
+        self._cell = cell
+        self._leadership = leadership
+        self._state = state
+        self._metrics = metrics
+        self._inbox: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+        self._reserved = 0
+        self._disk = asyncio.Lock()
+        self._timeouts_counted = 0
+
+    def wire(self, links: WorkerLinks, publisher: RoutePublisher, reporter: Reporter, keeper: LeaseKeeper) -> None:
+        self.links, self.publisher, self.reporter, self.keeper = links, publisher, reporter, keeper
+
+    def post(self, event: Event) -> None:
+        """Have `event` taken in with the next step."""
+        self._inbox.append(event)
+        self._arrived.set()
+
+    def observed(self) -> ObservedCell | None:
+        """The report of now, or None while there is nothing to say: not leading, or not settled yet."""
+        if not self._cell.leading or not self._cell.settled:
+            return None
+        return self._cell.observed(time.time() - asyncio.get_running_loop().time())
+
+    def not_ready(self) -> str | None:
+        """Why this process could not do its part now, or None."""
+        if self._cell.desired_generation is None:
+            return "no desired state yet"
+        if self._cell.leading:
+            return None if self._cell.settled else "waiting to hear from the replicas"
+        reached = self.keeper.reached(asyncio.get_running_loop().time())
+        return None if reached else "standing by, and no controller answers"
+
+    async def discover(self, discovery: Discovery) -> None:
+        """Follow the discovery until cancelled."""
+        async for addresses in discovery.watch():
+            self._found(dict(addresses))
+
+    async def obey(self, instruction: Instruction) -> None:
+        """Carry out what leadership demands."""
+        if isinstance(instruction, Lead):
+            # On disk first: after a restart without controllers this process must know that the epoch is its own.
+            await self._keep()
+            if self._leadership.epoch == instruction.epoch:
+                self._step([Led(instruction.epoch)])
+                self.links.lead()
+                self._arrived.set()
+        else:
+            self._step([SteppedDown()])
+            self.links.stand_by()
+            self.publisher.stand_by()
+            await self._keep()
+
+    async def resign(self) -> None:
+        """Give the lease up at the end. Without a controller to take it, a restart resumes the same epoch."""
+        if self._leadership.phase is Phase.LEADING and await self.keeper.release():
+            instruction = self._leadership.on(Denied(self._leadership.epoch), asyncio.get_running_loop().time())
+            if instruction is not None:
+                await self.obey(instruction)
+
+    async def run(self, reserved: int) -> None:
+        """Step until cancelled. `reserved` bounds the generations that predecessors gave out."""
+        await self._reserve(reserved)
+        wake_at: float | None = None
+        while True:
+            await self._wait(wake_at)
+            outcome = self._step(self._drain())
+            wake_at = outcome.wake_at
+            if outcome.fenced:
+                await self.keeper.fenced(outcome.fenced)
+            elif outcome.reserve_after is not None:
+                await self._reserve(outcome.reserve_after)
+            await asyncio.sleep(_STEP_S)
+
+    def _found(self, addresses: dict[str, ReplicaAddress]) -> None:
+        self.post(Discovered(addresses))
+        self.links.set_addresses(addresses)
+
+    def _drain(self) -> list[Event]:
+        events = list(self._inbox)
+        self._inbox.clear()
+        self._arrived.clear()
+        return events
+
+    def _step(self, events: list[Event]) -> Outcome:
+        now = asyncio.get_running_loop().time()
+        outcome = self._cell.step(events, now)
+        if outcome.publish is not None:
+            self.publisher.publish(outcome.publish)
+        for push in outcome.pushes:
+            self.links.send(push)
+        self._metrics.pushes.inc(len(outcome.pushes))
+        if outcome.changed:
+            self.reporter.wake()
+        self._measure(now)
+        return outcome
+
+    async def _wait(self, wake_at: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(None if wake_at is None else max(0.0, wake_at - now)):
+                await self._arrived.wait()
+        except TimeoutError:
+            pass
+
+    async def _reserve(self, after: int) -> None:
+        self._reserved = max(self._reserved, after) + _BLOCK
+        await self._keep()
+        self.post(Reserved(after, self._reserved))
+
+    async def _keep(self) -> None:
+        """Write what is true when the disk is free: of two writers that overtake each other, both write the newest."""
+        async with self._disk:
+            try:
+                await self._state.write_leadership(self._leadership.resumable, self._reserved)
+            except OSError as error:
+                # It goes on: a successor that resumes with a number too low is refused by workers and waits.
+                self._metrics.disk_errors.inc()
+                log.error("leadership could not be written", error=str(error))
+
+    def _measure(self, now: float) -> None:
+        cell, metrics = self._cell, self._metrics
+        metrics.leading.set(cell.leading)
+        metrics.lease_held.set(self._leadership.holds_lease(now))
+        metrics.epoch.set(self._leadership.epoch)
+        metrics.generation.set(cell.generation)
+        metrics.desired_generation.set(cell.desired_generation or 0)
+        metrics.replicas.set(self.links.live)
+        metrics.routers.set(cell.routers)
+        metrics.withdraw_timeouts.inc(max(0, cell.withdrawals_timed_out - self._timeouts_counted))
+        self._timeouts_counted = cell.withdrawals_timed_out

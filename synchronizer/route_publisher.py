@@ -1,0 +1,189 @@
+"""The route feed: every connected router has the newest table a moment after it exists.
+
+Each router pulls from one bounded history at its own pace and is sent a snapshot when its place is no longer in it.
+While this synchronizer does not lead it accepts routers, listens, and says nothing; when it is deposed it closes their
+streams, so that they look for the new leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from berth.auth.peer import PeerCredential
+from berth.errors import Unavailable
+from berth.model import NEVER, Order, RouteDelta, RouteTable
+from berth.route_delta import snapshot
+from berth.wire import convert
+from berth.wire.v1 import routes_pb2, routes_pb2_grpc
+from synchronizer.core.events import Event, RouterGone, RouterSeen
+from synchronizer.core.history import DeltaHistory
+from synchronizer.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_HELLO_TIMEOUT_S = 5.0  # a router says what it has as soon as it connects
+_WRITE_TIMEOUT_S = 5.0  # a router that does not read for this long is told to come again
+
+
+class RouterStream(Protocol):
+    """Both methods raise `Unavailable` when the stream is broken."""
+
+    async def send(self, delta: RouteDelta) -> None: ...
+
+    async def receive(self) -> tuple[str, Order]:
+        """The router's name, and the order of the table it routes by."""
+
+
+class RoutePublisher:
+    """`table` gives the table last published, for snapshots."""
+
+    def __init__(self, post: Callable[[Event], None], table: Callable[[], RouteTable], metrics: Metrics) -> None:
+        self._post = post
+        self._table = table
+        self._metrics = metrics
+        self._history = DeltaHistory()
+        self._snapshot: RouteDelta | None = None
+        self._news = asyncio.Event()
+        self._term = 0
+        self._sessions = itertools.count(1)
+
+    def __repr__(self) -> str:
+        return f"<RoutePublisher latest={tuple(self._history.latest)} term={self._term}>"
+
+    def publish(self, delta: RouteDelta) -> None:
+        self._history.append(delta)
+        self._snapshot = None
+        self._metrics.route_updates.inc()
+        self._wake()
+
+    def stand_by(self) -> None:
+        """Forget what was published, and end every stream."""
+        self._history = DeltaHistory()
+        self._snapshot = None
+        self._term += 1
+        self._wake()
+
+    async def serve(self, stream: RouterStream) -> None:
+        """Feed one router until its stream breaks, or this synchronizer stands down."""
+        session, term = next(self._sessions), self._term
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                router, applied = await stream.receive()
+            self._post(RouterSeen(session, router, applied))
+            log.info("router connected", router=router, applied=tuple(applied))
+            receiving = asyncio.create_task(self._receive(session, stream))
+            sending = asyncio.create_task(self._send(stream, applied, term))
+            await _first_of(receiving, sending)
+        except (Unavailable, TimeoutError) as error:
+            log.info("router gone", session=session, reason=str(error) or "silent for too long")
+        finally:
+            self._post(RouterGone(session))
+
+    async def _receive(self, session: int, stream: RouterStream) -> None:
+        while True:
+            router, applied = await stream.receive()
+            self._post(RouterSeen(session, router, applied))
+
+    async def _send(self, stream: RouterStream, position: Order, term: int) -> None:
+        while term == self._term:
+            news = self._news
+            latest = self._history.latest
+            deltas = () if latest == NEVER else self._history.since(position)
+            if deltas is None:
+                deltas = (self._current_snapshot(),)
+                self._metrics.snapshots.inc()
+            for delta in deltas:
+                async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                    await stream.send(delta)
+                position = delta.order
+                if term != self._term:
+                    return
+            if not deltas:
+                await news.wait()
+
+    def _current_snapshot(self) -> RouteDelta:
+        if self._snapshot is None:
+            self._snapshot = snapshot(self._table())
+        return self._snapshot
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+
+async def _first_of(*tasks: asyncio.Task[None]) -> None:
+    """Wait until one task ends, end the others, and pass on how it ended."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
+
+
+class RouteFeedServicer(routes_pb2_grpc.RouteFeedServicer):
+    """`RoutePublisher` over gRPC. A message is encoded once, for however many routers."""
+
+    def __init__(self, publisher: RoutePublisher) -> None:
+        self._publisher = publisher
+        self._encoded: dict[tuple[int, Order], routes_pb2.RouteDelta] = {}
+
+    async def WatchRoutes(self, _: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:  # noqa: N802
+        await self._publisher.serve(_GrpcRouterStream(context, self.encode))
+
+    def encode(self, delta: RouteDelta) -> routes_pb2.RouteDelta:
+        place = (delta.base, delta.order)
+        message = self._encoded.get(place)
+        if message is None:
+            message = convert.delta_to_wire(delta)
+            while len(self._encoded) >= 16:
+                del self._encoded[next(iter(self._encoded))]
+            self._encoded[place] = message
+        return message
+
+
+class _GrpcRouterStream:
+    def __init__(
+        self, context: grpc.aio.ServicerContext, encode: Callable[[RouteDelta], routes_pb2.RouteDelta]
+    ) -> None:
+        self._context = context
+        self._encode = encode
+
+    async def send(self, delta: RouteDelta) -> None:
+        try:
+            await self._context.write(self._encode(delta))
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+            raise Unavailable(f"the router's stream is closed: {error}") from None
+
+    async def receive(self) -> tuple[str, Order]:
+        try:
+            message = await self._context.read()
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+            raise Unavailable(f"the router's stream is closed: {error}") from None
+        if message is grpc.aio.EOF:
+            raise Unavailable("the router ended its stream")
+        return message.router, convert.order_from_wire(message.applied)
+
+
+@asynccontextmanager
+async def serve_routes(publisher: RoutePublisher, address: str, credential: PeerCredential) -> AsyncIterator[int]:
+    """Listen for routers on `host:port` while the context is open, and yield the port."""
+    server = credential.grpc_server()
+    routes_pb2_grpc.add_RouteFeedServicer_to_server(RouteFeedServicer(publisher), server)  # type: ignore[no-untyped-call]
+    port = credential.add_port(server, address)
+    await server.start()
+    try:
+        yield port
+    finally:
+        publisher.stand_by()
+        await server.stop(grace=0.5)

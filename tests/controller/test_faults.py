@@ -1,0 +1,145 @@
+"""A killed PostgreSQL, two controllers, a placement race at the level of transactions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from prometheus_client import CollectorRegistry
+
+from berth.errors import InsufficientCapacity
+from berth.ids import ModelKey
+from berth.local.postgres import PostgresServer
+from berth.model import Artifact, Signature
+from berth.states import Role
+from controller.migrate import libpq_url
+from controller.store import jobs, journal
+from controller.store.transaction import Transactions, Tx
+from controller.usecases import tenants, versions
+from controller.usecases.keys import Caller
+
+ADMIN = Caller("admin", Role.ADMIN, None)
+QUOTA = {"max_models": 1000, "max_bytes": 1 << 40, "requests_per_second": 0.0, "max_concurrent": 0}
+ARTIFACT = Artifact("a" * 64, 1_100_000)
+JOB = {
+    "cell": "local",
+    "runtime": "onnxruntime",
+    "hardware": "cpu",
+    "replicas": 1,
+    "service_class": "prod",
+    "dedicated_tenant": None,
+}
+
+
+async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(tmp_path: Path, start_controller: Any) -> None:
+    server = PostgresServer(tmp_path / "pg")
+    await asyncio.to_thread(server.start)
+    try:
+        controller = await start_controller(database_url=server.url)
+        await controller.job("pool")
+        await controller.lead()
+        watching = controller.feed.WatchDesired(_watch(), metadata=controller.credential.metadata())
+        state = await watching.read()
+        acknowledged = []
+        for turn in range(2):
+            for number in range(5):
+                answer = await controller.api.post("/v1/tenants", json={"name": f"t{turn}-{number}"})
+                assert answer.status_code == 201
+                acknowledged.append(answer.json()["name"])
+            assert server.pid is not None
+            process = psutil.Process(server.pid)
+            process.kill()
+            process.wait(10)
+            # Asked while it is away: answered when it is back, or refused for now.
+            late = asyncio.create_task(controller.api.post("/v1/tenants", json={"name": f"late-{turn}"}))
+            assert (await controller.api.get("/readyz")).status_code == 503
+            await asyncio.to_thread(server.start)
+            if (await late).status_code == 201:
+                acknowledged.append(f"late-{turn}")
+        found = [tenant["name"] for tenant in (await controller.get("/v1/tenants?limit=500"))["items"]]
+        assert set(acknowledged) <= set(found)
+        assert "late-0" in acknowledged
+        # Watchers were never cut off, and LISTEN is back.
+        async with asyncio.timeout(15):
+            while len(state.limits) < len(found):
+                state = await watching.read()
+        watching.cancel()
+        await controller.stop()
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+def _watch() -> Any:
+    from berth.wire.v1 import desired_pb2
+
+    return desired_pb2.WatchDesiredRequest(cell="local")
+
+
+@pytest.fixture
+async def pools(database_url: str) -> AsyncIterator[list[Transactions]]:
+    """The connections of two controllers."""
+    pools = [Transactions(database_url, CollectorRegistry()) for _ in range(2)]
+    yield pools
+    for pool in pools:
+        await pool.close()
+
+
+async def test_placements_of_two_controllers_never_over_commit(pools: list[Transactions]) -> None:
+    """Eight writers in two pools, as of two controllers, into two jobs with room for 6 + 4 of 24 versions."""
+    size = await _prepare(pools[0], 6, 4)
+
+    async def write(writer: int) -> int:
+        placed = 0
+        for turn in range(3):
+            try:
+                await _place(pools[writer % 2], f"m{writer}-{turn}")
+            except InsufficientCapacity:
+                continue
+            placed += 1
+        return placed
+
+    placed = sum(await asyncio.gather(*(write(writer) for writer in range(8))))
+    fleet = await pools[0].read(jobs.every)
+    held = await pools[0].read(lambda tx: jobs.page_assignments(tx, None, ("", "", 0), 100))
+    assert placed == len(held) == 10
+    for job in fleet:
+        assert job.reserved_bytes == sum(entry.reserved_bytes for entry in held if entry.job == job.name)
+        assert job.memory_per_replica - size < job.reserved_bytes <= job.memory_per_replica
+    # The lock makes writers wait for each other instead of failing.
+    assert sum(pool.retries for pool in pools) == 0
+
+
+async def test_the_database_itself_refuses_to_over_commit(transactions: Transactions, database_url: str) -> None:
+    await _prepare(transactions, 1, 1)
+    with (
+        psycopg.connect(libpq_url(database_url), autocommit=True) as connection,
+        pytest.raises(psycopg.errors.CheckViolation, match="ck_jobs_no_over_commit"),
+    ):
+        connection.execute("UPDATE jobs SET reserved_bytes = memory_per_replica + 1")
+
+
+async def _prepare(transactions: Transactions, first: int, second: int) -> int:
+    """A tenant, and two jobs with room for that many versions; returns the size of one."""
+    from controller.core.footprint import estimate
+
+    size = estimate(1_000_000, 1_100_000)
+
+    async def use_case(tx: Tx) -> None:
+        await tenants.create(tx, "admin", "acme", QUOTA)
+        await jobs.ensure_cell(tx, "local")
+        for name, room in (("first", first), ("second", second)):
+            await jobs.add(tx, name, {**JOB, "memory_per_replica": room * size + size // 2})
+        await journal.touch_artifact(tx, ARTIFACT.sha256, ARTIFACT.size_bytes)
+
+    await transactions.run(use_case, fleet=True)
+    return size
+
+
+async def _place(transactions: Transactions, model: str) -> None:
+    upload = versions.Upload(ARTIFACT, Signature((), ()), 1_000_000)
+    await transactions.run(lambda tx: versions.accept(tx, ADMIN, ModelKey("acme", model), upload), fleet=True)

@@ -1,0 +1,75 @@
+"""Migrations on the real PostgreSQL."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+
+from berth.settings import SettingsError
+from controller import migrate
+from controller.store.schema import HEAD, metadata
+
+
+def test_a_new_database_gets_every_table_and_matches_the_models(empty_database_url: str) -> None:
+    assert migrate.current_revision(empty_database_url) is None
+    with pytest.raises(SettingsError, match="migrate it"):
+        migrate.check_current(empty_database_url)
+    migrate.ensure_current(empty_database_url)
+    migrate.check_current(empty_database_url)
+    with psycopg.connect(migrate.libpq_url(empty_database_url)) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        unlogged = connection.execute("SELECT relname FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'")
+        assert {row[0] for row in unlogged} == {"observed_cells", "observed_replicas", "observed_servables"}
+    assert {row[0] for row in rows} == {*metadata.tables, "alembic_version"}
+    command.check(migrate.configuration(empty_database_url))
+
+
+def test_the_revision_in_the_code_is_the_newest_in_the_folder() -> None:
+    assert ScriptDirectory.from_config(migrate.configuration("postgresql://x")).get_current_head() == HEAD
+
+
+def test_down_and_up_again(empty_database_url: str) -> None:
+    configuration = migrate.configuration(empty_database_url)
+    command.upgrade(configuration, "head")
+    command.downgrade(configuration, "base")
+    assert migrate.current_revision(empty_database_url) is None
+    command.upgrade(configuration, "head")
+    command.check(configuration)
+
+
+def test_concurrent_starts_migrate_once(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(_upgrade, [empty_database_url] * 3))
+    assert migrate.current_revision(empty_database_url) == HEAD
+
+
+def test_a_database_of_a_newer_berth_is_left_alone(database_url: str) -> None:
+    with psycopg.connect(migrate.libpq_url(database_url), autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SettingsError, match=r"at revision 9999, this controller knows"):
+        migrate.ensure_current(database_url)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("postgresql://u:p%40@h/d", "postgresql+psycopg://u:p%40@h/d"),
+        ("postgres://h/d", "postgresql+psycopg://h/d"),
+        ("postgresql+psycopg://u@/d?host=%2Ftmp", "postgresql+psycopg://u@/d?host=%2Ftmp"),
+    ],
+)
+def test_urls(given: str, expected: str) -> None:
+    assert migrate.sqlalchemy_url(given) == expected
+
+
+def _upgrade(url: str) -> None:
+    # As separate processes: Alembic keeps the context of a migration in a global of the module.
+    import subprocess
+    import sys
+
+    script = "import sys; from controller.migrate import ensure_current; ensure_current(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, url], check=True, capture_output=True, timeout=60)
