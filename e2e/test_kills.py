@@ -100,6 +100,25 @@ async def test_the_standby_synchronizer_takes_over(own_stack: StackMaker, tmp_pa
     assert stack.stop() == 0, stack.said()
 
 
+async def test_hedging_hides_a_frozen_worker(own_stack: StackMaker, tmp_path: Path) -> None:
+    stack = own_stack("--workers", "2", "--memory-per-worker", "256MiB", BERTH_HEDGE_DELAY_MS="100")
+    tenant = make_tenant(stack, "quick")
+    upload(tenant, "times", multiplier(3), tmp_path)
+    async with load_on(stack, tenant.key, "times", rate=40) as load:
+        await load.wait_for(40)
+        stack.signal("worker-onnxruntime-0", signal.SIGSTOP)
+        try:
+            await load.wait_for(len(load.samples) + 80)
+        finally:
+            stack.signal("worker-onnxruntime-0", signal.SIGCONT)
+        await load.wait_for(len(load.samples) + 40)
+    assert failures(load.samples) == []
+    # Without a second copy they would wait for two seconds, until the worker runs again.
+    assert max(sample.latency_s for sample in load.samples) < 1.5
+    assert _metric(stack.processes()["router-0"].ports["admin"], "berth_router_hedges_total") > 0
+    assert stack.stop() == 0, stack.said()
+
+
 async def _keep_uploading(tenant: Tenant, folder: Path, accepted: list[Version], stop: asyncio.Event) -> None:
     """Upload one model after another; `accepted` are those that the API said yes to."""
     number = 0
