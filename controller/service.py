@@ -59,7 +59,12 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
         await _await_database(settings, stop)
-        transactions = Transactions(settings.database_url, registry, pool_size=settings.database_connections)
+        transactions = Transactions(
+            settings.database_url,
+            registry,
+            pool_size=settings.database_connections,
+            patience_s=settings.database_patience_s,
+        )
         stack.push_async_callback(transactions.close)
         await _accept_bootstrap(transactions, settings.bootstrap_key_file)
 

@@ -29,6 +29,11 @@ class ControllerSettings(ProcessSettings):
         description="Folder for uploads under way, which fill as much of it as they are large; absent: the system's.",
     )
     database_connections: int = Field(default=8, ge=2, le=100, description="Pool of connections to PostgreSQL.")
+    database_patience_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="How long a request waits for a database that is away, in seconds; then it is answered 503.",
+    )
     migrate: bool = Field(default=True, description="Bring the database's schema up to date at start.")
 
     @field_validator("database_url")

@@ -89,6 +89,7 @@ class Blueprint:
                     "rest_address": address(rest),
                     "feed_address": address(feed),
                     "artifact_store": self.artifact_store,
+                    "spool_dir": str(self._home.spool),
                     "bootstrap_key_file": str(self._home.admin_key),
                 },
                 ports={"rest": rest, "feed": feed},

@@ -3,6 +3,7 @@
 admin.key, default.key   API keys, for the person whose folder it is
 postgres, artifacts      what must not be lost
 cache, synchronizer-N    what can be had again
+spool                    uploads under way
 logs/NAME.log            what each process says
 run/                     the lock, the credential, addresses and process ids of the running stack
 """
@@ -69,6 +70,10 @@ class Home:
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
     def cache(self, replica: str) -> Path:
         return self.root / "cache" / replica
 
@@ -84,7 +89,7 @@ class Home:
 
         The kernel drops the lock with the process that holds it, however it ends.
         """
-        for folder in (self.root, self.run, self.artifacts, self.root / "logs", self.root / "cache"):
+        for folder in (self.root, self.run, self.artifacts, self.spool, self.root / "logs", self.root / "cache"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.run / "lock").open("a+") as file:
             try:

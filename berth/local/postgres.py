@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -56,6 +57,8 @@ _SETTINGS = {
     "unix_socket_permissions": "0700",
 }
 _SINCE = {"io_method": 18, "autovacuum_worker_slots": 18}
+# After a crash all files are synced before anything else: one call took 0.2 s where one per file took 4 s.
+_LINUX = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -183,13 +186,18 @@ class PostgresServer:
         self._tool(
             account,
             *(str(self._bin / "initdb"), "-D", str(data), "-U", _NAME, "-A", "scram-sha-256", f"--pwfile={pwfile}"),
-            *("-E", "UTF8", "--locale=C", "--no-instructions", *(() if self._durable else ("--no-sync",))),
+            *("-E", "UTF8", "--locale=C", "--no-instructions", *self._initial_sync()),
         )
         # Single-user mode needs neither a running server nor a password.
         single = (str(self._bin / "postgres"), "--single", "-D", str(data), "-c", "log_min_messages=log", "postgres")
         self._tool(account, *single, text=f"CREATE DATABASE {_NAME};\n")
         data.replace(self._data)
         shutil.rmtree(aside)
+
+    def _initial_sync(self) -> tuple[str, ...]:
+        if not self._durable:
+            return ("--no-sync",)
+        return ("--sync-method=syncfs",) if _LINUX and self._major >= 17 else ()
 
     def _tool(self, account: Account, *command: str, text: str = "") -> None:
         result = subprocess.run(
@@ -230,7 +238,12 @@ class PostgresServer:
 
     def _launch(self, account: Account) -> bool:
         """Start the server and wait until it is ready. False if remains of a killed one are still in the way."""
-        settings = _SETTINGS | {"unix_socket_directories": str(self._sockets)} | ({} if self._durable else _NOT_DURABLE)
+        settings = (
+            _SETTINGS
+            | _LINUX
+            | {"unix_socket_directories": str(self._sockets)}
+            | ({} if self._durable else _NOT_DURABLE)
+        )
         command = [*account.prefix, str(self._bin / "postgres"), "-D", str(self._data)]
         for name, value in settings.items():
             if self._major >= _SINCE.get(name, 0):

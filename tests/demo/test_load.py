@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2_grpc
 
+from berth.demo.load import Answer, Inputs, RequestFailed, open_targets, quantile, steady_load, summarize
 from berth.oip import rest, rpc
 from berth.oip.request import InferRequest, InferResponse
-from berth.demo.load import Answer, Inputs, RequestFailed, open_targets, quantile, steady_load, summarize
 from berth.testing.scripted_http import Scripted, serve_script
 
 X = np.array([[1.0, 2.0]], np.float32)
