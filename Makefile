@@ -10,6 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUNTIME ?= onnxruntime
 TRITON_VENV ?= .venv-triton
+export BERTH_TRITON_HOME := $(abspath $(TRITON_VENV))
 PACKAGES := berth controller synchronizer router worker
 CODE := $(PACKAGES) migrations tests e2e bench
 

@@ -38,8 +38,13 @@ class StackOptions:
     grpc_port: int = 8001
     controller_port: int = 8080
     database_url: str | None = None
-    triton_home: Path = DEFAULT_TRITON_HOME
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def triton_home(self) -> Path:
+        """Where Triton is, or is to be installed."""
+        given = self.environ.get("BERTH_TRITON_HOME")
+        return Path(given).absolute() if given else DEFAULT_TRITON_HOME
 
 
 @dataclass(frozen=True, slots=True)
