@@ -306,6 +306,19 @@ async def test_triton_that_is_killed_comes_back_with_what_it_held(runtime: Trito
     assert runtime._server is not server
 
 
+async def test_a_load_outlives_the_triton_that_it_began_on(runtime: TritonRuntime, tmp_path: Path) -> None:
+    server = runtime._server
+    assert server is not None
+    loading = asyncio.create_task(load(runtime, tmp_path, onnx_models.double()))
+    while not (runtime._repository.path / "acme~double~1").exists():
+        await asyncio.to_thread(os.sched_yield)
+    server.kill()
+    async with asyncio.timeout(WAIT_S):
+        servable = await loading
+    assert (await answers_again(servable)).tolist() == (X + X).tolist()
+    assert runtime._server is not server
+
+
 class WithoutScript(Repository):
     """A version folder without its model, which makes Triton's load hang for ever."""
 

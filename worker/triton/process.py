@@ -114,6 +114,15 @@ class TritonServer:
         """The exit status, negative for a signal."""
         return await self._process.wait()
 
+    async def has_ended(self, within: float) -> bool:
+        """Whether it has ended, or does within so many seconds: a broken connection shows a little earlier."""
+        try:
+            async with asyncio.timeout(within):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def kill(self) -> None:
         """End it and its children at once; `wait` returns soon."""
         with contextlib.suppress(ProcessLookupError):

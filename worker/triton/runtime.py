@@ -53,6 +53,8 @@ _UNLOAD_S = 10.0
 _START_S = 2.0
 # Starts in a row that may fail before the worker is given up.
 _RESTARTS = 5
+# A broken connection shows at most this much earlier than the end of the process.
+_ABORT_S = 0.3
 
 
 def end_worker() -> None:
@@ -99,6 +101,8 @@ class TritonRuntime:
         self._repository = Repository(work_dir / "models", native_onnx=installation.native_onnx, threads=threads)
         # None while there is none: before the start, between two lives, after the end.
         self._server: TritonServer | None = None
+        # Set when Triton is launched next; another one then takes its place.
+        self._next_life = asyncio.Event()
         self._held: dict[str, TritonServable] = {}
         self._repairs = Reconciler("triton-repair", self._repair, concurrency=2)
         self._keeping: asyncio.Task[None] | None = None
@@ -160,7 +164,7 @@ class TritonRuntime:
         async with servable.lock:
             try:
                 await settle(asyncio.to_thread(self._repository.write, name, signature, path))
-                await self._bring_up(servable)
+                await self._bring_up_twice(servable)
             except BaseException:
                 await settle(self._discard(name, servable.stub))
                 raise
@@ -206,6 +210,8 @@ class TritonRuntime:
             self._server = None
             await settle(server.end())
             raise
+        launched, self._next_life = self._next_life, asyncio.Event()
+        launched.set()
         log.info("triton started", pid=server.pid, native_onnx=self._installation.native_onnx)
 
     async def _try_canary(self) -> None:
@@ -262,6 +268,22 @@ class TritonRuntime:
                 return
 
     # One servable
+
+    async def _bring_up_twice(self, servable: TritonServable) -> None:
+        """Triton now and then aborts in a load that follows one that was called off; its next life does load it."""
+        server, next_life = self._server, self._next_life
+        try:
+            await self._bring_up(servable)
+        except LoadFailed as failure:
+            if failure.permanent or server is None or not await server.has_ended(within=_ABORT_S):
+                raise
+            log.warning("triton ended during a load", servable=servable.name)
+            try:
+                async with asyncio.timeout(self._load_timeout_s):
+                    await next_life.wait()
+            except TimeoutError:
+                raise failure from None
+            await self._bring_up(servable)
 
     async def _bring_up(self, servable: TritonServable) -> None:
         """Have Triton load it, then find its process. Raises `LoadFailed`."""
