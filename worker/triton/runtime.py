@@ -40,7 +40,7 @@ from worker.triton.process import TritonServer, TritonStartFailed
 from worker.triton.repository import Repository
 from worker.triton.servable import TritonServable
 from worker.triton.shared_memory import remove_region
-from worker.triton.stubs import Stub, Watch, find_stubs, own_bytes
+from worker.triton.stubs import Stub, Watch, end, find_stubs, own_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,7 @@ LOAD_TIMEOUT_S = 120.0
 # What Triton needs to give a load up once its process is dead: measured, 1 s.
 GIVE_UP_S = 6.0
 _UNLOAD_S = 10.0
+_KILL_S = 2.0
 # Until when the process of a model has surely started: measured, 0.1 to 0.3 s.
 _START_S = 2.0
 # Starts in a row that may fail before the worker is given up.
@@ -389,7 +390,7 @@ class TritonRuntime:
         if error is not None:
             log.warning("unload failed", servable=name, reason=error.details())
         for each in {*await self._stubs(server, name), *([stub] if stub is not None else [])}:
-            each.kill()
+            await end(each, _KILL_S)
             remove_region(self._shm_prefix, each.region)
 
     async def _ask(self, name: str, request: InferRequest) -> InferResponse:

@@ -79,6 +79,19 @@ class Watch:
         self._ended()
 
 
+async def end(stub: Stub, within: float) -> None:
+    """Kill a process and wait until it is gone, at most so many seconds: until then its memory is not free."""
+    watch = Watch(stub.pid, lambda: None)
+    stub.kill()
+    try:
+        async with asyncio.timeout(within):
+            await watch.over.wait()
+    except TimeoutError:
+        return
+    finally:
+        watch.close()
+
+
 def _parent(entry: Path) -> int:
     # The command in parentheses may hold anything, blanks and parentheses included.
     return int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
