@@ -13,8 +13,10 @@ _KNOWN = frozenset({"type", "title", "status", "detail", "instance"})
 
 
 def _tree(cls: type[BerthError]) -> Iterator[type[BerthError]]:
+    """The classes of the vocabulary. A server's own, loaded in the same process, must not stand in for them."""
     for child in cls.__subclasses__():
-        yield child
+        if child.__module__ == BerthError.__module__:
+            yield child
         yield from _tree(child)
 
 
