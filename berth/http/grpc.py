@@ -1,0 +1,125 @@
+"""gRPC as it lies on HTTP/2: messages behind a prefix of five bytes, a status in the trailers, a deadline in the head.
+
+After gRPC's "PROTOCOL-HTTP2": https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
+
+CONTENT_TYPE: Final = b"application/grpc"
+OK: Final = (b"grpc-status", b"0")
+
+PREFIX_SIZE: Final = 5
+_PREFIX = struct.Struct(">BI")
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+# Peers bound their header lists at 8 KiB and up; a non-ASCII letter takes up to twelve bytes.
+_LONGEST_TEXT = 1000
+
+
+def is_grpc(content_type: bytes | None) -> bool:
+    """Whether this is the content-type of a gRPC call, whatever its message format."""
+    return content_type is not None and content_type.startswith(CONTENT_TYPE)
+
+
+def prefix(size: int, *, compressed: bool = False) -> bytes:
+    """What goes before a message of `size` bytes."""
+    return _PREFIX.pack(compressed, size)
+
+
+def parse_timeout(value: bytes) -> float:
+    """Seconds of a `grpc-timeout`: at most eight digits and a unit. Raises `ValueError`."""
+    digits, unit = value[:-1], value[-1:]
+    if not 1 <= len(digits) <= 8 or not digits.isdigit() or unit not in _UNITS:
+        raise ValueError(f"{value[:20]!r} is not a grpc-timeout")
+    return int(digits) * _UNITS[unit]
+
+
+def status_fields(code: int, text: str) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """The trailers of a call that failed. Text beyond ASCII is percent-encoded UTF-8, as gRPC demands."""
+    return (b"grpc-status", b"%d" % code), (b"grpc-message", quote(text[:_LONGEST_TEXT], safe=_PLAIN).encode())
+
+
+def parse_text(value: bytes) -> str:
+    """The text of a `grpc-message`; what is not properly encoded stays as it is."""
+    return unquote(value.decode("latin-1"), errors="replace")
+
+
+class Message(NamedTuple):
+    data: bytes
+    compressed: bool
+
+
+class TooLarge(Exception):
+    """A prefix announces a message of `size` bytes, more than the reader takes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"a message of {size} bytes")
+        self.size = size
+
+
+class MessageReader:
+    """Finds the messages in the body of one direction of a call. `limit` is in bytes of one message."""
+
+    __slots__ = ("_compressed", "_limit", "_need", "_pieces", "_size")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+        # The message being read: its size, -1 before its prefix is here.
+        self._need = -1
+        self._compressed = False
+
+    def __repr__(self) -> str:
+        return f"<MessageReader {self._size} of {self._need} bytes>"
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that are kept, prefixes read apart."""
+        return self._size
+
+    @property
+    def inside(self) -> bool:
+        """Whether a message has begun and not ended: the end of the call would cut it off."""
+        return self._need >= 0 or self._size > 0
+
+    def feed(self, data: bytes) -> None:
+        if data:
+            self._pieces.append(data)
+            self._size += len(data)
+
+    def next(self) -> Message | None:
+        """The next complete message. Raises `TooLarge`, `ValueError` for a prefix that is none."""
+        if self._need < 0 and not self._read_prefix():
+            return None
+        need = self._need
+        if self._size < need:
+            return None
+        pieces = self._pieces
+        joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # The usual message ends with its last piece, and is not copied again.
+        message = joined if self._size == need else joined[:need]
+        rest = joined[need:]
+        self._pieces = [rest] if rest else []
+        self._size -= need
+        self._need = -1
+        return Message(message, self._compressed)
+
+    def _read_prefix(self) -> bool:
+        if self._size < PREFIX_SIZE:
+            return False
+        pieces = self._pieces
+        if len(pieces[0]) < PREFIX_SIZE:
+            pieces = [b"".join(pieces)]
+        flag, need = _PREFIX.unpack_from(pieces[0])
+        if flag > 1:
+            raise ValueError(f"a message's first byte is {flag}, not 0 or 1")
+        if need > self._limit:
+            raise TooLarge(need)
+        pieces[0] = pieces[0][PREFIX_SIZE:]
+        self._pieces, self._size, self._need, self._compressed = pieces, self._size - PREFIX_SIZE, need, bool(flag)
+        return True

@@ -1,0 +1,72 @@
+"""gRPC on HTTP/2: messages cut anywhere, deadlines, texts of any language."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berth.http import grpc
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), st.booleans()), max_size=6), st.lists(st.integers(1, 30), min_size=1))
+def test_messages_come_out_as_they_went_in_however_they_are_cut(
+    messages: list[tuple[bytes, bool]], cuts: list[int]
+) -> None:
+    wire = b"".join(grpc.prefix(len(data), compressed=compressed) + data for data, compressed in messages)
+    reader = grpc.MessageReader(40)
+    found: list[tuple[bytes, bool]] = []
+    at = 0
+    while at < len(wire):
+        size = cuts[at % len(cuts)]
+        reader.feed(wire[at : at + size])
+        at += size
+        while (message := reader.next()) is not None:
+            found.append(tuple(message))
+    assert found == messages
+    assert not reader.inside
+    assert reader.buffered == 0
+
+
+def test_a_message_is_refused_by_its_prefix() -> None:
+    reader = grpc.MessageReader(10)
+    reader.feed(grpc.prefix(11))
+    with pytest.raises(grpc.TooLarge):
+        reader.next()
+    reader = grpc.MessageReader(10)
+    reader.feed(b"\2\0\0\0\1x")
+    with pytest.raises(ValueError, match="first byte is 2"):
+        reader.next()
+
+
+def test_a_message_that_is_cut_off_shows() -> None:
+    reader = grpc.MessageReader(10)
+    reader.feed(grpc.prefix(3) + b"ab")
+    assert reader.next() is None
+    assert reader.inside
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"250m", 0.25), (b"5u", 5e-6), (b"99999999n", 0.099999999)],
+)
+def test_timeouts(value: bytes, seconds: float) -> None:
+    assert grpc.parse_timeout(value) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", [b"", b"S", b"1", b"-1S", b"1s", b"123456789S", b"1.5S", b" 1S"])
+def test_what_is_no_timeout(value: bytes) -> None:
+    with pytest.raises(ValueError, match="not a grpc-timeout"):
+        grpc.parse_timeout(value)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
+def test_texts_survive_and_are_plain_on_the_wire(text: str) -> None:
+    (_, code), (_, encoded) = grpc.status_fields(3, text)
+    assert code == b"3"
+    assert all(0x20 <= byte <= 0x7E for byte in encoded)
+    assert grpc.parse_text(encoded) == text
+
+
+def test_a_text_has_an_end() -> None:
+    assert len(grpc.status_fields(2, "é" * 100_000)[1][1]) <= 6_000
