@@ -111,6 +111,7 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
             control=_reachable(settings, settings.control_address, control_port),
             grpc=_reachable(settings, settings.grpc_address, inference.grpc_port),
             http=_reachable(settings, settings.http_address, inference.http_port),
+            zone=settings.zone,
         )
         control.announce(address)
         stack.callback(replicas.withdraw, address)

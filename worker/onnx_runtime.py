@@ -13,8 +13,9 @@ takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it
 **Running.** A hop to a thread costs 20 to 60 µs of CPU, many times a tiny run (5 µs). So a version whose warm-up, or
 last run in the pool, took less than 100 µs is run on the event loop while its inputs are small, and everything else
 in the pool. A model can be quick on zeros and endless on other values; such a run is ended by the watchdog after
-20 ms and begun again in the pool, where the version stays from then on. Cancelling a request ends its run within a
-millisecond, except inside a single operator.
+20 ms and begun again in the pool, where the version stays from then on if it was computing all that time. Cancelling a
+request that waits for the pool drops it; cancelling its run ends that within a millisecond, except inside a single
+operator.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import onnxruntime as ort
 import structlog
 
 from berth.artifacts.intake import settle
-from berth.errors import Internal, InvalidArgument
+from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import Signature, VersionSpec
 from berth.settings import SettingsError
 from worker.heap import Heap
@@ -47,7 +48,7 @@ from worker.onnx_values import (
     tensor_spec,
     to_runtime,
 )
-from worker.runtime import Array, Loaded, LoadFailed
+from worker.runtime import Array, Loaded, LoadFailed, nobody
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -156,41 +157,55 @@ class OnnxServable:
         where = "loop" if self._quick else "pool"
         return f"<OnnxServable {self.measured_bytes} bytes, {where}{'' if self._made else ', unloaded'}>"
 
-    async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        made = self._made
-        if made is None:
-            raise Internal("the version was unloaded while it was in use")
-        names = list(outputs or self._outputs)
-        if not set(names) <= set(self._outputs):
-            raise InvalidArgument(f"the model has no output {min(set(names) - set(self._outputs))!r}")
-        feed = {name: to_runtime(name, array) for name, array in inputs.items()}
-        options = ort.RunOptions()
+    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
+        if not self._quick or not _is_small(inputs):
+            return None
+        session, names, feed = self._prepare(inputs, outputs)
         try:
-            if self._quick and _is_small(inputs):
-                answer = self._run_inline(made.session, names, feed, options)
-                if answer is not None:
-                    return answer
-                options = ort.RunOptions()
-            return await self._runtime.in_pool(
-                lambda: self._run_pooled(made.session, names, feed, options),
-                lambda: setattr(options, "terminate", True),
-            )
-        except (InvalidArgument, Internal):
+            return self._run_inline(session, names, feed, ort.RunOptions())
+        except BerthError:
             raise
         except Exception as error:
-            # ONNX Runtime's errors have no common class but this one.
-            reason = rejection(error)
-            if reason is not None:
-                raise InvalidArgument(reason) from None
-            log.error("run failed", error=str(error))
-            raise Internal("the model failed while running") from error
+            raise _fault(error) from error
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
+    ) -> dict[str, Array]:
+        answer = self.infer_now(inputs, outputs)
+        if answer is not None:
+            return answer
+        session, names, feed = self._prepare(inputs, outputs)
+        options = ort.RunOptions()
+
+        def run() -> dict[str, Array]:
+            started()
+            return self._run_pooled(session, names, feed, options)
+
+        try:
+            return await self._runtime.in_pool(run, lambda: setattr(options, "terminate", True))
+        except BerthError:
+            raise
+        except Exception as error:
+            raise _fault(error) from error
+
+    def _prepare(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str]
+    ) -> tuple[Any, Sequence[str], dict[str, Any]]:
+        """Session, names of outputs and inputs as ONNX Runtime takes them."""
+        if self._made is None:
+            raise Internal("the version was unloaded while it was in use")
+        for name in outputs:
+            if name not in self._outputs:
+                raise InvalidArgument(f"the model has no output {name!r}")
+        feed = {name: to_runtime(name, array) for name, array in inputs.items()}
+        return self._made.session, outputs or self._outputs, feed
 
     async def unload(self) -> None:
         made, self._made = self._made, None
         if made is not None:
             await self._runtime.free(made, self._lane)
 
-    def _run_pooled(self, session: Any, names: list[str], feed: dict[str, Any], options: Any) -> dict[str, Array]:
+    def _run_pooled(self, session: Any, names: Sequence[str], feed: dict[str, Any], options: Any) -> dict[str, Array]:
         started = time.monotonic()
         answer = self._run_session(session, names, feed, options)
         if time.monotonic() - started < _INLINE_RUN_S and not self._distrusted:
@@ -198,18 +213,20 @@ class OnnxServable:
         return answer
 
     def _run_inline(
-        self, session: Any, names: list[str], feed: dict[str, Any], options: Any
+        self, session: Any, names: Sequence[str], feed: dict[str, Any], options: Any
     ) -> dict[str, Array] | None:
         """The outputs, or None if the run was ended for holding up the loop."""
         watchdog = self._runtime.watchdog
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.thread_time()
         watchdog.arm(options, _INLINE_LIMIT_S)
         try:
             answer = self._run_session(session, names, feed, options)
         except Exception:
             if not options.terminate:
                 raise
-            self._distrusted, self._quick = True, False
+            self._quick = False
+            # On a crowded machine the process itself may not have run for so long: that is not the model's fault.
+            self._distrusted |= time.thread_time() - cpu_started >= _INLINE_LIMIT_S / 2
             return None
         finally:
             watchdog.disarm(options)
@@ -351,6 +368,15 @@ async def _in_thread(
         if future.done() and not future.cancelled():
             future.exception()  # read: nobody waits for it any more
         raise
+
+
+def _fault(error: Exception) -> BerthError:
+    """What a caller is told of a run that failed. ONNX Runtime's errors have no common class but `Exception`."""
+    reason = rejection(error)
+    if reason is not None:
+        return InvalidArgument(reason)
+    log.error("run failed", error=str(error))
+    return Internal("the model failed while running")
 
 
 def _is_small(inputs: Mapping[str, Array]) -> bool:

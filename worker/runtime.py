@@ -6,7 +6,7 @@ conformance suite. The keeper decides what to load; the inference server borrows
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from berth.model import Signature, VersionSpec
 Array = npt.NDArray[Any]
 """A tensor. BYTES tensors have dtype object and hold `bytes`; BF16 uses ml_dtypes.bfloat16."""
 
-__all__ = ["Array", "LoadFailed", "Loaded", "NotHeld", "Runtime", "Servables", "np"]
+__all__ = ["Array", "LoadFailed", "Loaded", "NotHeld", "Runtime", "Servables", "nobody", "np"]
 
 
 class LoadFailed(Exception):
@@ -36,6 +36,10 @@ class NotHeld(Exception):
     """The replica does not hold the version, or no longer: the request has not begun and can go elsewhere."""
 
 
+def nobody() -> None:
+    """The `started` of a caller who does not want to know."""
+
+
 class Loaded(Protocol):
     """A version in a runtime. Owned by the keeper, which alone calls `unload`, once, after the last borrower left."""
 
@@ -47,11 +51,20 @@ class Loaded(Protocol):
     def measured_bytes(self) -> int:
         """Memory that loading it took, as measured; at least 1."""
 
-    async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
+        """What `infer` would return, if it takes less time than waiting for it would; else None, and call `infer`.
+
+        Raises as `infer` does.
+        """
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
+    ) -> dict[str, Array]:
         """Run once and return the named outputs, all of them if none is named.
 
         Inputs have been checked against `signature`. Raises `berth.errors.InvalidArgument` when the model itself
-        rejects them. Cancelling the call gives up the result; it stops the computation where the runtime can.
+        rejects them. Cancelling the call gives up the result; it drops a run that waits for its turn, and stops one
+        that computes where the runtime can. `started` is called, in any thread, when the run's turn has come.
         """
 
     async def unload(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from functools import cache
-from typing import Any
-
-from tritonclient.grpc import service_pb2
+from typing import TYPE_CHECKING, Any
 
 from berth.model import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import service_pb2
 
 SERVER_NAME = "berth"
 PLATFORM = "onnx"
@@ -26,6 +27,9 @@ def server_metadata_json() -> bytes:
 
 
 def server_metadata_message() -> service_pb2.ServerMetadataResponse:
+    # Imported late, here and below: it brings numpy, which a router needs only if someone asks for this.
+    from tritonclient.grpc import service_pb2
+
     return service_pb2.ServerMetadataResponse(name=SERVER_NAME, version=server_version(), extensions=EXTENSIONS)
 
 
@@ -35,6 +39,11 @@ def live_json(live: bool) -> bytes:
 
 def ready_json(ready: bool) -> bytes:
     return _dump({"ready": ready})
+
+
+def yes_message(answer: bool) -> bytes:
+    """A `ServerLiveResponse`, `ServerReadyResponse` or `ModelReadyResponse`: each is one boolean, field 1."""
+    return b"\x08\x01" if answer else b""
 
 
 def model_ready_json(model: str, ready: bool) -> bytes:
@@ -54,6 +63,8 @@ def model_metadata_json(model: str, version: str, signature: Signature) -> bytes
 
 
 def model_metadata_message(model: str, version: str, signature: Signature) -> service_pb2.ModelMetadataResponse:
+    from tritonclient.grpc import service_pb2
+
     tensor = service_pb2.ModelMetadataResponse.TensorMetadata
     return service_pb2.ModelMetadataResponse(
         name=model,

@@ -49,6 +49,25 @@ class InferResponse:
 
 def check_request(signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str]) -> None:
     """Raise `InvalidArgument` unless the tensors are exactly those the model takes, and the outputs ones it has."""
+    if not _is_right(signature, inputs, outputs):
+        _complain(signature, inputs, outputs)
+
+
+def _is_right(signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bool:
+    """Nearly every request is right; to see that takes a fraction of finding out what is wrong."""
+    if len(inputs) != len(signature.inputs) or outputs:
+        return False
+    for spec in signature.inputs:
+        array = inputs.get(spec.name)
+        if array is None or datatype_of(array) != spec.datatype or len(array.shape) != len(spec.shape):
+            return False
+        for want, have in zip(spec.shape, array.shape, strict=True):
+            if want not in (have, -1):
+                return False
+    return True
+
+
+def _complain(signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str]) -> None:
     expected = {spec.name: spec for spec in signature.inputs}
     for name, array in inputs.items():
         spec = expected.get(name)

@@ -21,6 +21,9 @@ _BINARY = "application/octet-stream"
 
 _Object = dict[str, Any]
 
+# `json.dumps` makes a new one for each call that is not of the default form.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Body(NamedTuple):
     """A body and the headers that describe it."""
@@ -115,7 +118,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[_Object, memoryview]
 
 
 def _join(document: _Object, tensors: list[bytes | None]) -> Body:
-    head = json.dumps(document, separators=(",", ":")).encode()
+    head = _encode(document).encode()
     raw = [tensor for tensor in tensors if tensor is not None]
     if not raw:
         return Body(head, {"Content-Type": _JSON})

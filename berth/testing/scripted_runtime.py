@@ -96,7 +96,13 @@ class ScriptedServable:
         self.measured_bytes = script.measured_bytes
         self.running = 0
 
-    async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> None:
+        """Never: scripts take time."""
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = lambda: None
+    ) -> dict[str, Array]:
+        started()
         if self._runtime.held.get(self._key) is not self:
             raise AssertionError(f"{self._key} is asked after it was unloaded")
         self.running += 1

@@ -265,6 +265,25 @@ async def test_a_deadline_ends_a_run(bench: OnnxBench) -> None:
         assert (await loaded.infer({**endless, "n": np.array(1)}, []))["y"] == 1.0
 
 
+async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(bench: OnnxBench) -> None:
+    loaded = await bench.load(onnx_models.slow_loop())
+    endless = {"x": np.array(0, np.float32), "n": np.array(2**62)}
+    begun: list[str] = []
+    with_thread = [asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("thread"))) for _ in range(2)]
+    async with asyncio.timeout(10):
+        while len(begun) < 2:
+            await turn()
+        waiting = asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("waited")))
+        await turn()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        for task in with_thread:
+            task.cancel()
+        await asyncio.wait(with_thread)
+        await loaded.infer({**endless, "n": np.array(1)}, [])
+    assert begun == ["thread", "thread"]
+
+
 async def test_a_warm_up_without_end_is_ended(bench: OnnxBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.onnx_runtime._WARMUP_S", 0.1)
     async with asyncio.timeout(10):

@@ -1,4 +1,8 @@
-"""One inference from decoded request to encoded answer, the same for both protocols.
+"""One inference from its bytes to the bytes of its answer, the same for every protocol.
+
+Most requests are for small models, whose run takes less time than a task switch. So a request is first tried where it
+stands: read, run by `Loaded.infer_now`, written, with no task and no timer. Only what cannot be answered at once, for
+its size or its model, becomes a task.
 
 This is the boundary where a fault of ours becomes a logged `Internal` with a text that tells the client nothing
 about the inside, and where every outcome is counted once.
@@ -7,12 +11,13 @@ about the inside, and where every outcome is counted once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import random
 import re
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 
@@ -21,21 +26,22 @@ from berth.ids import VersionKey
 from berth.model import Signature
 from berth.oip.request import InferRequest, InferResponse, check_request
 from worker.inference.metrics import CANCELLED, NOT_STARTED, InferenceMetrics
-from worker.runtime import NotHeld, Servables
+from worker.runtime import Array, NotHeld, Servables
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Decoding and encoding below this many bytes cost less than handing them to a thread.
+# Reading and writing below this many bytes cost less than handing them to a thread.
 _INLINE_BYTES = 256 * 1024
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class NotStarted(Unavailable):
     """The replica does not hold the version: whoever asked may ask another replica without fear of a double run."""
 
 
+@lru_cache(maxsize=4096)
 def servable_key(name: str) -> VersionKey:
     """The version behind a servable's name. Raises `NotFound` for a name that no servable can have."""
     try:
@@ -44,18 +50,64 @@ def servable_key(name: str) -> VersionKey:
         raise NotFound(error.detail) from None
 
 
-def request_id(given: str | None) -> str:
+def request_id(given: bytes | None) -> bytes:
     """`given` if it can go into a header and a log line as it is, else a new one."""
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    # To be told apart, not to be a secret.
+    return b"%032x" % random.getrandbits(128)
+
+
+class Question(NamedTuple, Generic[T]):
+    """A complete request. `read` makes sense of its bytes, about `size` of them, and may raise `BerthError`; `write`
+    makes the bytes of the answer. Both may be called in a thread. `timeout` is in seconds from now."""
+
+    protocol: str
+    request_id: bytes
+    size: int
+    timeout: float | None
+    read: Callable[[], tuple[VersionKey, InferRequest]]
+    write: Callable[[InferResponse, InferRequest], T]
+
+
+Done = Callable[[T | BerthError], None]
+
+
+class Run:
+    """A request that is being answered by a task."""
+
+    __slots__ = ("_task", "started")
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+        # Whether the runtime has begun to compute: until then, giving up costs nothing.
+        self.started = False
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more; `done` will not be called."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def own(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def begin(self) -> None:
+        """Called by the runtime, in whichever thread."""
+        self.started = True
+
+    def __repr__(self) -> str:
+        return f"<Run {'started' if self.started else 'waiting'}>"
 
 
 class Answering:
-    """Borrows servables and runs them. `replica` is the name that answers carry."""
+    """Borrows servables and runs them. `replica` is the name that answers carry. Whoever makes one closes it."""
 
     def __init__(self, servables: Servables, replica: str, metrics: InferenceMetrics) -> None:
         self.replica = replica
         self._servables = servables
         self._metrics = metrics
+        # Not a TaskGroup: it would wrap what its body raises, and the body is everything that the worker does.
+        self._tasks: set[asyncio.Task[None]] = set()
         # The only home of the count; the gauge and the worker's report read it.
         self.in_flight = 0
         metrics.in_flight.set_function(lambda: self.in_flight)
@@ -68,69 +120,131 @@ class Answering:
 
     def signature(self, key: VersionKey) -> Signature:
         """Raises `NotStarted` if the version is not held."""
-        with _not_held_is_not_started(key), self._servables.acquire(key) as loaded:
-            return loaded.signature
+        try:
+            with self._servables.acquire(key) as loaded:
+                return loaded.signature
+        except NotHeld:
+            raise _not_loaded(key) from None
 
-    async def answer(
-        self,
-        key: VersionKey,
-        decode: Callable[[], InferRequest],
-        encode: Callable[[InferResponse, InferRequest], T],
-        *,
-        protocol: str,
-        size: int,
-        timeout: float | None,
-    ) -> T:
-        """Decode, run and encode one request of `size` bytes within `timeout` seconds; raises only `BerthError`.
+    def start(self, question: Question[T], done: Done[T]) -> Run | None:
+        """Answer `question`: `done` gets the answer or an error, once, perhaps before this returns.
 
-        Cancelling it gives the run up. The version is borrowed from before the request is decoded until it is
-        encoded, so that a request which was taken is never refused half way.
+        None: it has been called. Otherwise a run that may be cancelled; then `done` is not called.
         """
-        started = time.perf_counter()
+        began = time.perf_counter()
+        if question.timeout is not None and question.timeout <= 0:
+            done(self._failed(question, DeadlineExceeded("the deadline passed before the request was complete")))
+            return None
+        half: _Half | None = None
+        if question.size <= _INLINE_BYTES:
+            outcome: T | BerthError | _Half
+            self.in_flight += 1
+            tokens = structlog.contextvars.bind_contextvars(request_id=question.request_id.decode())
+            try:
+                outcome = self._try(question)
+            except Exception as error:
+                outcome = self._failed(question, error)
+            finally:
+                self.in_flight -= 1
+                structlog.contextvars.reset_contextvars(**tokens)
+            if not isinstance(outcome, _Half):
+                if not isinstance(outcome, BerthError):
+                    self._metrics.succeeded(question.protocol, time.perf_counter() - began)
+                done(outcome)
+                return None
+            half = outcome
+        run = Run()
+        task = asyncio.create_task(self._answer(question, half, began, run, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        run.own(task)
+        return run
+
+    async def close(self) -> None:
+        """Give up what is still under way, and wait until it is."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _try(self, question: Question[T]) -> T | _Half:
+        """Read the request, and answer it if that can be done without waiting."""
+        key, request = question.read()
+        try:
+            with self._servables.acquire(key) as loaded:
+                check_request(loaded.signature, request.inputs, request.output_names)
+                outputs = loaded.infer_now(request.inputs, request.output_names)
+        except NotHeld:
+            raise _not_loaded(key) from None
+        if outputs is None or _size(outputs) > _INLINE_BYTES:
+            return _Half(key, request, outputs)
+        return question.write(InferResponse(key.model, str(key.version), outputs, request.id), request)
+
+    async def _answer(self, question: Question[T], half: _Half | None, began: float, run: Run, done: Done[T]) -> None:
+        outcome: T | BerthError
         self.in_flight += 1
         try:
-            async with asyncio.timeout(timeout):
-                answer = await self._run(key, size, decode, encode)
+            with structlog.contextvars.bound_contextvars(request_id=question.request_id.decode()):
+                async with asyncio.timeout(question.timeout):
+                    outcome = await self._run(question, half, run)
         except asyncio.CancelledError:
-            self._metrics.ended(protocol, CANCELLED)
+            self._metrics.ended(question.protocol, CANCELLED)
+            if run.started:
+                self._metrics.wasted.inc()
             raise
         except TimeoutError:
             # A runtime's own TimeoutError would land here too, and means the same to a client.
-            late = DeadlineExceeded("the deadline passed before the model answered")
-            self._metrics.ended(protocol, late)
-            raise late from None
-        except BerthError as error:
-            self._metrics.ended(protocol, NOT_STARTED if isinstance(error, NotStarted) else error)
-            raise
-        except Exception:
-            log.exception("inference failed", servable=key.servable)
-            fault = Internal("the replica failed to answer; its log says why, under this request's id")
-            self._metrics.ended(protocol, fault)
-            raise fault from None
+            outcome = self._failed(question, DeadlineExceeded("the deadline passed before the model answered"))
+            if run.started:
+                self._metrics.wasted.inc()
+        except Exception as error:
+            outcome = self._failed(question, error)
+        else:
+            self._metrics.succeeded(question.protocol, time.perf_counter() - began)
         finally:
             self.in_flight -= 1
-        self._metrics.succeeded(protocol, time.perf_counter() - started)
-        return answer
+        done(outcome)
 
-    async def _run(
-        self,
-        key: VersionKey,
-        size: int,
-        decode: Callable[[], InferRequest],
-        encode: Callable[[InferResponse, InferRequest], T],
-    ) -> T:
-        with _not_held_is_not_started(key), self._servables.acquire(key) as loaded:
-            request = decode() if size <= _INLINE_BYTES else await asyncio.to_thread(decode)
-            check_request(loaded.signature, request.inputs, request.output_names)
-            outputs = await loaded.infer(request.inputs, request.output_names)
-            response = InferResponse(key.model, str(key.version), outputs, request.id)
-            large = sum(array.nbytes for array in outputs.values()) > _INLINE_BYTES
-            return await asyncio.to_thread(encode, response, request) if large else encode(response, request)
+    async def _run(self, question: Question[T], half: _Half | None, run: Run) -> T:
+        if half is None:
+            key, request = await asyncio.to_thread(question.read)
+            outputs = None
+        else:
+            key, request, outputs = half.key, half.request, half.outputs
+        if outputs is None:
+            try:
+                # Since `_try` the version may have gone. The run has not begun, and the refusal says so.
+                with self._servables.acquire(key) as loaded:
+                    if half is None:
+                        check_request(loaded.signature, request.inputs, request.output_names)
+                    outputs = await loaded.infer(request.inputs, request.output_names, run.begin)
+            except NotHeld:
+                raise _not_loaded(key) from None
+        response = InferResponse(key.model, str(key.version), outputs, request.id)
+        if _size(outputs) > _INLINE_BYTES:
+            return await asyncio.to_thread(question.write, response, request)
+        return question.write(response, request)
+
+    def _failed(self, question: Question[T], error: Exception) -> BerthError:
+        """Count it, and make it one that may be told."""
+        if not isinstance(error, BerthError):
+            log.error("inference failed", request_id=question.request_id.decode(), exc_info=error)
+            error = Internal("the replica failed to answer; its log says why, under this request's id")
+        self._metrics.ended(question.protocol, NOT_STARTED if isinstance(error, NotStarted) else error)
+        return error
 
 
-@contextlib.contextmanager
-def _not_held_is_not_started(key: VersionKey) -> Iterator[None]:
-    try:
-        yield
-    except NotHeld:
-        raise NotStarted(f"model {key.model!r} version {key.version} is not loaded here", retry_after=1.0) from None
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """A request that was read and could not be answered at once; `outputs` if only writing them is left."""
+
+    key: VersionKey
+    request: InferRequest
+    outputs: dict[str, Array] | None
+
+
+def _not_loaded(key: VersionKey) -> NotStarted:
+    return NotStarted(f"model {key.model!r} version {key.version} is not loaded here", retry_after=1.0)
+
+
+def _size(outputs: dict[str, Array]) -> int:
+    return sum([array.nbytes for array in outputs.values()])

@@ -11,7 +11,7 @@ import numpy as np
 from berth.errors import Internal, InvalidArgument
 from berth.model import Signature
 from berth.oip.request import InferRequest, InferResponse, OutputWish
-from worker.runtime import Array, NotHeld
+from worker.runtime import Array, NotHeld, nobody
 from worker.triton.stubs import Stub, Watch
 
 # Sends a request to the model of a name and returns its answer.
@@ -47,7 +47,12 @@ class TritonServable:
     def __repr__(self) -> str:
         return f"<TritonServable {self.name} {'available' if self.available.is_set() else 'away'} {self.stub}>"
 
-    async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> None:
+        """Never: the answer comes from another process."""
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
+    ) -> dict[str, Array]:
         """Raises `NotHeld` while its process is being started again."""
         if not self.available.is_set():
             raise NotHeld(self.name)
@@ -58,6 +63,8 @@ class TritonServable:
         request = InferRequest(
             {name: self._to_triton(array) for name, array in inputs.items()}, tuple(map(OutputWish, names))
         )
+        # Whether it waits or computes in there is not known.
+        started()
         answers = (await self._ask(self.name, request)).outputs
         if not answers.keys() >= set(names):
             raise Internal("the model did not give what it promised")
