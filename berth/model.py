@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from berth.ids import ModelKey, VersionKey
-from berth.states import ArtifactFormat, Role, Runtime, ServableState
+from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
 
 
 class Order(NamedTuple):
@@ -69,11 +69,15 @@ class DesiredJob:
 
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
-    """How a model's name resolves. `target` is the version to answer by default, 0 if there is none."""
+    """How a model's name resolves. `target` is the version to answer by default, 0 if there is none.
+
+    `default_answer` is a whole OIP answer as REST spells it, or empty: see `ModelRoute`.
+    """
 
     key: ModelKey
     target: int
     labels: Mapping[str, int] = field(default_factory=dict)
+    default_answer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,17 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """Ceilings per router process; 0 means unlimited."""
+    """What a tenant may send to all routers of a cell together; 0 means unlimited.
+
+    Bytes are those of request bodies. `weight` is the tenant's share of a router that is full, against the weights of
+    the others that wait for it then.
+    """
 
     tenant: str
     requests_per_second: float = 0.0
     max_concurrent: int = 0
+    bytes_per_second: float = 0.0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,10 @@ class ServableStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaAddress:
-    """Where a replica listens, as `host:port`. `incarnation` changes with every start of the process."""
+    """Where a replica listens, as `host:port`. `incarnation` changes with every start of the process.
+
+    `zone` is what fails as one (a rack, an availability zone); empty where nobody has said.
+    """
 
     replica: str
     job: str
@@ -137,6 +150,7 @@ class ReplicaAddress:
     control: str
     grpc: str
     http: str
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,37 +189,54 @@ class ObservedCell:
 
 @dataclass(frozen=True, slots=True)
 class VersionRoute:
-    """Where one version can be answered now. Empty `replicas`: assigned but not loaded, and `reason` says why."""
+    """Where one version can be answered now. Empty `replicas`: assigned but not loaded, and `reason` says why.
+
+    `state` is what the API says of it, but that a version with `replicas` is available whatever it says here.
+    `failed`: every replica that tried to load it failed and none is trying now, so waiting is not likely to help.
+    """
 
     version: int
     replicas: tuple[str, ...] = ()
     reason: str = ""
+    failed: bool = False
+    state: VersionState = VersionState.PENDING
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """How requests for a model resolve. `default` is the version for requests that name none; 0 if none is loaded."""
+    """How requests for a model resolve. `default` is the version for requests that name none; 0 if none is loaded.
+
+    `default_answer`, unless empty, is what inference is answered when no replica answers in time.
+    """
 
     key: ModelKey
     default: int
     labels: Mapping[str, int]
     versions: tuple[VersionRoute, ...]
+    default_answer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """An immutable snapshot of all a router needs to answer: models, replicas, keys and limits."""
+    """An immutable snapshot of all a router needs to answer: models, replicas, keys and limits.
+
+    `routers` is how many routers share the tenants' limits, this one included.
+    """
 
     order: Order = NEVER
     models: Mapping[ModelKey, ModelRoute] = field(default_factory=dict)
     replicas: Mapping[str, ReplicaAddress] = field(default_factory=dict)
     keys: Mapping[bytes, ApiKey] = field(default_factory=dict)
     limits: Mapping[str, TenantLimits] = field(default_factory=dict)
+    routers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class RouteDelta:
-    """What turns the table of generation `base` into `order`. `base` 0 makes it a full snapshot."""
+    """What turns the table of generation `base` into `order`. `base` 0 makes it a full snapshot.
+
+    `routers` is no difference but the number itself, in every delta.
+    """
 
     base: int
     order: Order
@@ -217,3 +248,4 @@ class RouteDelta:
     removed_keys: tuple[bytes, ...] = ()
     limits: tuple[TenantLimits, ...] = ()
     removed_limits: tuple[str, ...] = ()
+    routers: int = 1

@@ -42,6 +42,7 @@ def difference(old: RouteTable, new: RouteTable) -> RouteDelta:
         removed_keys=_removed(old.keys, new.keys),
         limits=_changed(old.limits, new.limits),
         removed_limits=_removed(old.limits, new.limits),
+        routers=new.routers,
     )
 
 
@@ -54,6 +55,7 @@ def snapshot(table: RouteTable) -> RouteDelta:
         replicas=tuple(table.replicas.values()),
         keys=tuple(table.keys.values()),
         limits=tuple(table.limits.values()),
+        routers=table.routers,
     )
 
 
@@ -77,6 +79,7 @@ def apply_delta(table: RouteTable, delta: RouteDelta) -> RouteTable:
         ),
         keys=_patched(table.keys, ((key.sha256, key) for key in delta.keys), delta.removed_keys),
         limits=_patched(table.limits, ((limits.tenant, limits) for limits in delta.limits), delta.removed_limits),
+        routers=delta.routers,
     )
 
 

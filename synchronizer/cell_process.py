@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from synchronizer.controllers import Controllers
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.leadership import Leadership
+from synchronizer.demand import Demand, OnWanted
 from synchronizer.desired_client import DesiredClient
 from synchronizer.discovery import Discovery
 from synchronizer.lease import LeaseKeeper
@@ -32,8 +33,10 @@ async def running(
     workers: Workers,
     discovery: Discovery,
     registry: CollectorRegistry,
+    on_wanted: OnWanted | None = None,
 ) -> AsyncIterator[CellLoop]:
-    """Run a synchronizer while the context is open; the lease is given up at its end."""
+    """Run a synchronizer while the context is open; the lease is given up at its end. `on_wanted` hears which versions
+    routers want to be loaded, while this synchronizer leads."""
     epoch, reserved = await state.read_leadership()
     cell = Cell(settings.cell, Timings(settings.settle_s, settings.router_grace_s, settings.withdraw_timeout_s))
     leadership = Leadership(epoch)
@@ -48,7 +51,9 @@ async def running(
         obey=loop.obey,
     )
     links = WorkerLinks(workers, loop.post, silence=settings.worker_silence_s)
-    publisher = RoutePublisher(loop.post, cell.table, metrics)
+    demand = Demand(lambda: cell.leading, asyncio.get_running_loop().time, metrics, on_wanted)
+    metrics.wanted_now.set_function(lambda: len(demand.wanted()))
+    publisher = RoutePublisher(loop.post, cell.table, metrics, demand.hear)
     reporter = Reporter(controllers, loop.observed, keeper.fenced)
     desired = DesiredClient(settings.cell, controllers, state, loop.post, metrics)
     loop.wire(links, publisher, reporter, keeper)

@@ -24,4 +24,6 @@ class Metrics:
         self.snapshots = counter("route_snapshots", "Complete tables sent to routers")
         self.pushes = counter("aspired_sets", "Aspired sets sent to replicas")
         self.withdraw_timeouts = counter("withdraw_timeouts", "Versions unloaded though a router had not acknowledged")
+        self.wanted = counter("wanted_versions", "Versions that routers said are wanted, repeats included")
+        self.wanted_now = gauge("wanted_versions_now", "Different versions wanted in the last seconds")
         self.disk_errors = counter("disk_errors", "Writes to the state folder that failed")

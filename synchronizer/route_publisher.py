@@ -19,12 +19,14 @@ import structlog
 
 from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
+from berth.ids import VersionKey
 from berth.model import NEVER, Order, RouteDelta, RouteTable
 from berth.route_delta import snapshot
 from berth.wire import convert
 from berth.wire.v1 import routes_pb2, routes_pb2_grpc
 from synchronizer.core.events import Event, RouterGone, RouterSeen
 from synchronizer.core.history import DeltaHistory
+from synchronizer.demand import OnWanted
 from synchronizer.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -38,15 +40,18 @@ class RouterStream(Protocol):
 
     async def send(self, delta: RouteDelta) -> None: ...
 
-    async def receive(self) -> tuple[str, Order]:
-        """The router's name, and the order of the table it routes by."""
+    async def receive(self) -> tuple[str, Order, tuple[VersionKey, ...]]:
+        """The router's name, the order of the table it routes by, and the versions it wants to be loaded."""
 
 
 class RoutePublisher:
-    """`table` gives the table last published, for snapshots."""
+    """`table` gives the table last published, for snapshots; `on_wanted` is told what routers want to be loaded."""
 
-    def __init__(self, post: Callable[[Event], None], table: Callable[[], RouteTable], metrics: Metrics) -> None:
+    def __init__(
+        self, post: Callable[[Event], None], table: Callable[[], RouteTable], metrics: Metrics, on_wanted: OnWanted
+    ) -> None:
         self._post = post
+        self._on_wanted = on_wanted
         self._table = table
         self._metrics = metrics
         self._history = DeltaHistory()
@@ -76,7 +81,8 @@ class RoutePublisher:
         session, term = next(self._sessions), self._term
         try:
             async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                router, applied = await stream.receive()
+                router, applied, wanted = await stream.receive()
+            self._hear(wanted)
             self._post(RouterSeen(session, router, applied))
             log.info("router connected", router=router, applied=tuple(applied))
             receiving = asyncio.create_task(self._receive(session, stream))
@@ -89,8 +95,13 @@ class RoutePublisher:
 
     async def _receive(self, session: int, stream: RouterStream) -> None:
         while True:
-            router, applied = await stream.receive()
+            router, applied, wanted = await stream.receive()
+            self._hear(wanted)
             self._post(RouterSeen(session, router, applied))
+
+    def _hear(self, wanted: tuple[VersionKey, ...]) -> None:
+        if wanted:
+            self._on_wanted(wanted)
 
     async def _send(self, stream: RouterStream, position: Order, term: int) -> None:
         while term == self._term:
@@ -165,14 +176,15 @@ class _GrpcRouterStream:
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise Unavailable(f"the router's stream is closed: {error}") from None
 
-    async def receive(self) -> tuple[str, Order]:
+    async def receive(self) -> tuple[str, Order, tuple[VersionKey, ...]]:
         try:
             message = await self._context.read()
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise Unavailable(f"the router's stream is closed: {error}") from None
         if message is grpc.aio.EOF:
             raise Unavailable("the router ended its stream")
-        return message.router, convert.order_from_wire(message.applied)
+        wanted = tuple(map(convert.version_ref_from_wire, message.wanted))
+        return message.router, convert.order_from_wire(message.applied), wanted
 
 
 @asynccontextmanager

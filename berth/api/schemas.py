@@ -40,8 +40,18 @@ class Identity(Resource):
 class TenantQuota(Resource):
     max_models: int = Field(default=1_000, ge=0, le=1_000_000)
     max_bytes: Bytes = Field(default=1 << 40, description="Sum of the sizes of all stored artifacts.")
-    requests_per_second: float = Field(default=0.0, ge=0, le=1e9, description="Per router process; 0 is unlimited.")
-    max_concurrent: int = Field(default=0, ge=0, le=1_000_000, description="Per router process; 0 is unlimited.")
+    requests_per_second: float = Field(
+        default=0.0, ge=0, le=1e9, description="Of all routers of a cell together; 0 is unlimited."
+    )
+    max_concurrent: int = Field(
+        default=0, ge=0, le=1_000_000, description="Of all routers of a cell together; 0 is unlimited."
+    )
+    bytes_per_second: float = Field(
+        default=0.0, ge=0, le=1e15, description="Request bodies, of all routers of a cell together; 0 is unlimited."
+    )
+    weight: float = Field(
+        default=1.0, ge=0.01, le=1_000, description="Share of a router that is full, against other tenants' weights."
+    )
 
 
 class TenantCreate(Resource):
@@ -92,11 +102,27 @@ class ModelCreate(Resource):
     description: str = Field(default="", max_length=2_000)
 
 
+class DefaultOutput(Resource):
+    """One output tensor, as Open Inference Protocol v2 spells it in JSON."""
+
+    name: str = Field(min_length=1, max_length=200)
+    datatype: str = Field(max_length=10)
+    shape: list[Annotated[int, Field(ge=0, le=2**31)]] = Field(max_length=32)
+    data: list[Any]
+
+
+class DefaultAnswer(Resource):
+    """What a model answers when no replica answers in time. At most 64 KiB as JSON."""
+
+    outputs: list[DefaultOutput] = Field(min_length=1, max_length=100)
+
+
 class ModelUpdate(Resource):
-    """Members left out keep their value."""
+    """Members left out keep their value; `default_answer` null removes it."""
 
     description: str | None = Field(default=None, max_length=2_000)
     serving: ServingPolicy | None = None
+    default_answer: DefaultAnswer | None = None
 
 
 class LabelSet(Resource):
@@ -110,6 +136,7 @@ class Model(Resource):
     serving: ServingPolicy
     labels: dict[str, int]
     latest_version: int | None = None
+    default_answer: DefaultAnswer | None = None
     created_at: datetime
     etag: str
 

@@ -19,8 +19,8 @@ from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
-from berth.model import ReplicaAddress
-from berth.oip import rest, rpc
+from berth.model import ReplicaAddress, Signature
+from berth.oip import metadata, rest, rpc
 from berth.oip.request import InferResponse
 
 _SERVICE = "inference.GRPCInferenceService"
@@ -54,11 +54,15 @@ class Answer:
 
 
 class ScriptedReplica:
-    """Holds the servables in `held`; the others it refuses as not started. `script` is used up before the default."""
+    """Holds the servables in `held`; the others it refuses as not started. `script` is used up before the default.
+
+    All of them have the `signature`, as far as a REST client can see.
+    """
 
     def __init__(self, name: str, held: set[VersionKey]) -> None:
         self.name = name
         self.held = held
+        self.signature = Signature((), ())
         self.script: deque[Answer] = deque()
         self.arrived: list[Arrived] = []
         self.address = ReplicaAddress(name, "job", "local", f"{name}-1", "", "", "")
@@ -94,8 +98,8 @@ class ScriptedReplica:
                 return web.json_response({"error": "not held"}, status=503, headers=common)
             key = VersionKey.from_servable(servable)
             if request.method == "GET":
-                document = {"name": key.model, "versions": [str(key.version)], "inputs": [], "outputs": []}
-                return web.json_response(document, headers=common)
+                document = metadata.model_metadata_json(key.model, str(key.version), self.signature)
+                return web.Response(body=document, content_type="application/json", headers=common)
             asked = rest.decode_request(body, headers.get(rest.HEADER_LENGTH.lower()))
             reply = rest.encode_response(InferResponse(key.model, str(key.version), asked.inputs, asked.id), asked)
             return web.Response(body=reply.content, headers={**common, **reply.headers})

@@ -9,18 +9,21 @@ from contextlib import asynccontextmanager
 import grpc.aio
 
 from berth.auth.peer import PeerCredential
+from berth.ids import VersionKey
 from berth.model import Order, RouteDelta
-from berth.wire.convert import delta_to_wire, order_from_wire
+from berth.wire.convert import delta_to_wire, order_from_wire, version_ref_from_wire
 from berth.wire.v1 import routes_pb2, routes_pb2_grpc
 
 
 class Opened:
-    """One router's stream: `first` is what it said it had, `heard` all that it has acknowledged since."""
+    """One router's stream: `first` is what it said it had, `heard` all that it has acknowledged since, `wanted` the
+    versions that it has named as wanted, a tuple for each notice."""
 
     def __init__(self, router: str, first: Order) -> None:
         self.router = router
         self.first = first
         self.heard: list[Order] = []
+        self.wanted: list[tuple[VersionKey, ...]] = []
         self._acknowledged = asyncio.Condition()
         self._outgoing: asyncio.Queue[RouteDelta | None] = asyncio.Queue()
 
@@ -36,11 +39,24 @@ class Opened:
         async with self._acknowledged:
             await self._acknowledged.wait_for(lambda: order in self.heard)
 
+    async def has_wanted(self, key: VersionKey, times: int = 1) -> None:
+        """Return once the router has named `key` as wanted so many times on this stream."""
+        async with self._acknowledged:
+            await self._acknowledged.wait_for(lambda: sum(key in notice for notice in self.wanted) >= times)
+
     async def listen(self, acks: AsyncIterator[routes_pb2.RouteAck]) -> None:
         async for ack in acks:
             async with self._acknowledged:
-                self.heard.append(order_from_wire(ack.applied))
+                order = order_from_wire(ack.applied)
+                # A notice of wishes repeats what was acknowledged last.
+                if order != (self.heard[-1] if self.heard else self.first):
+                    self.heard.append(order)
+                self.note(ack)
                 self._acknowledged.notify_all()
+
+    def note(self, ack: routes_pb2.RouteAck) -> None:
+        if ack.wanted:
+            self.wanted.append(tuple(map(version_ref_from_wire, ack.wanted)))
 
     async def outgoing(self) -> AsyncIterator[routes_pb2.RouteDelta]:
         while (delta := await self._outgoing.get()) is not None:
@@ -59,6 +75,7 @@ class ScriptedRouteFeed(routes_pb2_grpc.RouteFeedServicer):
     ) -> AsyncIterator[routes_pb2.RouteDelta]:
         hello = await anext(request_iterator)
         stream = Opened(hello.router, order_from_wire(hello.applied))
+        stream.note(hello)
         self.opened.put_nowait(stream)
         listener = asyncio.create_task(stream.listen(request_iterator))
         try:

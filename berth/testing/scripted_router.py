@@ -22,7 +22,8 @@ _RECONNECT_S = 0.02
 
 
 class ScriptedRouter:
-    """`acking` is whether it says what it has applied; `tables` is every table that it ever had."""
+    """`acking` is whether it says what it has applied; `wanted` what it says with that over gRPC; `tables` is every
+    table that it ever had."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -30,6 +31,7 @@ class ScriptedRouter:
         self.tables: list[RouteTable] = []
         self.snapshots = 0
         self.acking = True
+        self.wanted: tuple[VersionKey, ...] = ()
         self.news = News()
 
     def replicas(self, key: VersionKey) -> set[str]:
@@ -69,11 +71,11 @@ class RouterStream:
         self._said.append(self._router.table.order)
         self._router.news.tell()
 
-    async def receive(self) -> tuple[str, Order]:
+    async def receive(self) -> tuple[str, Order, tuple[VersionKey, ...]]:
         await self._router.news.until(lambda: self.broken or (bool(self._said) and self._router.acking), 3600.0)
         if self.broken:
             raise Unavailable("the stream is broken")
-        return self._router.name, self._said.popleft()
+        return self._router.name, self._said.popleft(), ()
 
     def break_off(self) -> None:
         self.broken = True
@@ -106,7 +108,8 @@ async def _deltas(
 
     async def acknowledge() -> None:
         applied = convert.order_to_wire(router.table.order)
-        await call.write(routes_pb2.RouteAck(router=router.name, applied=applied))
+        wanted = map(convert.version_ref_to_wire, router.wanted)
+        await call.write(routes_pb2.RouteAck(router=router.name, applied=applied, wanted=wanted))
 
     try:
         await acknowledge()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from berth import model
 from berth.ids import ModelKey, VersionKey
-from berth.states import ArtifactFormat, Role, Runtime, ServableState
+from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
 from berth.wire.v1 import common_pb2, desired_pb2, routes_pb2, worker_pb2
 
 
@@ -53,11 +53,19 @@ def limits_to_wire(limits: model.TenantLimits) -> common_pb2.TenantLimits:
         tenant=limits.tenant,
         requests_per_second=limits.requests_per_second,
         max_concurrent=limits.max_concurrent,
+        bytes_per_second=limits.bytes_per_second,
+        weight=limits.weight,
     )
 
 
 def limits_from_wire(message: common_pb2.TenantLimits) -> model.TenantLimits:
-    return model.TenantLimits(message.tenant, message.requests_per_second, message.max_concurrent)
+    return model.TenantLimits(
+        message.tenant,
+        message.requests_per_second,
+        message.max_concurrent,
+        message.bytes_per_second,
+        message.weight or 1.0,
+    )
 
 
 def address_to_wire(address: model.ReplicaAddress) -> common_pb2.ReplicaAddress:
@@ -69,6 +77,7 @@ def address_to_wire(address: model.ReplicaAddress) -> common_pb2.ReplicaAddress:
         control=address.control,
         grpc=address.grpc,
         http=address.http,
+        zone=address.zone,
     )
 
 
@@ -81,6 +90,7 @@ def address_from_wire(message: common_pb2.ReplicaAddress) -> model.ReplicaAddres
         control=message.control,
         grpc=message.grpc,
         http=message.http,
+        zone=message.zone,
     )
 
 
@@ -152,7 +162,11 @@ def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
         ],
         models=[
             desired_pb2.DesiredModel(
-                tenant=entry.key.tenant, model=entry.key.model, target=entry.target, labels=dict(entry.labels)
+                tenant=entry.key.tenant,
+                model=entry.key.model,
+                target=entry.target,
+                labels=dict(entry.labels),
+                default_answer=entry.default_answer,
             )
             for entry in desired.models
         ],
@@ -172,7 +186,9 @@ def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
             for job in message.jobs
         ),
         models=tuple(
-            model.DesiredModel(ModelKey(entry.tenant, entry.model), entry.target, dict(entry.labels))
+            model.DesiredModel(
+                ModelKey(entry.tenant, entry.model), entry.target, dict(entry.labels), entry.default_answer
+            )
             for entry in message.models
         ),
         keys=tuple(api_key_from_wire(key) for key in message.keys),
@@ -223,9 +239,16 @@ def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
         default_version=route.default,
         labels=dict(route.labels),
         versions=[
-            routes_pb2.VersionRoute(version=entry.version, replicas=entry.replicas, reason=entry.reason)
+            routes_pb2.VersionRoute(
+                version=entry.version,
+                replicas=entry.replicas,
+                reason=entry.reason,
+                failed=entry.failed,
+                state=entry.state,
+            )
             for entry in route.versions
         ],
+        default_answer=route.default_answer,
     )
 
 
@@ -235,8 +258,16 @@ def model_route_from_wire(message: routes_pb2.ModelRoute) -> model.ModelRoute:
         default=message.default_version,
         labels=dict(message.labels),
         versions=tuple(
-            model.VersionRoute(entry.version, tuple(entry.replicas), entry.reason) for entry in message.versions
+            model.VersionRoute(
+                entry.version,
+                tuple(entry.replicas),
+                entry.reason,
+                entry.failed,
+                VersionState(entry.state or VersionState.PENDING),
+            )
+            for entry in message.versions
         ),
+        default_answer=message.default_answer,
     )
 
 
@@ -252,6 +283,7 @@ def delta_to_wire(delta: model.RouteDelta) -> routes_pb2.RouteDelta:
         removed_keys=delta.removed_keys,
         limits=[limits_to_wire(limits) for limits in delta.limits],
         removed_limits=delta.removed_limits,
+        routers=delta.routers,
     )
 
 
@@ -267,4 +299,5 @@ def delta_from_wire(message: routes_pb2.RouteDelta) -> model.RouteDelta:
         removed_keys=tuple(message.removed_keys),
         limits=tuple(limits_from_wire(limits) for limits in message.limits),
         removed_limits=tuple(message.removed_limits),
+        routers=message.routers or 1,
     )

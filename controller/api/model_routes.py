@@ -60,7 +60,10 @@ async def get_model(call: Authenticated, tenant: str, model: str) -> Response:
 
 @router.patch("/{model}", response_model=schemas.Model)
 async def update_model(call: Authenticated, tenant: str, model: str, body: schemas.ModelUpdate) -> Response:
-    """Describe the model, pin a version, or let the newest answer again. A pinned version that had left is placed."""
+    """Describe the model, pin a version, let the newest answer again, or set what to answer when no replica does.
+
+    A pinned version that had left is placed. A default answer has the outputs of the newest version.
+    """
     call.demand_tenant(tenant, WRITERS)
     key = ModelKey(tenant, model)
 
@@ -72,6 +75,8 @@ async def update_model(call: Authenticated, tenant: str, model: str, body: schem
         if body.serving is not None:
             pinned = models.policy_to_pinned(body.serving.policy, body.serving.version)
             await models.serve(tx, call.caller, record, pinned)
+        if "default_answer" in body.model_fields_set:
+            await models.set_default_answer(tx, call.caller.key_id, record, body.default_answer)
         return views.model(await models.get(tx, key))
 
     return call.show(await call.change(act, key))

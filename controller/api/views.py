@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from berth.api import schemas
 from berth.api.schemas import Resource
 from controller.core.status import VersionStatus
+from controller.default_answer import answer_of
 from controller.store import records
 from controller.usecases.models import serving_of
 
@@ -21,6 +22,8 @@ def tenant(record: records.Tenant) -> schemas.Tenant:
         max_bytes=record.max_bytes,
         requests_per_second=record.requests_per_second,
         max_concurrent=record.max_concurrent,
+        bytes_per_second=record.bytes_per_second,
+        weight=record.weight,
     )
     return _sealed(schemas.Tenant, name=record.name, quota=quota, created_at=record.created_at)
 
@@ -38,6 +41,7 @@ def model(record: records.Model) -> schemas.Model:
         serving=schemas.ServingPolicy(**serving_of(record)),
         labels=record.labels,
         latest_version=record.latest,
+        default_answer=None if record.default_answer is None else answer_of(record.default_answer),
         created_at=record.created_at,
     )
 

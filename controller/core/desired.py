@@ -39,6 +39,7 @@ class ModelRow(NamedTuple):
     key: ModelKey
     target: int
     labels: Mapping[str, int]
+    default_answer: bytes = b""
 
 
 def build(
@@ -69,7 +70,7 @@ def build(
             if job.cell == cell
         ),
         models=tuple(
-            DesiredModel(model.key, model.target, dict(sorted(model.labels.items())))
+            DesiredModel(model.key, model.target, dict(sorted(model.labels.items())), model.default_answer)
             for model in sorted(models, key=lambda model: model.key)
         ),
         keys=tuple(sorted(keys, key=lambda key: key.sha256)),

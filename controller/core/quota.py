@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from berth.errors import QuotaExceeded
 
+MAX_DEFAULT_ANSWERS = 1024 * 1024
+
 
 def check_models(limit: int, used: int, asked: int = 1) -> None:
     """Allow `asked` more models beside the `used` there are."""
@@ -16,6 +18,14 @@ def check_models(limit: int, used: int, asked: int = 1) -> None:
 def check_bytes(limit: int, used: int, asked: int) -> None:
     """Allow an artifact of `asked` bytes beside the `used` bytes that are stored."""
     _check("max_bytes", "bytes of artifacts", limit, used, asked)
+
+
+def check_default_answers(used: int, asked: int) -> None:
+    """Allow a default answer of `asked` bytes beside the `used` bytes of the tenant's others.
+
+    All of them travel to every router with each change of a cell, so their sum is bounded for everyone alike.
+    """
+    _check("default_answer_bytes", "bytes of default answers", MAX_DEFAULT_ANSWERS, used, asked)
 
 
 def _check(quota: str, what: str, limit: int, used: int, asked: int) -> None:

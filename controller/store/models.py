@@ -34,6 +34,7 @@ _MODEL = select(
     _LATEST.label("latest"),
     _LABELS.label("labels"),
     models.c.created_at,
+    models.c.default_answer,
 )
 _VERSION = select(
     versions.c.model_id,
@@ -78,6 +79,13 @@ async def page(tx: Tx, tenant: str, after: str, limit: int) -> list[records.Mode
 async def every(tx: Tx) -> list[records.Model]:
     """All models that are not deleted."""
     return [_model(row) for row in await tx.execute(_MODEL.where(models.c.deleted_at.is_(None)))]
+
+
+async def default_answer_bytes(tx: Tx, tenant: str, but: int) -> int:
+    """Sum of the sizes of the default answers of a tenant's models, the one with the id `but` left out."""
+    size = func.coalesce(func.sum(func.octet_length(models.c.default_answer)), 0)
+    statement = select(size).where(models.c.tenant == tenant, models.c.deleted_at.is_(None), models.c.id != but)
+    return int((await tx.execute(statement)).scalar_one())
 
 
 async def add(tx: Tx, key: ModelKey, description: str) -> records.Model:

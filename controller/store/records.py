@@ -16,6 +16,8 @@ class Tenant(NamedTuple):
     max_bytes: int
     requests_per_second: float
     max_concurrent: int
+    bytes_per_second: float
+    weight: float
     created_at: datetime
 
 
@@ -38,6 +40,7 @@ class Model(NamedTuple):
     latest: int | None
     labels: dict[str, int]
     created_at: datetime
+    default_answer: str | None = None
 
 
 class Version(NamedTuple):

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-HEAD = "0001"
+HEAD = "0003"
 """The newest revision in `migrations/`: written here so that a start need not import Alembic to find it current."""
 
 metadata = MetaData(
@@ -62,6 +62,9 @@ tenants = Table(
     Column("max_bytes", BigInteger, nullable=False),
     Column("requests_per_second", Float, nullable=False),
     Column("max_concurrent", Integer, nullable=False),
+    # Defaults in the database: a controller of the release before adds tenants without them.
+    Column("bytes_per_second", Float, nullable=False, server_default=text("0")),
+    Column("weight", Float, nullable=False, server_default=text("1")),
     _now(),
 )
 
@@ -86,6 +89,8 @@ models = Table(
     Column("name", _name(), nullable=False),
     Column("description", Text, nullable=False),
     Column("pinned", BigInteger),
+    # A whole answer of OIP, as a router gives it; JSON in ASCII.
+    Column("default_answer", Text),
     _now(),
     # A deleted model stays until no replica holds any of its versions; its name is free at once.
     _moment("deleted_at"),

@@ -19,6 +19,8 @@ _TENANT = select(
     tenants.c.max_bytes,
     tenants.c.requests_per_second,
     tenants.c.max_concurrent,
+    tenants.c.bytes_per_second,
+    tenants.c.weight,
     tenants.c.created_at,
 )
 _KEY = select(
@@ -78,7 +80,8 @@ async def usage(tx: Tx, name: str) -> tuple[int, int]:
 
 
 async def limits(tx: Tx) -> list[TenantLimits]:
-    rows = await tx.execute(select(tenants.c.name, tenants.c.requests_per_second, tenants.c.max_concurrent))
+    columns = (tenants.c.requests_per_second, tenants.c.max_concurrent, tenants.c.bytes_per_second, tenants.c.weight)
+    rows = await tx.execute(select(tenants.c.name, *columns))
     return [TenantLimits(*row) for row in rows]
 
 

@@ -26,7 +26,12 @@ async def read(tx: Tx, cell: str) -> DesiredState:
             for assignment in await jobs.assignments_in(tx, cell)
         ],
         models=[
-            desired.ModelRow(model.key, rollout.target(model.pinned, live.get(model.id, ())), model.labels)
+            desired.ModelRow(
+                model.key,
+                rollout.target(model.pinned, live.get(model.id, ())),
+                model.labels,
+                (model.default_answer or "").encode(),
+            )
             for model in await models.every(tx)
         ],
         keys=await tenants.live_keys(tx),

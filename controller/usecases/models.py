@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from berth.api import schemas
 from berth.errors import Conflict, InvalidArgument, NotFound
 from berth.ids import ModelKey, check_name, parse_version
 from berth.states import VersionState
+from controller import default_answer
 from controller.core import quota
 from controller.store import jobs, models, records, tenants
 from controller.store.transaction import Tx
@@ -51,6 +53,23 @@ async def create(tx: Tx, actor: str, key: ModelKey, description: str) -> records
 
 async def describe(tx: Tx, actor: str, model: records.Model, description: str) -> None:
     await models.change(tx, model.id, description=naming.check_text("description", description))
+    tx.tell("model.updated", actor, model.key.tenant, naming.model_subject(model.key))
+
+
+async def set_default_answer(tx: Tx, actor: str, model: records.Model, answer: schemas.DefaultAnswer | None) -> None:
+    """Have routers answer with `answer` when no replica does in time, or with an error again for None.
+
+    Raises `InvalidArgument` for what is no answer of the newest version, `PayloadTooLarge`, `QuotaExceeded`.
+    """
+    text = None if answer is None else default_answer.encode(model.key.model, answer)
+    if text is not None:
+        newest = None if model.latest is None else await models.find_version(tx, model.id, model.latest)
+        default_answer.check(text, None if newest is None else newest.signature)
+        quota.check_default_answers(await models.default_answer_bytes(tx, model.key.tenant, model.id), len(text))
+    if text == model.default_answer:
+        return
+    await models.change(tx, model.id, default_answer=text)
+    tx.change_desired()
     tx.tell("model.updated", actor, model.key.tenant, naming.model_subject(model.key))
 
 

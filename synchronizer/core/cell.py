@@ -326,6 +326,7 @@ class Cell:
         self._settled = self._settled or self._has_settled(now)
         publication = None
         if self._settled:
+            self._board.set_routers(self._ledger.counted)
             publication = self._board.publish(order, anew=self._republish)
             self._republish = False
         if publication is not None:

@@ -26,7 +26,7 @@ from berth.model import (
     VersionRoute,
 )
 from berth.route_delta import snapshot
-from berth.states import ServableState
+from berth.states import ServableState, VersionState
 from synchronizer.core.withdrawal import Route
 
 K = TypeVar("K")
@@ -66,6 +66,22 @@ def describe(statuses: Iterable[ServableStatus]) -> str:
     return "not loaded on any replica yet"
 
 
+def has_failed(statuses: Iterable[ServableStatus]) -> bool:
+    """Whether a version that is nowhere to be queried has failed to load, and no replica is trying now."""
+    states = {status.state for status in statuses}
+    return ServableState.ERROR in states and not states & {ServableState.NEW, ServableState.LOADING}
+
+
+def state_of(statuses: Iterable[ServableStatus]) -> VersionState:
+    """The state of a version that is nowhere to be queried, as `describe` puts it into words."""
+    states = {status.state for status in statuses}
+    if states & {ServableState.NEW, ServableState.LOADING}:
+        return VersionState.LOADING
+    if ServableState.ERROR in states:
+        return VersionState.FAILED
+    return VersionState.DRAINING if states & {ServableState.DRAINING, ServableState.UNLOADING} else VersionState.PENDING
+
+
 class Publication(NamedTuple):
     """A delta, and the routes that it adds and withdraws."""
 
@@ -94,6 +110,7 @@ class RouteBoard:
         self._others: dict[VersionKey, dict[str, ServableStatus]] = {}
         self._keys: dict[bytes, ApiKey] = {}
         self._limits: dict[str, TenantLimits] = {}
+        self._routers = 1
         self._dirty_models: set[ModelKey] = set()
         self._dirty_replicas: set[str] = set()
         self._dirty_access = False
@@ -104,6 +121,7 @@ class RouteBoard:
         self._table_routes: dict[str, frozenset[VersionKey]] = {}
         self._table_keys: dict[bytes, ApiKey] = {}
         self._table_limits: dict[str, TenantLimits] = {}
+        self._table_routers = 1
 
     def __repr__(self) -> str:
         return (
@@ -131,6 +149,10 @@ class RouteBoard:
         self._keys = {key.sha256: key for key in desired.keys}
         self._limits = {limits.tenant: limits for limits in desired.limits}
         self._dirty_access = True
+
+    def set_routers(self, count: int) -> None:
+        """How many routers share the tenants' limits, at least 1."""
+        self._routers = max(1, count)
 
     def set_replica(
         self, address: ReplicaAddress, routes: frozenset[VersionKey], others: Mapping[VersionKey, ServableStatus]
@@ -166,6 +188,7 @@ class RouteBoard:
         keys, removed_keys = _replace(self._table_keys, self._keys) if self._dirty_access else ((), ())
         limits, removed_limits = _replace(self._table_limits, self._limits) if self._dirty_access else ((), ())
         self._dirty_access = False
+        routers_changed, self._table_routers = self._table_routers != self._routers, self._routers
         if order.epoch != self._order.epoch:
             self._order = order
             every = (Route(name, key) for name, keys_ in self._table_routes.items() for key in sorted(keys_))
@@ -181,8 +204,10 @@ class RouteBoard:
             removed_keys,
             limits,
             removed_limits,
+            self._routers,
         )
-        if not anew and delta == RouteDelta(self._order.generation, order):
+        nothing = RouteDelta(self._order.generation, order, routers=self._routers)
+        if not anew and not routers_changed and delta == nothing:
             return None
         self._order = order
         return Publication(delta, on, off)
@@ -195,6 +220,7 @@ class RouteBoard:
             dict(self._table_replicas),
             dict(self._table_keys),
             dict(self._table_limits),
+            self._table_routers,
         )
 
     def validate(self) -> None:
@@ -258,9 +284,16 @@ class RouteBoard:
             names = tuple(sorted(self._serving.get(version_key, ())))
             if names:
                 counts[version] = len(names)
-            reason = "" if names else describe(self._others.get(version_key, {}).values())
-            versions.append(VersionRoute(version, names, reason))
-        return ModelRoute(key, default_version(model.target, counts, previous), dict(model.labels), tuple(versions))
+            others = () if names else tuple(self._others.get(version_key, {}).values())
+            reason = "" if names else describe(others)
+            versions.append(VersionRoute(version, names, reason, has_failed(others), state_of(others)))
+        return ModelRoute(
+            key,
+            default_version(model.target, counts, previous),
+            dict(model.labels),
+            tuple(versions),
+            model.default_answer,
+        )
 
     def _turned(self) -> tuple[tuple[Route, ...], tuple[Route, ...]]:
         on: list[Route] = []

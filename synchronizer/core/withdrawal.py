@@ -140,6 +140,12 @@ class RouteLedger:
         """The names of the connected routers."""
         return tuple(sorted(router.name for router in self._routers.values() if router.gone_at is None))
 
+    @property
+    def counted(self) -> int:
+        """How many routers may be answering requests: the connected ones, and those that vanished within the grace,
+        which go on with their last table."""
+        return len(self._routers)
+
     def next_deadline(self, now: float) -> float | None:
         """When `settle` may have something to do though no event came; None if never."""
         deadlines = [router.gone_at + self._grace for router in self._routers.values() if router.gone_at is not None]

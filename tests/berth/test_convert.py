@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from berth import model
 from berth.ids import NAME_PATTERN, ModelKey, VersionKey
+from berth.states import VersionState
 from berth.wire import convert
+from berth.wire.v1 import common_pb2, routes_pb2
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True)
 counts = st.integers(0, 2**53)
@@ -22,10 +24,14 @@ st.register_type_strategy(VersionKey, st.builds(VersionKey, names, names, st.int
 st.register_type_strategy(ModelKey, st.builds(ModelKey, names, names))
 artifacts = st.builds(model.Artifact, st.text("0123456789abcdef", min_size=64, max_size=64), counts)
 specs = st.builds(model.VersionSpec, st.from_type(VersionKey), artifacts, counts)
-addresses = st.builds(model.ReplicaAddress, *[names] * 7)
+addresses = st.builds(model.ReplicaAddress, *[names] * 8)
 labels = st.dictionaries(names, st.integers(1, 2**63 - 1), max_size=3)
-limits = st.builds(model.TenantLimits, names, st.floats(0, 1e9), small)
+limits = st.builds(model.TenantLimits, names, st.floats(0, 1e9), small, st.floats(0, 1e15), st.floats(0.01, 1000.0))
 keys = st.builds(model.ApiKey, sha256=digests, tenant=names)
+
+
+answers = st.binary(max_size=20)
+version_states = st.sampled_from(VersionState)
 
 
 def tuples(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -47,14 +53,26 @@ routes = st.builds(
     model.ModelRoute,
     default=st.integers(0, 2**63 - 1),
     labels=labels,
-    versions=tuples(st.builds(model.VersionRoute, st.integers(1, 2**63 - 1), tuples(names), st.text(max_size=20))),
+    versions=tuples(
+        st.builds(
+            model.VersionRoute,
+            st.integers(1, 2**63 - 1),
+            tuples(names),
+            st.text(max_size=20),
+            st.booleans(),
+            version_states,
+        )
+    ),
+    default_answer=answers,
 )
 desired = st.builds(
     model.DesiredState,
     cell=names,
     generation=counts,
     jobs=tuples(st.builds(model.DesiredJob, name=names, versions=tuples(specs))),
-    models=tuples(st.builds(model.DesiredModel, target=st.integers(0, 2**63 - 1), labels=labels)),
+    models=tuples(
+        st.builds(model.DesiredModel, target=st.integers(0, 2**63 - 1), labels=labels, default_answer=answers)
+    ),
     keys=tuples(keys),
     limits=tuples(limits),
 )
@@ -84,6 +102,7 @@ deltas = st.builds(
     removed_keys=tuples(digests),
     limits=tuples(limits),
     removed_limits=tuples(names),
+    routers=st.integers(1, 2**32 - 1),
 )
 aspired = st.builds(model.AspiredSet, versions=tuples(specs))
 
@@ -108,3 +127,10 @@ def test_a_value_survives_the_wire(
         assert from_wire(type(message).FromString(message.SerializeToString())) == value
 
     survives()
+
+
+def test_what_an_older_peer_leaves_out() -> None:
+    assert convert.limits_from_wire(common_pb2.TenantLimits(tenant="t")) == model.TenantLimits("t", weight=1.0)
+    assert convert.delta_from_wire(routes_pb2.RouteDelta(base=3)).routers == 1
+    (version,) = convert.model_route_from_wire(routes_pb2.ModelRoute(versions=[{"version": 1}])).versions
+    assert version.state is VersionState.PENDING

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from berth.auth.peer import PeerCredential
-from berth.model import ObservedCell
+from berth.model import ObservedCell, TenantLimits
 from berth.wire import convert
 from berth.wire.v1 import desired_pb2, desired_pb2_grpc
 
@@ -144,10 +144,14 @@ async def test_another_controllers_changes_reach_watchers_too(controller: Any, s
 
 async def test_limits_and_keys_are_part_of_the_state(controller: Any) -> None:
     await controller.tenant("acme")
-    await controller.api.patch("/v1/tenants/acme", json={"quota": {"requests_per_second": 5, "max_concurrent": 2}})
+    (before,) = convert.desired_from_wire(await controller.desired()).limits
+    assert (before.bytes_per_second, before.weight) == (0.0, 1.0)
+    quota = {"requests_per_second": 5, "max_concurrent": 2, "bytes_per_second": 1e6, "weight": 2.5}
+    patched = await controller.api.patch("/v1/tenants/acme", json={"quota": quota})
+    assert patched.json()["quota"] == {"max_models": 1000, "max_bytes": 1 << 40, **quota}
     state = convert.desired_from_wire(await controller.desired())
     (limits,) = state.limits
-    assert (limits.tenant, limits.requests_per_second, limits.max_concurrent) == ("acme", 5.0, 2)
+    assert limits == TenantLimits("acme", 5.0, 2, 1e6, 2.5)
     assert {(key.tenant, str(key.role)) for key in state.keys} == {("", "admin"), ("acme", "developer")}
 
 

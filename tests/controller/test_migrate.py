@@ -41,6 +41,20 @@ def test_down_and_up_again(empty_database_url: str) -> None:
     command.check(configuration)
 
 
+def test_tenants_of_the_release_before_have_no_new_limits_and_it_may_go_on_adding_some(empty_database_url: str) -> None:
+    configuration = migrate.configuration(empty_database_url)
+    command.upgrade(configuration, "0001")
+    insert = (
+        "INSERT INTO tenants (name, max_models, max_bytes, requests_per_second, max_concurrent) VALUES (%s, 1, 1, 0, 0)"
+    )
+    with psycopg.connect(migrate.libpq_url(empty_database_url), autocommit=True) as connection:
+        connection.execute(insert, ["before"])
+        command.upgrade(configuration, "0002")
+        connection.execute(insert, ["during"])
+        rows = connection.execute("SELECT name, bytes_per_second, weight FROM tenants ORDER BY name").fetchall()
+    assert rows == [("before", 0.0, 1.0), ("during", 0.0, 1.0)]
+
+
 def test_concurrent_starts_migrate_once(empty_database_url: str) -> None:
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(_upgrade, [empty_database_url] * 3))

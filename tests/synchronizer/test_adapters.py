@@ -44,6 +44,7 @@ from synchronizer.__main__ import serve
 from synchronizer.cell_process import running
 from synchronizer.controllers import GrpcControllers
 from synchronizer.core.events import Event, RouterGone, RouterSeen
+from synchronizer.demand import OnWanted
 from synchronizer.discovery import RegistryDiscovery
 from synchronizer.loop import CellLoop
 from synchronizer.metrics import Metrics
@@ -63,6 +64,10 @@ def desired(generation: int, *keys: VersionKey) -> DesiredState:
     return DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models)
 
 
+def _unheard(_: tuple[VersionKey, ...]) -> None:
+    raise AssertionError("nobody wants anything here")
+
+
 @asynccontextmanager
 async def following(router: ScriptedRouter, address: str) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as tasks:
@@ -74,7 +79,13 @@ async def following(router: ScriptedRouter, address: str) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def synchronizer(folder: Path, name: str, *controllers: str) -> AsyncIterator[tuple[CellLoop, str]]:
+async def synchronizer(
+    folder: Path,
+    name: str,
+    *controllers: str,
+    on_wanted: OnWanted | None = None,
+    registry: CollectorRegistry | None = None,
+) -> AsyncIterator[tuple[CellLoop, str]]:
     """A synchronizer over gRPC, and the address of its route feed."""
     settings = SynchronizerSettings(
         instance=name,
@@ -96,7 +107,8 @@ async def synchronizer(folder: Path, name: str, *controllers: str) -> AsyncItera
                 port,
                 workers=GrpcWorkers(CREDENTIAL),
                 discovery=RegistryDiscovery(LocalRegistry(settings.registry_dir), "c", interval=0.05),
-                registry=CollectorRegistry(),
+                registry=registry or CollectorRegistry(),
+                on_wanted=on_wanted,
             )
         )
         feed = await stack.enter_async_context(serve_routes(loop.publisher, "127.0.0.1:0", CREDENTIAL))
@@ -189,7 +201,7 @@ async def test_a_router_that_missed_an_update_is_sent_a_snapshot() -> None:
     events: list[Event] = []
     router = ScriptedRouter("r1")
     table = RouteTable(Order(1, 3))
-    publisher = RoutePublisher(events.append, lambda: table, Metrics(CollectorRegistry()))
+    publisher = RoutePublisher(events.append, lambda: table, Metrics(CollectorRegistry()), _unheard)
     publisher.publish(RouteDelta(0, Order(1, 3)))
     async with serve_routes(publisher, "127.0.0.1:0", CREDENTIAL) as port, following(router, f"127.0.0.1:{port}"):
         await router.news.until(lambda: router.table.order == Order(1, 3))
@@ -217,7 +229,7 @@ async def test_a_synchronizer_that_does_not_lead_sends_nothing_and_closes_when_d
 
     router = ScriptedRouter("r1")
     router.table = RouteTable(Order(1, 9))
-    publisher = RoutePublisher(post, RouteTable, Metrics(CollectorRegistry()))
+    publisher = RoutePublisher(post, RouteTable, Metrics(CollectorRegistry()), _unheard)
     async with serve_routes(publisher, "127.0.0.1:0", CREDENTIAL) as port, following(router, f"127.0.0.1:{port}"):
         await news.until(lambda: RouterSeen(1, "r1", Order(1, 9)) in events)
         assert router.tables == []
@@ -227,9 +239,49 @@ async def test_a_synchronizer_that_does_not_lead_sends_nothing_and_closes_when_d
         assert router.tables == []
 
 
+async def test_what_routers_want_is_heard_by_who_leads(
+    tmp_path: Path, workers: tuple[ScriptedWorker, ScriptedWorker]
+) -> None:
+    controller, router = ScriptedController(desired(1, V1)), ScriptedRouter("r1")
+    router.wanted = (V2, V1)
+    heard: list[tuple[VersionKey, ...]] = []
+    registry = CollectorRegistry()
+    news = News()
+
+    def on_wanted(versions: tuple[VersionKey, ...]) -> None:
+        heard.append(versions)
+        news.tell()
+
+    async with (
+        serve_controller(controller, CREDENTIAL) as address,
+        synchronizer(tmp_path, "s1", address, on_wanted=on_wanted, registry=registry) as (_, feed),
+        following(router, feed),
+    ):
+        await news.until(lambda: bool(heard))
+        assert heard[0] == (V2, V1)
+        assert (registry.get_sample_value("berth_synchronizer_wanted_versions_total") or 0.0) >= 2.0
+        assert registry.get_sample_value("berth_synchronizer_wanted_versions_now") == 2.0
+
+
+async def test_routers_learn_how_many_share_the_limits(
+    tmp_path: Path, workers: tuple[ScriptedWorker, ScriptedWorker]
+) -> None:
+    controller, one, other = ScriptedController(desired(1, V1)), ScriptedRouter("r1"), ScriptedRouter("r2")
+    async with (
+        serve_controller(controller, CREDENTIAL) as address,
+        synchronizer(tmp_path, "s1", address) as (_, feed),
+        following(one, feed),
+    ):
+        await one.news.until(lambda: bool(one.tables))
+        assert one.table.routers == 1
+        async with following(other, feed):
+            await one.news.until(lambda: one.table.routers == 2)
+            await other.news.until(lambda: other.table.routers == 2)
+
+
 async def test_the_route_feed_is_for_the_deployments_own_processes() -> None:
     router = ScriptedRouter("r1")
-    publisher = RoutePublisher(lambda _: None, RouteTable, Metrics(CollectorRegistry()))
+    publisher = RoutePublisher(lambda _: None, RouteTable, Metrics(CollectorRegistry()), _unheard)
     publisher.publish(RouteDelta(0, Order(1, 1)))
     stranger = PeerCredential.from_token(secrets.token_urlsafe(32))
     async with serve_routes(publisher, "127.0.0.1:0", CREDENTIAL) as port:

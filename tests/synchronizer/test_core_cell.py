@@ -14,6 +14,7 @@ from berth.model import (
     Order,
     ReplicaAddress,
     ReplicaStatus,
+    RouteDelta,
     ServableStatus,
     VersionSpec,
 )
@@ -27,6 +28,7 @@ from synchronizer.core.events import (
     Outcome,
     Reported,
     Reserved,
+    RouterGone,
     RouterSeen,
     SteppedDown,
 )
@@ -107,6 +109,27 @@ def test_nothing_is_given_out_beyond_what_is_reserved() -> None:
     assert (stuck.pushes, stuck.publish, stuck.reserve_after) == ((), None, 5000)
     (push,) = cell.step([Reserved(5000, 6000)], 0.2).pushes
     assert push.aspired.order == Order(2, 5001)
+
+
+def test_every_table_says_how_many_routers_share_the_limits() -> None:
+    """One that vanished goes on answering with its last table, so it counts until the grace is over."""
+    cell = leader(desired(1, V1))
+    (push,) = cell.step([report(NEVER, V1)], 0.1).pushes
+    first = cell.step([report(push.aspired.order, V1), RouterSeen(1, "r1", NEVER)], 0.2).publish
+    assert first is not None
+    assert first.routers == 1
+    assert cell.step([RouterSeen(1, "r1", first.order)], 0.3).publish is None
+    second = cell.step([RouterSeen(2, "r2", NEVER)], 0.4).publish
+    assert second == RouteDelta(first.order.generation, second.order if second else NEVER, routers=2)
+    assert cell.table().routers == 2
+    cell.step([RouterSeen(1, "r1", second.order), RouterSeen(2, "r2", second.order)], 0.5)
+    assert cell.step([RouterGone(2)], 1.0).publish is None
+    assert cell.step([RouterSeen(3, "r2", second.order)], 2.0).publish is None, "it was away for a second"
+    cell.step([RouterGone(3)], 3.0)
+    assert cell.step([], 7.9).publish is None
+    third = cell.step([], 8.0).publish
+    assert third is not None
+    assert third.routers == 1
 
 
 @pytest.mark.parametrize("event", [report(Order(3, 1)), RouterSeen(1, "r", Order(3, 1))])

@@ -20,7 +20,7 @@ from synchronizer.core.leadership import (
     StepDown,
     Unreachable,
 )
-from synchronizer.core.routes import default_version, describe
+from synchronizer.core.routes import default_version, describe, has_failed
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
@@ -95,7 +95,9 @@ def test_default_version(target: int, replicas: dict[int, int], previous: int, e
     ],
 )
 def test_reasons(states: list[tuple[ServableState, str]], expected: str) -> None:
-    assert describe(ServableStatus(V1, state, reason) for state, reason in states) == expected
+    statuses = [ServableStatus(V1, state, reason) for state, reason in states]
+    assert describe(statuses) == expected
+    assert has_failed(statuses) == expected.startswith("failed")
 
 
 @pytest.mark.parametrize(

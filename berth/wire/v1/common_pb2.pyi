@@ -55,17 +55,21 @@ class ApiKey(_message.Message):
     def __init__(self, sha256: _Optional[bytes] = ..., tenant: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
 
 class TenantLimits(_message.Message):
-    __slots__ = ("tenant", "requests_per_second", "max_concurrent")
+    __slots__ = ("tenant", "requests_per_second", "max_concurrent", "bytes_per_second", "weight")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     MAX_CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     requests_per_second: float
     max_concurrent: int
-    def __init__(self, tenant: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., max_concurrent: _Optional[int] = ...) -> None: ...
+    bytes_per_second: float
+    weight: float
+    def __init__(self, tenant: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., max_concurrent: _Optional[int] = ..., bytes_per_second: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class ReplicaAddress(_message.Message):
-    __slots__ = ("replica", "job", "cell", "incarnation", "control", "grpc", "http")
+    __slots__ = ("replica", "job", "cell", "incarnation", "control", "grpc", "http", "zone")
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     CELL_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +77,7 @@ class ReplicaAddress(_message.Message):
     CONTROL_FIELD_NUMBER: _ClassVar[int]
     GRPC_FIELD_NUMBER: _ClassVar[int]
     HTTP_FIELD_NUMBER: _ClassVar[int]
+    ZONE_FIELD_NUMBER: _ClassVar[int]
     replica: str
     job: str
     cell: str
@@ -80,7 +85,8 @@ class ReplicaAddress(_message.Message):
     control: str
     grpc: str
     http: str
-    def __init__(self, replica: _Optional[str] = ..., job: _Optional[str] = ..., cell: _Optional[str] = ..., incarnation: _Optional[str] = ..., control: _Optional[str] = ..., grpc: _Optional[str] = ..., http: _Optional[str] = ...) -> None: ...
+    zone: str
+    def __init__(self, replica: _Optional[str] = ..., job: _Optional[str] = ..., cell: _Optional[str] = ..., incarnation: _Optional[str] = ..., control: _Optional[str] = ..., grpc: _Optional[str] = ..., http: _Optional[str] = ..., zone: _Optional[str] = ...) -> None: ...
 
 class ServableStatus(_message.Message):
     __slots__ = ("ref", "state", "reason", "since", "measured_bytes", "attempts")

@@ -64,7 +64,7 @@ class DesiredJob(_message.Message):
     def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[_common_pb2.VersionSpec, _Mapping]]] = ...) -> None: ...
 
 class DesiredModel(_message.Message):
-    __slots__ = ("tenant", "model", "target", "labels")
+    __slots__ = ("tenant", "model", "target", "labels", "default_answer")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -76,11 +76,13 @@ class DesiredModel(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_ANSWER_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     model: str
     target: int
     labels: _containers.ScalarMap[str, int]
-    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., target: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    default_answer: bytes
+    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., target: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_answer: _Optional[bytes] = ...) -> None: ...
 
 class ObservedReplica(_message.Message):
     __slots__ = ("status", "connected", "routed", "seen_at")
