@@ -34,11 +34,12 @@ def run(
     serve: Callable[[S, asyncio.Event], Awaitable[None]],
     environ: Mapping[str, str],
     arguments: list[str],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Run `serve(settings, stop)` until it returns; the result is the exit status.
 
     `arguments` other than `--help` are refused: settings come from the environment, so that secrets and
-    settings never show in a process list.
+    settings never show in a process list. `loop_factory` makes another event loop than asyncio's own.
     """
     if arguments:
         if arguments in (["--help"], ["-h"]):
@@ -54,7 +55,8 @@ def run(
     if settings.parent_pid:
         _die_with(settings.parent_pid)
     configure_logging(component, settings.instance, settings.log_level, settings.log_format)
-    return asyncio.run(_main(component, settings, serve))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_main(component, settings, serve))
 
 
 def usage(component: str, settings_class: type[ProcessSettings]) -> str:

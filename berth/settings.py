@@ -70,6 +70,11 @@ class ProcessSettings(Settings):
         description="Name of this process in logs and observations, unique within its component.",
     )
     cell: str = Field(default="local", description="Cell this process belongs to.")
+    zone: str = Field(
+        default="",
+        description="What this process fails together with: a rack, an availability zone. Routers prefer replicas of "
+        "their own zone and hedge into another one. Empty: not known.",
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field(
         default="json", pattern="^(json|console)$", description="json for collectors, console for people."

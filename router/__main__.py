@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from berth.process import run
-from berth.settings import SettingsError, environment
+from berth.settings import SettingsError, environment, variable_name
 from router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
@@ -34,56 +36,87 @@ async def serve(
     """Route requests until `stop` is set, then drain. `on_listening` is told the ports once clients may come."""
     from berth.admin import serve_admin
     from berth.auth.peer import PeerCredential
+    from router.answers import AnswersKept
     from router.board import RouteBoard
     from router.call import Wire
-    from router.core.admission import Admission
+    from router.core.admission import Admission, Bounds
     from router.core.attempts import Rules
-    from router.core.budget import Budget
+    from router.core.budget import Budgets, Scale
+    from router.core.hedging import ADAPTIVE, Hedging
+    from router.core.latency import Latencies
     from router.core.selection import Selection
+    from router.core_metrics import CoreMetrics
+    from router.debug import Debug
+    from router.engine.connection import Common
+    from router.engine.dialer import Dialer
+    from router.engine.ledger import Ledger
+    from router.engine.listener import client_tls, listen
+    from router.engine.service import Limits, Service
+    from router.engine.upstream_grpc import open_grpc
+    from router.engine.upstream_rest import open_rest
     from router.forward import Forwarder
-    from router.grpc_upstream import open_grpc
-    from router.ingress_grpc import GrpcIngress, GrpcLimits, serve_grpc
-    from router.ingress_rest import RestIngress, RestLimits, serve_rest
+    from router.gate import Gate
     from router.metrics import RouterMetrics
+    from router.model_metrics import ModelMetrics
     from router.record import Recorder
-    from router.rest_upstream import open_rest
     from router.route_feed import RouteFeed
     from router.table_file import keep_table, load_table
+    from router.tfserving.answering import TfServing
     from router.upstreams import Upstreams
+    from router.wishes import Wishes
 
     credential = PeerCredential.from_settings(settings)
     registry = CollectorRegistry()
     metrics = RouterMetrics(registry)
     dice = random.Random()
     board = RouteBoard()
-    selection = Selection()
-    upstreams = Upstreams({Wire.REST: open_rest(credential), Wire.GRPC: open_grpc(credential)})
+    selection = Selection(settings.zone)
+    latencies = Latencies(settings.hedge_share)
+    hedging = Hedging(
+        selection, ADAPTIVE if settings.hedge_delay_ms == "auto" else float(settings.hedge_delay_ms) / 1000.0
+    )
+    budgets = Budgets(
+        Scale(share=settings.extra_load, hedge_share=settings.hedge_share), now=asyncio.get_running_loop().time()
+    )
+    CoreMetrics(registry, hedging, selection, budgets)
+    debug = Debug(board, selection, latencies, hedging, budgets)
+    dialer = Dialer(Common(asyncio.get_running_loop(), Ledger(settings.max_buffered_bytes)), credential)
+    upstreams = Upstreams({Wire.REST: open_rest(dialer), Wire.GRPC: open_grpc(dialer)})
     board.watch(selection.retain)
     board.watch(upstreams.retain)
+    wishes = Wishes()
+    admission = Admission(
+        settings.max_in_flight,
+        queue=Bounds(settings.queue_requests, settings.queue_bytes, settings.queue_wait_s),
+        hold=Bounds(settings.cold_hold_requests, settings.cold_hold_bytes, settings.cold_hold_s),
+    )
+    metrics.in_flight.set_function(lambda: admission.under_way)
+    gate = Gate(board, admission, wishes, metrics)
     forwarder = Forwarder(
         board=board,
         upstreams=upstreams,
         selection=selection,
-        admission=Admission(settings.max_in_flight),
-        budget=Budget(share=settings.extra_load, now=asyncio.get_running_loop().time()),
-        rules=Rules(hedge_after=settings.hedge_delay_ms / 1000.0, patience=settings.patience_s),
+        gate=gate,
+        budgets=budgets,
+        latencies=latencies,
+        hedging=hedging,
+        rules=Rules(patience=settings.patience_s),
         metrics=metrics,
+        models=ModelMetrics(registry, settings.metrics_models),
         dice=dice,
+        kept=AnswersKept(settings.cache_bytes, settings.cache_ttl_s, board, metrics) if settings.cache_bytes else None,
     )
-    recorder = Recorder(metrics, settings.access_log_sample, dice)
-    rest = RestIngress(
+    tfserving = TfServing(forwarder, min(settings.tfserving_body_bytes, settings.max_body_bytes))
+    service = Service(
+        dialer,
         forwarder,
-        recorder,
-        RestLimits(
-            max_body_bytes=settings.max_body_bytes,
-            body_timeout_s=settings.body_timeout_s,
-            default_timeout_s=settings.default_timeout_s,
-            max_timeout_s=settings.max_timeout_s,
-        ),
+        tfserving,
+        Recorder(registry, settings.access_log_sample, dice),
+        Limits.of(settings),
+        registry,
     )
-    grpc_limits = GrpcLimits(settings.max_body_bytes, settings.default_timeout_s, settings.max_timeout_s)
-    grpc = GrpcIngress(forwarder, recorder, grpc_limits)
-    feed = RouteFeed(settings.feeds, board, credential, name=settings.instance, metrics=metrics)
+    tls = client_tls(settings.client_tls_cert, settings.client_tls_key)
+    feed = RouteFeed(settings.feeds, board, credential, name=settings.instance, metrics=metrics, wishes=wishes)
 
     def readiness() -> str | None:
         if stop.is_set():
@@ -92,11 +125,23 @@ async def serve(
 
     refused: SettingsError | None = None
     async with asyncio.TaskGroup() as tasks:
+        dialer.tasks = service.tasks = tasks
         background = [tasks.create_task(feed.run(), name="feed")]
         closer = tasks.create_task(upstreams.run(), name="upstreams")
         try:
             async with AsyncExitStack() as stack:
-                admin_port = await stack.enter_async_context(serve_admin(settings.admin_address, readiness, registry))
+                stack.callback(forwarder.close)
+                stack.callback(gate.close)
+                stack.callback(tfserving.close)
+                admin_port = await stack.enter_async_context(
+                    serve_admin(
+                        settings.admin_address,
+                        readiness,
+                        registry,
+                        documents={"/debug/routes": debug.routes, "/debug/hedging": debug.hedges},
+                        credential=credential,
+                    )
+                )
                 if settings.state_dir is not None:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_FEED_GRACE):
@@ -105,21 +150,22 @@ async def serve(
                         log.warning("no route feed answers: serving from the table on disk", models=len(saved.models))
                         board.swap(saved)
                     background.append(tasks.create_task(keep_table(board, settings.state_dir), name="table file"))
-                rest_port, runner = await stack.enter_async_context(
-                    serve_rest(rest, settings.http_address, drain_s=settings.drain_s)
+                stack.callback(service.close)
+                shared = settings.shared_ports
+                rest_port, rest = await stack.enter_async_context(
+                    listen(service, settings.http_address, tls=tls, shared=shared)
                 )
-                grpc_port, server = await stack.enter_async_context(
-                    serve_grpc(grpc, settings.grpc_address, grpc_limits)
+                grpc_port, grpc = await stack.enter_async_context(
+                    listen(service, settings.grpc_address, tls=tls, shared=shared)
                 )
+                service.start()
                 log.info("listening", rest_port=rest_port, grpc_port=grpc_port, admin_port=admin_port)
                 on_listening(Ports(rest_port, grpc_port, admin_port))
                 await stop.wait()
-                rest.drain()
-                grpc.drain()
-                # Both at once; the feed and the upstreams live until the last request has ended.
-                async with asyncio.TaskGroup() as drains:
-                    drains.create_task(runner.cleanup())
-                    drains.create_task(server.stop(settings.drain_s))
+                # First no new connections, so that clients who are told to go connect elsewhere.
+                rest.close()
+                grpc.close()
+                await service.drain(settings.drain_s)
         except SettingsError as error:
             # Raised below, bare: the group would wrap it.
             refused = error
@@ -130,8 +176,49 @@ async def serve(
         raise refused
 
 
+def _settle_memory() -> None:
+    """What was made so far stays: the collector need not look at it again. Requests make no cycles to speak of."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 def main() -> None:
-    sys.exit(run("router", RouterSettings, serve, environment(), sys.argv[1:]))
+    environ, arguments = dict(environment()), sys.argv[1:]
+    if arguments[:1] == ["--processes"]:
+        # The one setting that is given by hand often enough.
+        environ[variable_name("processes")] = "".join(arguments[1:2])
+        arguments = arguments[2:]
+
+    async def serve_or_supervise(settings: RouterSettings, stop: asyncio.Event) -> None:
+        if settings.processes > 1:
+            from router.processes import supervise
+
+            await supervise(environ, settings, stop)
+        else:
+            await serve(settings, stop, _on_listening(settings))
+
+    sys.exit(run("router", RouterSettings, serve_or_supervise, environ, arguments, _loop_factory()))
+
+
+def _on_listening(settings: RouterSettings) -> Callable[[Ports], None]:
+    def act(ports: Ports) -> None:
+        _settle_memory()
+        if settings.shared_ports:
+            # The parent is waiting for this line.
+            print(json.dumps(ports._asdict()), flush=True)
+
+    return act
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 if __name__ == "__main__":

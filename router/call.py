@@ -1,17 +1,14 @@
 """One inference request and its answer, as the router sees them: bytes, a name, a deadline.
 
-Nothing here knows an engine; `forward` speaks these values, and the ingresses and upstreams translate.
+Nothing here knows an engine; what needs no speed speaks these values, and the engine translates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from berth.model import ReplicaAddress
-from router.core.attempts import Failure
 from router.core.paths import Operation
 
 Headers = tuple[tuple[str, str | bytes], ...]
@@ -26,7 +23,8 @@ class Wire(Enum):
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request. `api_key` is the digest of the caller's key; `version` a number, a label or ""; `deadline` is on the
-    event loop's clock; `headers` are those that may go to the worker."""
+    event loop's clock; `headers` are those that may go to the worker; a good answer is kept under `digest`, if any.
+    `hedge`: the client does not mind a second copy."""
 
     wire: Wire
     operation: Operation
@@ -38,12 +36,15 @@ class Call:
     request_id: str
     deadline: float
     idempotent: bool = True
+    hedge: bool = True
+    digest: bytes | None = None
 
 
 class Reply(NamedTuple):
     """A worker's whole answer, good or bad. `status` is HTTP's or gRPC's number; `message` is gRPC's text.
 
     `faulty` marks an answer that another replica might better: it does not win a race while a copy is under way.
+    `pushback` is how long, s, the replica asks to be spared second copies.
     """
 
     status: int
@@ -52,25 +53,4 @@ class Reply(NamedTuple):
     trailers: Headers = ()
     message: str = ""
     faulty: bool = False
-
-
-class Failed(Exception):
-    """A copy brought no answer."""
-
-    def __init__(self, failure: Failure, why: str) -> None:
-        super().__init__(why)
-        self.failure = failure
-
-
-class Upstream(Protocol):
-    """Connections to one process of a replica, for one wire."""
-
-    async def send(self, call: Call, servable: str, timeout: float) -> Reply:
-        """The answer of the replica. Raises `Failed`; cancelling it withdraws the request. `timeout` is in seconds."""
-
-    async def close(self) -> None:
-        """Close the connections. No `send` is under way."""
-
-
-OpenUpstream = Callable[[ReplicaAddress], Upstream]
-"""Prepares connections; makes none yet."""
+    pushback: float | None = None

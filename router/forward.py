@@ -1,182 +1,137 @@
-"""Carries a request to a replica that holds its version: resolves, admits, picks, races, repeats.
+"""What requests are carried with: one per process, shared by all ways in. `router.engine.exchange` does the carrying.
 
-What to do next is decided by `router.core`; this shell performs it. It knows no engine: upstreams are a protocol.
+`forward` is for those who need an answer as a value and can wait for it: what is translated, and tests.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import structlog
-
-from berth.errors import BerthError, DeadlineExceeded, Unavailable
-from berth.model import ReplicaAddress
+from berth.errors import BerthError, Unavailable
+from router.answers import AnswersKept, default_answer
 from router.board import RouteBoard
-from router.call import Call, Failed, Reply
-from router.core.admission import Admission
-from router.core.attempts import Attempts, Failure, GiveUp, Pause, Rules, Send
-from router.core.budget import Budget
-from router.core.routes import Resolved
-from router.core.selection import Dice, Outcome, Selection
+from router.call import Call, Headers, Reply, Wire
+from router.core.attempts import Rules
+from router.core.budget import Budgets
+from router.core.hedging import Hedging
+from router.core.latency import Latencies
+from router.core.paths import Operation
+from router.core.selection import Dice, Selection
+from router.engine import exchange, outbound
+from router.engine.request import WITHOUT_END, Answer, Request
+from router.engine.wheel import Wheel
+from router.gate import Gate
 from router.metrics import RouterMetrics
+from router.model_metrics import ModelMetrics
 from router.upstreams import Upstreams
 
-log = structlog.get_logger(__name__)
-
-_OUTCOMES = {
-    Failure.UNREACHED: Outcome.UNREACHABLE,
-    Failure.BROKEN: Outcome.UNREACHABLE,
-    Failure.NOT_STARTED: Outcome.OTHER,
-}
+# Steps of the wheels, s. The delay of a hedge starts at a millisecond; a deadline a little late harms nobody.
+_HEDGE_STEP = 0.001
+_PAUSE_STEP = 0.001
+_DEADLINE_STEP = 0.005
 
 
 @dataclass(slots=True)
 class Forwarder:
-    """One per process, shared by all ingresses: budget, admission and load are the process's."""
+    """The cores, and the clocks that exchanges are woken by."""
 
     board: RouteBoard
     upstreams: Upstreams
     selection: Selection
-    admission: Admission
-    budget: Budget
+    gate: Gate
+    budgets: Budgets
+    latencies: Latencies
+    hedging: Hedging
     rules: Rules
     metrics: RouterMetrics
+    models: ModelMetrics
     dice: Dice
-    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop, repr=False)
+    kept: AnswersKept | None = None
+    time: Callable[[], float] = field(init=False, repr=False)
+    call_soon: Callable[..., object] = field(init=False, repr=False)
+    hedges: Wheel[exchange.Exchange] = field(init=False, repr=False)
+    pauses: Wheel[exchange.Exchange] = field(init=False, repr=False)
+    deadlines: Wheel[exchange.Exchange] = field(init=False, repr=False)
+    paused: set[exchange.Exchange] = field(init=False, repr=False, default_factory=set)
 
-    def check(self, api_key: bytes | None, model: str, version: str) -> None:
+    def __post_init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.time = loop.time
+        self.call_soon = loop.call_soon
+        self.hedges = Wheel(loop, _HEDGE_STEP, exchange.Exchange.hedge_due)
+        self.pauses = Wheel(loop, _PAUSE_STEP, exchange.Exchange.pause_over)
+        self.deadlines = Wheel(loop, _DEADLINE_STEP, exchange.Exchange.deadline_passed)
+        self.board.watch(lambda _: self._wake())
+
+    def close(self) -> None:
+        """Stop the clocks; no exchange is under way."""
+        for wheel in (self.hedges, self.pauses, self.deadlines):
+            wheel.close()
+
+    def check(self, operation: Operation, api_key: bytes | None, model: str, version: str) -> None:
         """Raise what `forward` would raise at once, so that a request can be refused before its body is read."""
-        self.board.routes.resolve(api_key, model, version)
+        try:
+            self.gate.check(operation, api_key, model, version)
+        except Unavailable:
+            if not default_answer(self.board, operation, api_key, model):
+                raise
 
     async def forward(self, call: Call) -> Reply:
         """The answer of a replica, good or bad. Raises `BerthError` when none could give one.
 
         Cancelling it withdraws every copy of the request before it returns.
         """
-        now = self._loop.time()
-        resolved = self.board.routes.resolve(call.api_key, call.model, call.version)
-        tenant = resolved.key.tenant
-        self.admission.enter(tenant, resolved.limits, now)
-        self.metrics.in_flight.inc()
+        request = _Awaited(call)
+        exchange.Exchange(self, request).start()
         try:
-            self.budget.deposit(now)
-            async with asyncio.timeout_at(call.deadline):
-                return await self._answer(call, resolved)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before a replica answered") from None
-        finally:
-            self.admission.leave(tenant)
-            self.metrics.in_flight.dec()
+            return await request.reply
+        except asyncio.CancelledError:
+            assert request.exchange is not None
+            request.exchange.cancel()
+            raise
 
-    async def _answer(self, call: Call, resolved: Resolved) -> Reply:
-        attempts = Attempts(self.rules, self.budget, deadline=call.deadline, idempotent=call.idempotent)
-        candidates = resolved.replicas
-        while True:
-            # Taken before deciding, so that a table that comes meanwhile ends the pause.
-            changed = self.board.next_change
-            match attempts.next_step(self._loop.time(), candidates):
-                case Send(among):
-                    if attempts.sent:
-                        self.metrics.retries.inc()
-                    reply = await self._race(attempts, call, resolved, among)
-                    if reply is not None:
-                        return reply
-                case Pause(until):
-                    await _wait_until(changed, until)
-                case GiveUp(error):
-                    raise error
-            try:
-                resolved = self.board.routes.resolve(call.api_key, call.model, call.version)
-                candidates = resolved.replicas
-            except Unavailable:
-                # Its last replica has just been withdrawn; another may be about to come.
-                candidates = ()
-
-    async def _race(
-        self, attempts: Attempts, call: Call, resolved: Resolved, among: Sequence[ReplicaAddress]
-    ) -> Reply | None:
-        """The answer of one copy, or of its twin if that comes first; None if both failed.
-
-        As in trio's happy eyeballs: start one, wait for the delay, start the other, the first success cancels the
-        rest, and nobody is left behind.
-        """
-        address = self._pick(attempts, among)
-        delay = attempts.hedge_delay(resolved.replicas)
-        if delay is None:
-            return await self._send(attempts, call, resolved, address)
-        spare: Reply | None = None
-        async with asyncio.TaskGroup() as group:
-            primary = group.create_task(self._send(attempts, call, resolved, address))
-            twin: asyncio.Task[Reply | None] | None = None
-            copies = [primary]
-            try:
-                await asyncio.wait(copies, timeout=delay)
-                if not primary.done() and (other := self._pick_twin(attempts, call, resolved)) is not None:
-                    twin = group.create_task(self._send(attempts, call, resolved, other))
-                    copies.append(twin)
-                while copies:
-                    await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
-                    for copy in [copy for copy in copies if copy.done()]:
-                        copies.remove(copy)
-                        reply = copy.result()
-                        if reply is None:
-                            continue
-                        if reply.faulty and copies:
-                            spare = reply
-                            continue
-                        if copy is twin:
-                            self.metrics.hedges.labels("won").inc()
-                        return reply
-            finally:
-                for copy in copies:
-                    copy.cancel()
-        return spare
-
-    def _pick(self, attempts: Attempts, among: Sequence[ReplicaAddress]) -> ReplicaAddress:
-        address = self.selection.pick(among, self._loop.time(), self.dice)
-        attempts.began(address)
-        return address
-
-    def _pick_twin(self, attempts: Attempts, call: Call, resolved: Resolved) -> ReplicaAddress | None:
-        try:
-            current = self.board.routes.resolve(call.api_key, call.model, call.version)
-        except BerthError:
-            # Whatever the current table says against the model, the copy under way may still answer.
-            return None
-        step = attempts.hedge(self._loop.time(), resolved.key, current.key, current.replicas)
-        self.metrics.hedges.labels("denied" if step is None else "sent").inc()
-        return None if step is None else self._pick(attempts, step.among)
-
-    async def _send(self, attempts: Attempts, call: Call, resolved: Resolved, address: ReplicaAddress) -> Reply | None:
-        """One copy to one replica: its answer, or None after telling `attempts` why there is none."""
-        done = self.selection.begin(address)
-        outcome = Outcome.OTHER
-        try:
-            with self.upstreams.use(call.wire, address) as upstream:
-                reply = await upstream.send(call, resolved.key.servable, call.deadline - self._loop.time())
-            outcome = Outcome.ANSWERED
-        except Failed as failed:
-            outcome = _OUTCOMES[failed.failure]
-            attempts.failed(failed.failure)
-            self.metrics.failures.labels(failed.failure.value).inc()
-            log.info(
-                "attempt failed",
-                request_id=call.request_id,
-                replica=address.replica,
-                failure=failed.failure.value,
-                why=str(failed),
-            )
-            return None
-        else:
-            return reply
-        finally:
-            done(outcome, self._loop.time())
+    def _wake(self) -> None:
+        """A new table: what waits for one looks again."""
+        for waiting in list(self.paused):
+            waiting.pause_over()
 
 
-async def _wait_until(event: asyncio.Event, until: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(until):
-            await event.wait()
+class _Awaited(Request):
+    """A `Call` on its way, and somebody who awaits the reply."""
+
+    __slots__ = ("_call", "reply")
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call.wire, call.operation)
+        self._call = call
+        self.api_key, self.model, self.version = call.api_key, call.model, call.version
+        self.body = call.body
+        self.request_id = call.request_id.encode("latin-1", "replace")
+        self.deadline = call.deadline
+        self.idempotent, self.hedge = call.idempotent, call.hedge
+        # A value is complete or it is none.
+        self.held_back = WITHOUT_END
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def headers(self) -> Headers:
+        return self._call.headers
+
+    def message(self) -> bytes:
+        return self.body
+
+    def block_for(self, servable: str, seconds: float, credential: bytes) -> bytes:
+        encode = outbound.rest_block if self.wire is Wire.REST else outbound.grpc_block
+        return encode(self._call, servable, seconds, credential)
+
+    def body_for(self, servable: str) -> bytes:
+        return self.body if self.wire is Wire.REST else outbound.grpc_body(self.body, servable)
+
+    def answered(self, answer: Answer) -> None:
+        if not self.reply.done():
+            self.reply.set_result(answer.as_reply(self.wire))
+
+    def refused(self, error: BerthError) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)

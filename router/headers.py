@@ -5,6 +5,7 @@ A client cannot speak as a part of Berth (`berth-…` is dropped), nor does a wo
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -17,13 +18,17 @@ REQUEST_ID = "x-request-id"
 TIMEOUT_MS = "berth-timeout-ms"
 REPLICA = "berth-replica"
 NOT_STARTED = "berth-not-started"
+NO_HEDGE = "berth-no-hedge"
+PUSHBACK_MS = "berth-pushback-ms"
+# gRPC's own name for it (gRFC A6): how long to wait before a retry, negative for never.
+GRPC_PUSHBACK_MS = "grpc-retry-pushback-ms"
 
 _OUR_PREFIX = "berth-"
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _MILLISECONDS = re.compile(r"[0-9]{1,12}")
 
 # Of one connection only (RFC 9110, 7.6.1), or written anew by every hop.
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         "connection",
         "content-length",
@@ -39,16 +44,16 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_NOT_FOR_WORKERS = _HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID}
-_NOT_FOR_CLIENTS = _HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
+NOT_FOR_WORKERS = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID}
+NOT_FOR_CLIENTS = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
 # The library writes these itself.
-_GRPC_OWN = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})
+GRPC_OWN = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})
 
 
 def rest_to_worker(pairs: Iterable[tuple[str, str]], connection: str) -> Headers:
     """A client's headers that go to the worker. `connection` is its Connection header, which may name more hop-by-hop
     headers."""
-    dropped = _NOT_FOR_WORKERS
+    dropped = NOT_FOR_WORKERS
     if connection:
         dropped = dropped | {name.strip().lower() for name in connection.split(",")}
     lowered = ((name.lower(), value) for name, value in pairs)
@@ -58,7 +63,7 @@ def rest_to_worker(pairs: Iterable[tuple[str, str]], connection: str) -> Headers
 def rest_to_client(pairs: Iterable[tuple[str, str]]) -> Headers:
     """A worker's headers that go to the client."""
     lowered = ((name.lower(), value) for name, value in pairs)
-    return tuple((name, value) for name, value in lowered if name not in _NOT_FOR_CLIENTS and _may_leave(name))
+    return tuple((name, value) for name, value in lowered if name not in NOT_FOR_CLIENTS and _may_leave(name))
 
 
 def grpc_to_worker(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
@@ -66,7 +71,7 @@ def grpc_to_worker(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
     return tuple(
         (name, value)
         for name, value in pairs
-        if name not in _NOT_FOR_WORKERS and not _is_grpc_own(name) and not name.startswith(_OUR_PREFIX)
+        if name not in NOT_FOR_WORKERS and not _is_grpc_own(name) and not name.startswith(_OUR_PREFIX)
     )
 
 
@@ -75,13 +80,18 @@ def grpc_to_client(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
     return tuple(
         (name, value)
         for name, value in pairs
-        if name not in _NOT_FOR_CLIENTS and not _is_grpc_own(name) and _may_leave(name)
+        if name not in NOT_FOR_CLIENTS and not _is_grpc_own(name) and _may_leave(name)
     )
 
 
 def request_id_of(given: str | None) -> str:
     """The client's request id if it is printable and short, else a new one."""
     return given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def request_id_is_good(given: bytes) -> bool:
+    """Whether a client's request id is printable and short."""
+    return len(given) <= 128 and given.isascii() and _REQUEST_ID.fullmatch(given.decode()) is not None
 
 
 def api_key_of(headers: Mapping[str, str]) -> bytes | None:
@@ -104,8 +114,24 @@ def timeout_text(seconds: float) -> str:
     return str(max(1, int(seconds * 1000.0)))
 
 
+def may_hedge(headers: Mapping[str, str]) -> bool:
+    """Whether a client with these headers (lower-case names) does not mind a second copy."""
+    return headers.get(NO_HEDGE, "0") in ("0", "false")
+
+
+def pushback_of(pairs: Iterable[tuple[str, str | bytes]]) -> float | None:
+    """How long, s, a worker asks to be spared second copies of requests; None if it does not.
+
+    As gRPC has it, what is no number of milliseconds or a negative one means: as long as there is.
+    """
+    for name, value in pairs:
+        if name in (PUSHBACK_MS, GRPC_PUSHBACK_MS):
+            return int(value) / 1000.0 if isinstance(value, str) and _MILLISECONDS.fullmatch(value) else math.inf
+    return None
+
+
 def _is_grpc_own(name: str) -> bool:
-    return name in _GRPC_OWN or name.startswith(("grpc-", ":"))
+    return name in GRPC_OWN or name.startswith(("grpc-", ":"))
 
 
 def _may_leave(name: str) -> bool:

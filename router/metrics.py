@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from berth.model import Order
-
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class RouterMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "berth_router_requests",
-            "Answers given, by wire (rest, grpc) and code (HTTP status or gRPC code).",
-            ["wire", "code"],
-            registry=registry,
-        )
-        self.seconds = Histogram(
-            "berth_router_request_seconds",
-            "Time from the whole request in memory to the whole answer.",
-            ["wire"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
         self.failures = Counter(
             "berth_router_attempt_failures",
             "Copies that brought no answer: unreached, not_started, broken.",
@@ -33,10 +18,29 @@ class RouterMetrics:
         self.retries = Counter(
             "berth_router_retries", "Copies sent because an earlier one brought no answer.", registry=registry
         )
-        self.hedges = Counter(
-            "berth_router_hedges",
-            "Second copies after the hedge delay: sent, won, denied (no budget, or no other replica).",
+        self.cache = Counter(
+            "berth_router_cache",
+            "Requests that could be answered from the prediction cache: hit, miss.",
             ["event"],
+            registry=registry,
+        )
+        self.cache_bytes = Gauge("berth_router_cache_bytes", "Bytes of answers that are kept.", registry=registry)
+        self.defaults = Counter(
+            "berth_router_default_answers", "Default answers given in place of a replica's.", registry=registry
+        )
+        self.waiting = Gauge(
+            "berth_router_waiting", "Requests that wait, by what for: slot, model.", ["what"], registry=registry
+        )
+        self.refused = Counter(
+            "berth_router_refused",
+            "Requests refused before any replica saw them: rate, bytes, concurrency (the tenant's limits); full, late, "
+            "timed_out (no slot); cold (not loaded).",
+            ["why"],
+            registry=registry,
+        )
+        self.wanted = Counter(
+            "berth_router_wanted_notices",
+            "Versions named to synchronizers as wanted, repeats included.",
             registry=registry,
         )
         self.in_flight = Gauge("berth_router_in_flight", "Requests under way.", registry=registry)

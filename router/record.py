@@ -1,32 +1,80 @@
-"""What is kept of an answered request: metrics always, a log line for a sample."""
+"""What is kept of an answered request: counts always, a log line for a sample.
+
+Counted in plain numbers and put on the metrics page when it is scraped: a metric of the client library costs a lock and
+a look-up of its labels each time.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator
+
 import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from router.call import Wire
 from router.core.selection import Dice
-from router.metrics import RouterMetrics
 
 log = structlog.get_logger(__name__)
 
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-class Recorder:
-    def __init__(self, metrics: RouterMetrics, log_share: float, dice: Dice) -> None:
-        self._metrics = metrics
+
+class _Tally:
+    """Of one wire: answers by code, and how long they took."""
+
+    __slots__ = ("buckets", "codes", "name", "seconds")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.codes: dict[str | int, int] = {}
+        self.buckets = [0] * (len(_SECONDS) + 1)
+        self.seconds = 0.0
+
+
+class Recorder(Collector):
+    def __init__(self, registry: CollectorRegistry, log_share: float, dice: Dice) -> None:
+        self._rest, self._grpc = _Tally("rest"), _Tally("grpc")
         self._log_share = log_share
         self._dice = dice
+        registry.register(self)
 
-    def answered(self, wire: Wire, code: str, seconds: float, *, request_id: str, model: str) -> None:
+    def answered(self, wire: Wire, code: str | int, seconds: float, request_id: bytes, model: str) -> None:
         """A client was given an answer. `code` is an HTTP status or the name of a gRPC code."""
-        self._metrics.requests.labels(wire.value, code).inc()
-        self._metrics.seconds.labels(wire.value).observe(seconds)
+        tally = self._rest if wire is Wire.REST else self._grpc
+        codes = tally.codes
+        codes[code] = codes.get(code, 0) + 1
+        tally.buckets[bisect_left(_SECONDS, seconds)] += 1
+        tally.seconds += seconds
         if self._log_share and self._dice.random() < self._log_share:
             log.info(
                 "request",
                 wire=wire.value,
-                code=code,
+                code=str(code),
                 ms=round(seconds * 1000.0, 2),
-                request_id=request_id,
+                request_id=request_id.decode("latin-1"),
                 model=model[:100],
             )
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "berth_router_requests",
+            "Answers given, by wire (rest, grpc) and code (HTTP status or gRPC code).",
+            labels=["wire", "code"],
+        )
+        seconds = HistogramMetricFamily(
+            "berth_router_request_seconds", "Time from the head of a request to its whole answer.", labels=["wire"]
+        )
+        for tally in (self._rest, self._grpc):
+            for code, count in tally.codes.items():
+                requests.add_metric([tally.name, str(code)], count)
+            so_far = 0
+            buckets: list[tuple[str, float]] = []
+            for limit, count in zip((*map(str, _SECONDS), "+Inf"), tally.buckets, strict=True):
+                so_far += count
+                buckets.append((limit, so_far))
+            seconds.add_metric([tally.name], buckets, tally.seconds)
+        yield requests
+        yield seconds

@@ -19,15 +19,18 @@ from berth.auth.peer import PeerCredential
 from berth.model import NEVER, Order
 from berth.reconcile import Backoff
 from berth.route_delta import GapError, apply_delta
-from berth.wire.convert import delta_from_wire, order_to_wire
+from berth.wire.convert import delta_from_wire, order_to_wire, version_ref_to_wire
 from berth.wire.v1 import routes_pb2, routes_pb2_grpc
 from router.board import RouteBoard
 from router.metrics import RouterMetrics
+from router.wishes import Wishes
 
 log = structlog.get_logger(__name__)
 
 # Converting more entries than this takes long enough for requests to notice.
 _LARGE = 2_000
+
+_WISH_PAUSE = 0.02
 
 
 class _End(NamedTuple):
@@ -49,6 +52,7 @@ class RouteFeed:
         *,
         name: str,
         metrics: RouterMetrics,
+        wishes: Wishes,
         backoff: Backoff | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -57,6 +61,7 @@ class RouteFeed:
         self._credential = credential
         self._name = name
         self._metrics = metrics
+        self._wishes = wishes
         self._backoff = backoff or Backoff(first=0.1, most=1.0)
         self._rng = rng or random.Random()
 
@@ -103,17 +108,29 @@ class RouteFeed:
         return _End("closed by the synchronizer", heard)
 
     async def _acknowledge(self, call: grpc.aio.StreamStreamCall, known: Order) -> None:
-        """Say what this router has: first when the stream opens, then after every swap, whichever stream caused it."""
+        """Say what this router has: first when the stream opens, then after every swap, whichever stream caused it.
+        Along with it, and now and then between, which versions are wanted."""
+        loop = asyncio.get_running_loop()
+        notices = self._wishes.notices()
         order = known
         while True:
-            changed = self._board.next_change
+            changed, wish = self._board.next_change, self._wishes.next_wish
+            wanted = notices.take(loop.time())
+            message = routes_pb2.RouteAck(
+                router=self._name, applied=order_to_wire(order), wanted=map(version_ref_to_wire, wanted)
+            )
             try:
-                await call.write(routes_pb2.RouteAck(router=self._name, applied=order_to_wire(order)))
+                await call.write(message)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 # The stream has ended; its reader knows why.
                 return
-            await changed.wait()
-            order = self._board.order
+            self._metrics.wanted.inc(len(wanted))
+            await _first_of(changed, wish, until=notices.next_at(loop.time()))
+            if not changed.is_set():
+                # Wishes come in bursts: one message for each burst. Acknowledgements do not wait.
+                await _first_of(changed, until=loop.time() + _WISH_PAUSE)
+            if changed.is_set():
+                order = self._board.order
 
     async def _take(self, message: routes_pb2.RouteDelta) -> None:
         """Apply an update. One that is no news is left alone. Raises `GapError` when one before it is missing."""
@@ -124,3 +141,15 @@ class RouteFeed:
             return
         self._board.swap(apply_delta(self._board.table, delta))
         self._metrics.applied("delta" if delta.base else "snapshot", delta.order)
+
+
+async def _first_of(*events: asyncio.Event, until: float | None) -> None:
+    """Wait until an event is set, or until a time of the event loop."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    timeout = None if until is None else max(0.0, until - asyncio.get_running_loop().time())
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)

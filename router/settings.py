@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -18,11 +19,16 @@ class RouterSettings(ProcessSettings):
         description="Folder that keeps the last route table, so that a router that restarts while the control plane "
         "is down can serve. Holds hashes of keys, never keys. Unset: nothing is kept.",
     )
-    hedge_delay_ms: float = Field(
-        default=0.0,
-        ge=0,
+    hedge_delay_ms: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto",
         description="A second copy goes to another replica when the first has not answered after this many "
-        "milliseconds; 0: never. Set it near the slowest latency that is still normal.",
+        "milliseconds; 0: never. auto: after what only hedge_share of the requests of that version and size take.",
+    )
+    hedge_share: float = Field(
+        default=0.015,
+        gt=0,
+        le=0.5,
+        description="Share of requests that may get such a second copy; part of extra_load.",
     )
     extra_load: float = Field(
         default=0.1,
@@ -36,8 +42,49 @@ class RouterSettings(ProcessSettings):
         default=30.0, gt=0, description="Time, s, in which a REST body must have arrived; slow senders hold memory."
     )
     max_body_bytes: int = Field(default=64 * 2**20, gt=0, description="Largest request body or gRPC message, bytes.")
+    tfserving_body_bytes: int = Field(
+        default=8 * 2**20,
+        gt=0,
+        description="Largest body, bytes, of TensorFlow Serving's REST surface: its JSON is translated here, which "
+        "takes several times the body in memory.",
+    )
+    cache_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory, bytes, for answers that are given again to the same request of the same tenant for the "
+        "same version; 0: none are kept. Only for deployments whose models always answer alike.",
+    )
+    cache_ttl_s: float = Field(default=300.0, gt=0, description="How long, s, an answer is kept.")
     max_in_flight: int = Field(
-        default=1024, gt=0, description="Requests under way at once in this process; more are refused with 503."
+        default=1024, gt=0, description="Requests under way at once in this process; more wait for their turn."
+    )
+    queue_requests: int = Field(
+        default=1024,
+        ge=0,
+        description="Requests that may wait for their turn, of all tenants; one tenant alone can have half. 0: none "
+        "waits.",
+    )
+    queue_bytes: int = Field(
+        default=256 * 2**20, ge=0, description="Bytes of the bodies of the requests that wait for their turn."
+    )
+    queue_wait_s: float = Field(
+        default=1.0,
+        ge=0,
+        description="Longest wait, s, for a turn; then 503. A queue absorbs bursts; a longer one only adds delay.",
+    )
+    cold_hold_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="How long, s, a request for a version that is assigned but not loaded waits for it; then 503. "
+        "0: it is refused at once.",
+    )
+    cold_hold_requests: int = Field(
+        default=256,
+        ge=0,
+        description="Requests that may wait for versions to be loaded, of all tenants; one tenant alone can have half.",
+    )
+    cold_hold_bytes: int = Field(
+        default=128 * 2**20, ge=0, description="Bytes of the bodies of the requests that wait for versions."
     )
     patience_s: float = Field(
         default=1.0,
@@ -45,7 +92,48 @@ class RouterSettings(ProcessSettings):
         description="How long, s, a request waits for a replica when connections to all of them fail: a restart "
         "shorter than this goes unnoticed.",
     )
+    metrics_models: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Models that get metrics of their own, the first ones that are asked for; the others count as "
+        "'other'. 0: no metric names a tenant or a model.",
+    )
     drain_s: float = Field(default=10.0, ge=0, description="How long, s, requests under way may take at shutdown.")
+    max_connections: int = Field(
+        default=10_000, gt=0, description="Clients connected at once to this process; more are turned away."
+    )
+    max_buffered_bytes: int = Field(
+        default=512 * 2**20,
+        gt=0,
+        description="Bytes of bodies that this process keeps: requests, and answers that wait for slow readers. Above "
+        "it, requests whose bodies are still on their way are refused with 503.",
+    )
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, description="Time, s, in which the head of a request must arrive once it has begun."
+    )
+    idle_timeout_s: float = Field(
+        default=90.0,
+        gt=0,
+        description="A connection without a request for so long, s, is closed (HTTP/2: told to go). Clients keep idle "
+        "connections about a minute; closing later than they do loses no request.",
+    )
+    keepalive_s: float = Field(
+        default=30.0, gt=0, description="After so much silence, s, an HTTP/2 client is asked whether it is still there."
+    )
+    client_tls_cert: Path | None = Field(
+        default=None, description="PEM certificate for clients; with client_tls_key, both ports speak TLS."
+    )
+    client_tls_key: Path | None = Field(default=None, description="PEM private key of client_tls_cert.")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Router processes that share the clients' ports; each one has the limits of this page for itself.",
+    )
+    shared_ports: bool = Field(
+        default=False, description="Whether other processes listen on the same ports; `processes` sets it."
+    )
     access_log_sample: float = Field(default=0.0, ge=0, le=1, description="Share of requests that are logged.")
 
     @field_validator("route_feeds")

@@ -7,26 +7,53 @@ waits on the connections of the dead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 import structlog
 
 from berth.model import ReplicaAddress
-from router.call import OpenUpstream, Upstream, Wire
+from router.call import Wire
 from router.core.selection import Place
+from router.engine.request import Copy
 
 log = structlog.get_logger(__name__)
 
 _CLOSE_TIMEOUT = 5.0
 
 
-@dataclass(slots=True)
-class _Pool:
-    upstream: Upstream
-    users: int = 0
-    retired: bool = False
+class Upstream(Protocol):
+    """Connections to one process of a replica, for one wire. What becomes of a copy is told to the copy, once, and not
+    before `send` has returned."""
+
+    def send(self, copy: Copy) -> None:
+        """Send it."""
+
+    def withdraw(self, copy: Copy) -> None:
+        """It has not found a connection yet (`carrier`), and is not wanted any more: nothing is said to it."""
+
+    def tick(self, now: float) -> None:
+        """About once a second."""
+
+    async def close(self) -> None:
+        """Close the connections. No copy is under way."""
+
+
+class OpenUpstream(Protocol):
+    """Prepares connections; makes none yet."""
+
+    def __call__(self, address: ReplicaAddress) -> Upstream: ...
+
+
+class Pool:
+    """An upstream and how many copies are using it."""
+
+    __slots__ = ("retired", "upstream", "users")
+
+    def __init__(self, upstream: Upstream, *, retired: bool) -> None:
+        self.upstream = upstream
+        self.users = 0
+        self.retired = retired
 
 
 class Upstreams:
@@ -34,40 +61,49 @@ class Upstreams:
 
     def __init__(self, openers: Mapping[Wire, OpenUpstream]) -> None:
         self._openers = openers
-        # A pool is here from its first use until it is retired; then only its users hold it.
-        self._pools: dict[tuple[Wire, Place], _Pool] = {}
+        # A pool is here from its first use until it is retired; then only its users hold it. Keys are plain tuples
+        # equal to a `Place`, which are quicker to make; and the wires are apart because an enum's hash is not quick.
+        self._rest: dict[tuple[str, str], Pool] = {}
+        self._grpc: dict[tuple[str, str], Pool] = {}
         self._places: frozenset[Place] = frozenset()
         self._to_close: asyncio.Queue[Upstream] = asyncio.Queue()
 
     def __repr__(self) -> str:
-        return f"<Upstreams pools={len(self._pools)} closing={self._to_close.qsize()}>"
+        return f"<Upstreams pools={len(self._rest) + len(self._grpc)} closing={self._to_close.qsize()}>"
 
-    @contextmanager
-    def use(self, wire: Wire, address: ReplicaAddress) -> Iterator[Upstream]:
-        """The pool of a replica; it stays open while the context is open."""
-        place = Place.of(address)
-        pool = self._pools.get((wire, place))
+    def take(self, wire: Wire, address: ReplicaAddress) -> Pool:
+        """The pool of a replica; it stays open until it is given back."""
+        pools = self._rest if wire is Wire.REST else self._grpc
+        place = (address.replica, address.incarnation)
+        pool = pools.get(place)
         if pool is None:
             # A request resolved by the previous table may come for a place that has just left: used once, then closed.
-            pool = _Pool(self._openers[wire](address), retired=place not in self._places)
+            pool = Pool(self._openers[wire](address), retired=place not in self._places)
             if not pool.retired:
-                self._pools[wire, place] = pool
+                pools[place] = pool
         pool.users += 1
-        try:
-            yield pool.upstream
-        finally:
-            pool.users -= 1
-            if pool.retired and not pool.users:
-                self._to_close.put_nowait(pool.upstream)
+        return pool
+
+    def give_back(self, pool: Pool) -> None:
+        pool.users -= 1
+        if pool.retired and not pool.users:
+            self._to_close.put_nowait(pool.upstream)
 
     def retain(self, places: Collection[Place]) -> None:
         """Retire the pools of all other places."""
         self._places = frozenset(places)
-        for key in [key for key in self._pools if key[1] not in self._places]:
-            pool = self._pools.pop(key)
-            pool.retired = True
-            if not pool.users:
-                self._to_close.put_nowait(pool.upstream)
+        for pools in (self._rest, self._grpc):
+            for place in [place for place in pools if place not in self._places]:
+                pool = pools.pop(place)
+                pool.retired = True
+                if not pool.users:
+                    self._to_close.put_nowait(pool.upstream)
+
+    def tick(self, now: float) -> None:
+        """About once a second."""
+        for pools in (self._rest, self._grpc):
+            for pool in list(pools.values()):
+                pool.upstream.tick(now)
 
     async def run(self) -> None:
         """Close what has been retired, until cancelled; then close everything."""

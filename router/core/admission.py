@@ -1,94 +1,500 @@
-"""Who is let in: a tenant's rate and concurrency, and the process's own ceiling.
+"""Who is let in, who waits, and who is told to come again.
 
-The limits are ceilings per router process (`berth.model.TenantLimits`); a tenant's burst is what it may send in one
-second. State exists only for tenants that sent something and whose bucket is not full again.
+A request passes its tenant's own limits first (rate, bytes, concurrency); what is over them is refused at once, since
+waiting would only hide it. Then it needs one of the router's slots. When all are taken it waits in its tenant's queue,
+first in, first out, and free slots go to the queues by start-time fair queueing (Goyal, Vin, Cheng, 1996): a tenant is
+charged the time for which its requests hold slots, divided by its weight, and the least charged one is next. What is
+charged is the tenant's usual time when a request starts, and the difference when it ends; so a tenant with slow
+requests gets as much of the router as one with fast ones, not more.
+
+A request for a version that is not loaded can be *held* instead, without a slot, until `warm` says that it is there.
+
+Waiting is bounded. A tenant may have as much of the waiting room as is left free (dynamic thresholds, Choudhury and
+Hahne, 1998): one tenant alone can fill half of it, and there is always room for one that waits for nothing yet. A
+request is refused at once when its place in the queue says that its deadline, or the queue's own limit of time, comes
+first; and one whose time is up while it waits is answered then, not when a slot gets free.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
 
-from berth.errors import RateLimited, Unavailable
+from berth.errors import BerthError, DeadlineExceeded, RateLimited, Unavailable
 from berth.model import TenantLimits
+from router.core.allowance import Bucket
 
 _SWEEP_EVERY = 1024
+# The time for which a request is thought to hold its slot as long as none has ended.
+_UNKNOWN = 0.01
+# How much one request moves the mean of its tenant, and of all.
+_TENANT_GAIN, _ROUTER_GAIN = 1 / 8, 1 / 64
+
+_UNLIMITED = TenantLimits("")
+
+
+class Why(Enum):
+    """Why a request was refused, for counting."""
+
+    RATE = "rate"
+    BYTES = "bytes"
+    CONCURRENCY = "concurrency"
+    FULL = "full"
+    """No slot, and no room to wait for one."""
+    LATE = "late"
+    """It would have waited for longer than it may."""
+    TIMED_OUT = "timed_out"
+    """Its time was up while it waited for a slot."""
+    COLD = "cold"
+    """Its version is not loaded, and it could not, or not any longer, be held."""
+
+
+class Admitted(NamedTuple):
+    """A slot, to be given back with `leave`."""
+
+    tenant: str
+    since: float
+    charged: float
+
+
+class Ticket(NamedTuple):
+    """A place in a queue. `until` is when waiting ends in a refusal, at the latest at `deadline`; `size` in bytes."""
+
+    number: int
+    tenant: str
+    size: int
+    deadline: float
+    until: float
+
+
+class Queued(NamedTuple):
+    ticket: Ticket
+
+
+class Refused(NamedTuple):
+    error: BerthError
+    why: Why
+
+
+class Settled(NamedTuple):
+    """What became of a request that waited."""
+
+    ticket: Ticket
+    answer: Admitted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many requests may wait, with how many bytes of bodies together, and for how many seconds each; 0: none."""
+
+    requests: int
+    size: int
+    seconds: float
+
+
+NOBODY_WAITS = Bounds(0, 0, 0.0)
+
+
+class _Room:
+    """What waits for one reason, of all tenants."""
+
+    __slots__ = ("bounds", "requests", "size")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.requests = 0
+        self.size = 0
+
+    def has_space(self, mine: _Line, size: int) -> bool:
+        return (
+            len(mine.tickets) < self.bounds.requests - self.requests
+            and mine.size + size <= self.bounds.size - self.size
+        )
+
+
+class _Line:
+    """What waits for one reason, of one tenant."""
+
+    __slots__ = ("_room", "size", "tickets")
+
+    def __init__(self, room: _Room) -> None:
+        self._room = room
+        self.size = 0
+        self.tickets: OrderedDict[int, Ticket] = OrderedDict()
+
+    def add(self, ticket: Ticket) -> None:
+        self.tickets[ticket.number] = ticket
+        self._count(1, ticket.size)
+
+    def pop(self, number: int) -> Ticket | None:
+        ticket = self.tickets.pop(number, None)
+        if ticket is not None:
+            self._count(-1, -ticket.size)
+        return ticket
+
+    def pop_first(self) -> Ticket:
+        _, ticket = self.tickets.popitem(last=False)
+        self._count(-1, -ticket.size)
+        return ticket
+
+    def _count(self, requests: int, size: int) -> None:
+        self.size += size
+        self._room.requests += requests
+        self._room.size += size
 
 
 @dataclass(slots=True)
 class _Account:
+    """A tenant. `tag` is the virtual time at which its next request may start; `owed` are seconds to charge with it."""
+
+    name: str
+    queue: _Line
+    held: _Line
+    limits: TenantLimits = _UNLIMITED
+    requests: Bucket | None = None
+    size: Bucket | None = None
     under_way: int = 0
-    tokens: float = 0.0
-    counted_at: float = 0.0
-    rate: float = 0.0
+    tag: float = 0.0
+    owed: float = 0.0
+    seconds: float = 0.0
+    listed: bool = False
+
+    @property
+    def present(self) -> int:
+        return self.under_way + len(self.queue.tickets) + len(self.held.tickets)
+
+    def set_limits(self, limits: TenantLimits, now: float) -> None:
+        self.limits = limits
+        self.requests = _bucket(self.requests, limits.requests_per_second, now)
+        self.size = _bucket(self.size, limits.bytes_per_second, now)
+
+    def refusal(self, size: int, now: float) -> Refused | None:
+        """Why a body of `size` bytes is more than the tenant may send now."""
+        limits = self.limits
+        if limits.max_concurrent and self.present >= limits.max_concurrent:
+            error = RateLimited(
+                f"more than {limits.max_concurrent} requests at the same time", retry_after=self.seconds or 1.0
+            )
+            return Refused(error, Why.CONCURRENCY)
+        if self.requests is not None and (wait := self.requests.wait(1.0, now)):
+            text = f"more than {self.requests.rate:g} requests per second"
+            return Refused(RateLimited(text, retry_after=wait), Why.RATE)
+        if self.size is not None and size and (wait := self.size.wait(size, now)):
+            text = f"more than {self.size.rate:g} bytes of requests per second"
+            return Refused(RateLimited(text, retry_after=wait), Why.BYTES)
+        return None
+
+    def charge(self, size: int) -> None:
+        if self.requests is not None:
+            self.requests.take(1.0)
+        if self.size is not None:
+            self.size.take(size)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing of it is here and its limits are as good as new."""
+        full = all(bucket is None or bucket.is_full(now) for bucket in (self.requests, self.size))
+        return full and not self.listed and not self.present
 
 
 class Admission:
-    """One mutator pair, `enter` and `leave`; each `enter` that returned needs one `leave`."""
+    """The state of one router process. Every `Admitted` needs one `leave`; every `Queued` ends by being settled, or
+    by `abandon`. `now` is in seconds of one monotonic clock throughout."""
 
-    def __init__(self, most_under_way: int) -> None:
-        self._most_under_way = most_under_way
+    def __init__(self, slots: int, *, queue: Bounds = NOBODY_WAITS, hold: Bounds = NOBODY_WAITS) -> None:
+        self._slots = slots
         self._under_way = 0
+        self._queue = _Room(queue)
+        self._hold = _Room(hold)
         self._accounts: dict[str, _Account] = {}
+        # Tenants whose requests wait for a slot, each once, the least charged first. An entry whose tenant has
+        # nothing waiting any more is dropped when it comes up.
+        self._ready: list[tuple[float, int, _Account]] = []
+        self._ready_weight = 0.0
+        # When each waiting request's time is up. Entries of requests that wait no more are dropped when they come up.
+        self._ends: list[tuple[float, int, str]] = []
+        self._virtual = 0.0
+        self._seconds = 0.0
+        self._numbers = 0
         self._entered = 0
 
     def __repr__(self) -> str:
-        return f"<Admission under_way={self._under_way} tenants={len(self._accounts)}>"
+        return (
+            f"<Admission under_way={self._under_way}/{self._slots} queued={self._queue.requests} "
+            f"held={self._hold.requests} tenants={len(self._accounts)}>"
+        )
 
     @property
     def under_way(self) -> int:
         return self._under_way
 
-    def enter(self, tenant: str, limits: TenantLimits | None, now: float) -> None:
-        """Let a request in. Raises `RateLimited` when the tenant has to wait, `Unavailable` when the router is full."""
-        if self._under_way >= self._most_under_way:
-            raise Unavailable("the router is at its limit of concurrent requests", retry_after=1.0)
-        account = self._accounts.get(tenant)
-        if limits is not None and (limits.max_concurrent or limits.requests_per_second):
-            account = account or _Account(tokens=_burst(limits), counted_at=now)
-            self._check(account, limits, now)
-        self._accounts[tenant] = account = account or _Account(counted_at=now)
-        account.under_way += 1
-        self._under_way += 1
+    @property
+    def queued(self) -> int:
+        return self._queue.requests
+
+    @property
+    def held(self) -> int:
+        return self._hold.requests
+
+    @property
+    def holds(self) -> bool:
+        """Whether a request for a version that is not loaded may wait for it."""
+        return self._hold.bounds.requests > 0 and self._hold.bounds.seconds > 0
+
+    def check(self, tenant: str, limits: TenantLimits | None, now: float) -> Refused | None:
+        """What `enter` would say of the tenant's own limits to a request of unknown size. Takes nothing."""
+        return self._account(tenant, limits, now).refusal(0, now)
+
+    def enter(
+        self,
+        tenant: str,
+        limits: TenantLimits | None,
+        now: float,
+        *,
+        size: int = 0,
+        deadline: float = float("inf"),
+        cold: bool = False,
+    ) -> Admitted | Queued | Refused:
+        """Let a request with `size` bytes of body in, or not, or not yet. `cold`: its version is not loaded."""
         self._entered += 1
         if self._entered % _SWEEP_EVERY == 0:
             self._sweep(now)
+        account = self._account(tenant, limits, now)
+        refusal = account.refusal(size, now)
+        if refusal is not None:
+            return refusal
+        answer: Admitted | Queued | Refused
+        if cold:
+            answer = self._hold_back(account, size, deadline, now)
+        elif self._under_way < self._slots:
+            answer = self._start(account, max(self._virtual, account.tag), now)
+        else:
+            answer = self._line_up(account, size, deadline, now)
+        if not isinstance(answer, Refused):
+            account.charge(size)
+        return answer
 
-    def leave(self, tenant: str) -> None:
-        self._under_way -= 1
-        account = self._accounts[tenant]
+    def leave(self, slot: Admitted, now: float) -> list[Settled]:
+        """Give a slot back; says whose it is now, and whose time was up."""
+        account = self._accounts[slot.tenant]
         account.under_way -= 1
-        if not account.under_way and not account.rate:
-            del self._accounts[tenant]
+        self._under_way -= 1
+        seconds = max(0.0, now - slot.since)
+        account.owed += seconds - slot.charged
+        account.seconds += (seconds - account.seconds) * (_TENANT_GAIN if account.seconds else 1.0)
+        self._seconds += (seconds - self._seconds) * (_ROUTER_GAIN if self._seconds else 1.0)
+        if not self._queue.requests:
+            return []
+        return self.expire(now) + self._fill(now)
+
+    def warm(self, tickets: Iterable[Ticket], now: float) -> list[Settled]:
+        """The version that held requests wait for is loaded: each gets a slot, or a place in the queue for one."""
+        settled: list[Settled] = []
+        for ticket in tickets:
+            account = self._accounts.get(ticket.tenant)
+            if account is None or account.held.pop(ticket.number) is None:
+                continue
+            if self._under_way < self._slots:
+                settled.append(Settled(ticket, self._start(account, max(self._virtual, account.tag), now)))
+                continue
+            # Its room was given to it when it came.
+            until = min(ticket.deadline, now + self._queue.bounds.seconds)
+            if until <= now:
+                settled.append(Settled(ticket, _full(self._seconds)))
+                continue
+            self._append(account, ticket._replace(until=until))
+        return settled
+
+    def expire(self, now: float) -> list[Settled]:
+        """Refuse the requests whose time is up."""
+        settled: list[Settled] = []
+        while self._ends and self._ends[0][0] <= now:
+            _, number, tenant = heapq.heappop(self._ends)
+            found = self._find(number, tenant)
+            if found is None or found[1].until > now:
+                continue
+            line, ticket = found
+            self._drop(line, ticket)
+            settled.append(Settled(ticket, _timed_out(ticket, now, cold=line is self._accounts[tenant].held)))
+        return settled
+
+    def next_expiry(self) -> float | None:
+        """When `expire` should be called; it may have nothing to do then. None while nobody waits."""
+        return self._ends[0][0] if self._queue.requests or self._hold.requests else None
+
+    def abandon(self, ticket: Ticket) -> None:
+        """The client of a waiting request has gone. One that is settled already is left alone."""
+        found = self._find(ticket.number, ticket.tenant)
+        if found is not None:
+            self._drop(found[0], ticket)
 
     def validate(self) -> None:
-        assert self._under_way == sum(account.under_way for account in self._accounts.values()), "counts disagree"
-        assert all(account.under_way >= 0 for account in self._accounts.values()), "left more often than entered"
+        accounts = self._accounts.values()
+        assert self._under_way == sum(account.under_way for account in accounts), "counts disagree"
+        assert all(account.under_way >= 0 for account in accounts), "left more often than entered"
+        assert self._under_way <= self._slots, "more requests than slots"
+        assert self._under_way == self._slots or not self._queue.requests, "a slot is free and somebody waits"
+        for room, lines in ((self._queue, [a.queue for a in accounts]), (self._hold, [a.held for a in accounts])):
+            assert room.requests == sum(len(line.tickets) for line in lines), "waiting requests are miscounted"
+            assert room.size == sum(line.size for line in lines), "waiting bytes are miscounted"
+            assert all(line.size == sum(t.size for t in line.tickets.values()) for line in lines), "bytes"
+        listed = [account.name for _, _, account in self._ready]
+        assert len(set(listed)) == len(listed), "a tenant is listed twice"
+        assert set(listed) == {account.name for account in accounts if account.listed}, "the list is wrong"
+        waiting = {account.name: account.limits.weight for account in accounts if account.queue.tickets}
+        assert set(waiting) <= set(listed), "a waiting tenant is not listed"
+        assert abs(self._ready_weight - sum(waiting.values())) < 1e-6, "weights are miscounted"
+        ends = {(until, number) for until, number, _ in self._ends}
+        for account in accounts:
+            for ticket in (*account.queue.tickets.values(), *account.held.tickets.values()):
+                assert (ticket.until, ticket.number) in ends, "a wait would never end"
 
-    @staticmethod
-    def _check(account: _Account, limits: TenantLimits, now: float) -> None:
-        if limits.max_concurrent and account.under_way >= limits.max_concurrent:
-            raise RateLimited(f"more than {limits.max_concurrent} requests at the same time", retry_after=1.0)
-        rate = limits.requests_per_second
-        if not account.rate and rate:
-            # The limit is new to this account.
-            account.tokens = _burst(limits)
-            account.counted_at = now
-        account.rate = rate
-        if not rate:
-            return
-        elapsed = max(0.0, now - account.counted_at)
-        account.tokens = min(_burst(limits), account.tokens + elapsed * rate)
-        account.counted_at = now
-        if account.tokens < 1.0:
-            raise RateLimited(f"more than {rate:g} requests per second", retry_after=(1.0 - account.tokens) / rate)
-        account.tokens -= 1.0
+    # --- accounts ------------------------------------------------------------------------------------------------
+
+    def _account(self, tenant: str, limits: TenantLimits | None, now: float) -> _Account:
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = _Account(tenant, _Line(self._queue), _Line(self._hold))
+            self._accounts[tenant] = account
+        limits = limits or _UNLIMITED
+        # Identity settles most calls: what was resolved is remembered with its limits.
+        if limits is not account.limits and limits != account.limits:
+            if account.queue.tickets:
+                self._ready_weight += limits.weight - account.limits.weight
+            account.set_limits(limits, now)
+        return account
 
     def _sweep(self, now: float) -> None:
+        # What an idle tenant was charged matters only while others wait.
+        contended = self._queue.requests > 0
         for tenant, account in list(self._accounts.items()):
-            refilled = account.tokens + (now - account.counted_at) * account.rate >= max(1.0, account.rate)
-            if not account.under_way and refilled:
+            if account.is_idle(now) and not (contended and account.tag > self._virtual):
                 del self._accounts[tenant]
 
+    def _find(self, number: int, tenant: str) -> tuple[_Line, Ticket] | None:
+        account = self._accounts.get(tenant)
+        if account is not None:
+            for line in (account.queue, account.held):
+                ticket = line.tickets.get(number)
+                if ticket is not None:
+                    return line, ticket
+        return None
 
-def _burst(limits: TenantLimits) -> float:
-    return max(1.0, limits.requests_per_second)
+    # --- slots ---------------------------------------------------------------------------------------------------
+
+    def _start(self, account: _Account, at: float, now: float) -> Admitted:
+        """Take a slot for the account at the virtual time `at`."""
+        charged = account.seconds or self._seconds or _UNKNOWN
+        self._virtual = max(self._virtual, at)
+        account.tag = at + (charged + account.owed) / account.limits.weight
+        account.owed = 0.0
+        account.under_way += 1
+        self._under_way += 1
+        return Admitted(account.name, now, charged)
+
+    def _fill(self, now: float) -> list[Settled]:
+        """Give free slots to those that wait."""
+        settled: list[Settled] = []
+        while self._ready and self._under_way < self._slots:
+            at, _, account = heapq.heappop(self._ready)
+            account.listed = False
+            if not account.queue.tickets:
+                continue
+            ticket = account.queue.pop_first()
+            settled.append(Settled(ticket, self._start(account, at, now)))
+            if account.queue.tickets:
+                self._list(account)
+            else:
+                self._ready_weight -= account.limits.weight
+        return settled
+
+    # --- waiting -------------------------------------------------------------------------------------------------
+
+    def _line_up(self, account: _Account, size: int, deadline: float, now: float) -> Queued | Refused:
+        wait = self._expected_wait(account)
+        until = min(deadline, now + self._queue.bounds.seconds)
+        if not self._queue.bounds.seconds or not self._queue.has_space(account.queue, size):
+            return _full(wait)
+        if now + wait >= until:
+            return _late(wait)
+        ticket = self._ticket(account, size, deadline, until)
+        self._append(account, ticket)
+        return Queued(ticket)
+
+    def _hold_back(self, account: _Account, size: int, deadline: float, now: float) -> Queued | Refused:
+        until = min(deadline, now + self._hold.bounds.seconds)
+        if until <= now or not self._hold.has_space(account.held, size):
+            return Refused(Unavailable("the model is not loaded, and no more requests can wait for it"), Why.COLD)
+        ticket = self._ticket(account, size, deadline, until)
+        account.held.add(ticket)
+        self._end(ticket)
+        return Queued(ticket)
+
+    def _expected_wait(self, account: _Account) -> float:
+        """Seconds until a request that lines up now gets its slot, if no other tenant comes: how many are ahead of
+        it, over the tenant's part of the slots. 0 while nothing is known."""
+        seconds = account.seconds or self._seconds
+        weight = account.limits.weight
+        weights = self._ready_weight + (0.0 if account.queue.tickets else weight)
+        return (len(account.queue.tickets) + 1) * seconds * weights / (weight * self._slots)
+
+    def _ticket(self, account: _Account, size: int, deadline: float, until: float) -> Ticket:
+        self._numbers += 1
+        return Ticket(self._numbers, account.name, size, deadline, until)
+
+    def _append(self, account: _Account, ticket: Ticket) -> None:
+        if not account.queue.tickets:
+            self._ready_weight += account.limits.weight
+            if not account.listed:
+                account.tag = max(self._virtual, account.tag)
+                self._list(account)
+        account.queue.add(ticket)
+        self._end(ticket)
+
+    def _list(self, account: _Account) -> None:
+        self._numbers += 1
+        account.listed = True
+        heapq.heappush(self._ready, (account.tag, self._numbers, account))
+
+    def _end(self, ticket: Ticket) -> None:
+        heapq.heappush(self._ends, (ticket.until, ticket.number, ticket.tenant))
+        if len(self._ends) > 64 + 4 * (self._queue.requests + self._hold.requests):
+            self._ends = [end for end in self._ends if self._find(end[1], end[2]) is not None]
+            heapq.heapify(self._ends)
+
+    def _drop(self, line: _Line, ticket: Ticket) -> None:
+        line.pop(ticket.number)
+        account = self._accounts[ticket.tenant]
+        if line is account.queue and not line.tickets:
+            self._ready_weight -= account.limits.weight
+
+
+def _bucket(bucket: Bucket | None, rate: float, now: float) -> Bucket | None:
+    if not rate:
+        return None
+    if bucket is None:
+        return Bucket(rate, now)
+    bucket.set_rate(rate, now)
+    return bucket
+
+
+def _full(wait: float) -> Refused:
+    return Refused(Unavailable("the router is at its limit of requests", retry_after=max(1.0, wait)), Why.FULL)
+
+
+def _late(wait: float) -> Refused:
+    error = Unavailable(f"the router is busy: the wait would be about {wait:.1f} s", retry_after=max(1.0, wait))
+    return Refused(error, Why.LATE)
+
+
+def _timed_out(ticket: Ticket, now: float, *, cold: bool) -> Refused:
+    what = "the model to be loaded" if cold else "its turn"
+    error: BerthError
+    if ticket.deadline <= now:
+        error = DeadlineExceeded(f"the deadline passed while the request waited for {what}")
+    else:
+        error = Unavailable(f"the request has waited for {what} too long")
+    return Refused(error, Why.COLD if cold else Why.TIMED_OUT)

@@ -9,7 +9,7 @@ Facts go in (`failed`, the candidates of the current table), one instruction com
 3. A copy that may have begun is repeated only if the request is idempotent and the budget allows; at most
    `most_broken` copies may break, so that a request that kills replicas cannot kill them all.
 4. At most one hedge per request: to a replica that has no copy of it, with the same version, if the budget allows.
-   A hedge is never hedged. What is not idempotent is never hedged.
+   A hedge is never hedged. What is not idempotent is never hedged. When it is time for one, `hedging` says.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from berth.errors import BerthError, DeadlineExceeded, Unavailable
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
-from router.core.budget import Budget
 from router.core.selection import Place
 
 
@@ -36,11 +36,32 @@ class Failure(Enum):
     """The connection was lost after sending: it may have begun."""
 
 
+class Denial(Enum):
+    """Why a second copy that was due was not sent."""
+
+    BUDGET = "budget"
+    NO_REPLICA = "no_replica"
+    """No other replica holds the version and is fit for it."""
+    OVERLOADED = "overloaded"
+    """Most of the version's replicas have more to do than usual."""
+    VERSION = "version"
+    """The request would go to another version by now."""
+    SPENT = "spent"
+    """The request has had its hedge, or its deadline has passed."""
+
+
+class Purse(Protocol):
+    """What pays for extra copies: a `Budget`, or an `Account` of several."""
+
+    def take_retry(self, now: float) -> bool: ...
+
+    def take_hedge(self, now: float) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Seconds and counts. `hedge_after` 0 means no hedges."""
+    """Seconds and counts."""
 
-    hedge_after: float = 0.0
     patience: float = 1.0
     most_broken: int = 2
     first_pause: float = 0.02
@@ -73,6 +94,7 @@ class Attempts:
         "_broken",
         "_budget",
         "_deadline",
+        "_hedge_after",
         "_hedged",
         "_idempotent",
         "_last",
@@ -83,7 +105,9 @@ class Attempts:
         "_tried",
     )
 
-    def __init__(self, rules: Rules, budget: Budget, *, deadline: float, idempotent: bool) -> None:
+    def __init__(
+        self, rules: Rules, budget: Purse, *, deadline: float, idempotent: bool, hedge_after: float | None = None
+    ) -> None:
         self._rules = rules
         self._budget = budget
         self._deadline = deadline
@@ -92,6 +116,7 @@ class Attempts:
         self._sent = 0
         self._broken = 0
         self._last: Failure | None = None
+        self._hedge_after = hedge_after
         self._hedged = False
         self._pause = rules.first_pause
         self._patient_until: float | None = None
@@ -116,22 +141,26 @@ class Attempts:
 
     def hedge_delay(self, candidates: Sequence[ReplicaAddress]) -> float | None:
         """Seconds after which the copy just sent may get a twin; None if it never may."""
-        if self._rules.hedge_after <= 0 or self._hedged or not self._idempotent or len(candidates) < 2:
+        if self._hedged or not self._idempotent or len(candidates) < 2:
             return None
-        return self._rules.hedge_after
+        return self._hedge_after
 
     def hedge(
         self, now: float, first: VersionKey, current: VersionKey, candidates: Sequence[ReplicaAddress]
-    ) -> Send | None:
-        """Where to send a twin of the copy under way for version `first`; None if it must not or cannot be sent.
+    ) -> Send | Denial:
+        """Where to send a twin of the copy under way for version `first`, or why it must not or cannot be sent.
 
-        `current` and `candidates` are what the table of now resolves to.
+        `current` is what the table of now resolves to, `candidates` those of its replicas that may get a twin.
         """
-        if self._hedged or current != first or now >= self._deadline:
-            return None
+        if self._hedged or not self._idempotent or now >= self._deadline:
+            return Denial.SPENT
+        if current != first:
+            return Denial.VERSION
         fresh = tuple(address for address in candidates if Place.of(address) not in self._tried)
-        if not fresh or not self._budget.take_hedge(now):
-            return None
+        if not fresh:
+            return Denial.NO_REPLICA
+        if not self._budget.take_hedge(now):
+            return Denial.BUDGET
         self._hedged = True
         return Send(fresh)
 

@@ -7,6 +7,7 @@ earlier one, so appending two fields renames the model at the price of one join.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from berth.errors import InvalidArgument
@@ -23,23 +24,35 @@ class Target(NamedTuple):
     version: str
 
 
-def read_target(message: bytes) -> Target:
+def read_target(message: bytes, start: int = 0) -> Target:
     """The name and the version that a protobuf parser would read. Raises `InvalidArgument` for malformed bytes.
 
-    Stricter than a parser in one thing: groups, which proto3 cannot write, are refused.
+    The message begins at `start`. Stricter than a parser in one thing: groups, which proto3 cannot write, are refused.
     """
     name = version = ""
-    at = 0
+    at, end = start, len(message)
     try:
-        while at < len(message):
+        while at < end:
+            # Nearly every field: a tag of one byte, and contents of a length of one byte.
+            tag = message[at]
+            if tag & 0x87 == _BYTES and tag >= 8 and (size := message[at + 1]) < 0x80:
+                content = at + 2
+                at = content + size
+                if at > end:
+                    raise IndexError
+                if tag == _NAME_TAG:
+                    name = _text(message, content, at)
+                elif tag == _VERSION_TAG:
+                    version = _text(message, content, at)
+                continue
             tag, start = _varint(message, at, _TAG_BYTES)
             if tag < 8 or tag > _LARGEST_TAG:
                 raise InvalidArgument("the message is not valid protobuf: bad field number")
             at = _end_of_field(message, start, tag & 7)
             if tag == _NAME_TAG:
-                name = _text(message, start, at)
+                name = _text(message, _varint(message, start)[1], at)
             elif tag == _VERSION_TAG:
-                version = _text(message, start, at)
+                version = _text(message, _varint(message, start)[1], at)
     except IndexError:
         raise InvalidArgument("the message is not valid protobuf: it is cut short") from None
     return Target(name, version)
@@ -47,8 +60,14 @@ def read_target(message: bytes) -> Target:
 
 def replace_target(message: bytes, name: str) -> bytes:
     """`message` with the model's name `name` and no version. `message` must have passed `read_target`."""
+    return message + name_fields(name)
+
+
+@lru_cache(maxsize=8192)
+def name_fields(name: str) -> bytes:
+    """What is to be appended to a message for that."""
     encoded = name.encode()
-    return b"".join((message, b"\x0a", _encoded(len(encoded)), encoded, b"\x12\x00"))
+    return b"".join((b"\x0a", _encoded(len(encoded)), encoded, b"\x12\x00"))
 
 
 def _end_of_field(message: bytes, start: int, kind: int) -> int:
@@ -70,10 +89,9 @@ def _end_of_field(message: bytes, start: int, kind: int) -> int:
 
 
 def _text(message: bytes, start: int, end: int) -> str:
-    _, content = _varint(message, start)
     try:
         # A parser refuses a string that is not UTF-8 even where a later one overrides it.
-        return message[content:end].decode()
+        return message[start:end].decode()
     except UnicodeDecodeError:
         raise InvalidArgument("the message is not valid protobuf: the model's name is not UTF-8") from None
 

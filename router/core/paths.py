@@ -15,6 +15,9 @@ class Operation(Enum):
     INFER = "infer"
     METADATA = "metadata"
     READY = "ready"
+    GENERATE = "generate"
+    GENERATE_STREAM = "generate_stream"
+    """Answered piece by piece."""
 
 
 class ServerQuestion(Enum):
@@ -38,7 +41,14 @@ _SERVER = {
     ("v2", "health", "live"): ServerQuestion.LIVE,
     ("v2", "health", "ready"): ServerQuestion.READY,
 }
-_MODEL = {(): Operation.METADATA, ("ready",): Operation.READY, ("infer",): Operation.INFER}
+_MODEL = {
+    (): Operation.METADATA,
+    ("ready",): Operation.READY,
+    ("infer",): Operation.INFER,
+    ("generate",): Operation.GENERATE,
+    ("generate_stream",): Operation.GENERATE_STREAM,
+}
+WITH_BODY = frozenset({Operation.INFER, Operation.GENERATE, Operation.GENERATE_STREAM})
 
 
 def parse_path(path: str) -> ServerQuestion | ModelQuestion:
@@ -66,8 +76,8 @@ def parse_path(path: str) -> ServerQuestion | ModelQuestion:
 
 def method_of(question: ServerQuestion | ModelQuestion) -> str:
     """The HTTP method that goes with it."""
-    infer = isinstance(question, ModelQuestion) and question.operation is Operation.INFER
-    return "POST" if infer else "GET"
+    has_body = isinstance(question, ModelQuestion) and question.operation in WITH_BODY
+    return "POST" if has_body else "GET"
 
 
 def _decoded(segment: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from berth.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
 from berth.ids import ModelKey, VersionKey, parse_version
 from berth.model import ModelRoute, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from router.core.allowance import part_of
 
 # The memo of one table never outgrows this many (key, model, version) triples that were really asked for.
 _MOST_REMEMBERED = 200_000
@@ -18,8 +19,19 @@ _MOST_REMEMBERED = 200_000
 _LOADING_SOON = 1.0
 
 
+class NotLoaded(Unavailable):
+    """The version `key` is assigned, but no replica holds it. `failed`: loading it failed; waiting is of no use."""
+
+    def __init__(self, detail: str, *, key: VersionKey, limits: TenantLimits | None, failed: bool) -> None:
+        super().__init__(detail, retry_after=_LOADING_SOON)
+        self.key = key
+        self.limits = limits
+        self.failed = failed
+
+
 class Resolved(NamedTuple):
-    """What answers a request: one version, the replicas that hold it (at least one), and its tenant's limits."""
+    """What answers a request: one version, the replicas that hold it (at least one), and this router's part of its
+    tenant's limits."""
 
     key: VersionKey
     replicas: tuple[ReplicaAddress, ...]
@@ -68,36 +80,48 @@ def tenant_of(table: RouteTable, api_key: bytes | None) -> str:
     return known.tenant
 
 
+def model_of(table: RouteTable, api_key: bytes | None, model: str) -> ModelRoute:
+    """The route of `model` for the holder of `api_key`. Raises what `tenant_of` raises, and `NotFound`."""
+    route = table.models.get(ModelKey(tenant_of(table, api_key), model))
+    if route is None:
+        raise NotFound(f"model {_quoted(model)} does not exist")
+    return route
+
+
+def named_version(route: ModelRoute, version: str) -> VersionRoute:
+    """The version that a number or a label names. Raises `NotFound`."""
+    number = parse_version(version) or route.labels.get(version)
+    served = _find(route, number) if number is not None else None
+    if served is None:
+        raise NotFound(f"model {_quoted(route.key.model)} serves no version {_quoted(version)}")
+    return served
+
+
 def resolve(table: RouteTable, api_key: bytes | None, model: str, version: str) -> Resolved:
     """What answers `model` for the holder of `api_key`. `version` is a number, a label, or "" for the default.
 
     Raises what `tenant_of` raises; `NotFound` for a model that the tenant does not have or a version that is not
-    served; `Unavailable` for a version that is assigned but not loaded, with the reason.
+    served; `NotLoaded` for a version that is assigned but not loaded, with the reason.
     """
-    tenant = tenant_of(table, api_key)
-    route = table.models.get(ModelKey(tenant, model))
-    if route is None:
-        raise NotFound(f"model {_quoted(model)} does not exist")
-    if version:
-        served = _named_version(route, version)
-        if served is None:
-            raise NotFound(f"model {_quoted(model)} serves no version {_quoted(version)}")
-    else:
-        served = _default_version(route)
-        if served is None:
-            raise NotFound(f"model {_quoted(model)} serves no version")
+    route = model_of(table, api_key, model)
+    tenant = route.key.tenant
+    served = named_version(route, version) if version else _default_version(route)
+    if served is None:
+        raise NotFound(f"model {_quoted(model)} serves no version")
+    key = VersionKey(tenant, model, served.version)
+    limits = table.limits.get(tenant)
+    if limits is not None:
+        limits = part_of(limits, table.routers)
     addresses = tuple(table.replicas[name] for name in served.replicas if name in table.replicas)
     if not addresses:
         reason = f": {served.reason}" if served.reason else ""
-        raise Unavailable(
-            f"model {_quoted(model)} version {served.version} is not loaded yet{reason}", retry_after=_LOADING_SOON
+        raise NotLoaded(
+            f"model {_quoted(model)} version {served.version} is not loaded yet{reason}",
+            key=key,
+            limits=limits,
+            failed=served.failed,
         )
-    return Resolved(VersionKey(tenant, model, served.version), addresses, table.limits.get(tenant))
-
-
-def _named_version(route: ModelRoute, version: str) -> VersionRoute | None:
-    number = parse_version(version) or route.labels.get(version)
-    return _find(route, number) if number is not None else None
+    return Resolved(key, addresses, limits)
 
 
 def _default_version(route: ModelRoute) -> VersionRoute | None:

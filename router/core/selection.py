@@ -1,22 +1,41 @@
-"""Which replica gets a request: the less loaded of two random ones, away from those that just failed.
+"""Which replica gets a request: the less loaded of two random ones, among those that are fit.
 
 Two choices instead of the least loaded of all: with several routers, each knowing only its own requests, picking the
 minimum makes them all rush to the same replica (Mitzenmacher, "The Power of Two Choices in Randomized Load
-Balancing", 1996). As in grpc-go's balancers, a pick never waits and its outcome is reported by a callable.
+Balancing", 1996). Load is pace times requests under way, one more included (`health`). As in grpc-go's balancers, a
+pick never waits and its outcome is reported by a callable.
+
+Outliers are judged against their peers, the replicas of the same job, which hold the same versions and get one mix:
+
+* *slow*: twice the median pace of its peers; its latencies stop counting as normal. Thrice: ejected.
+* *failing*: several requests in a row failed or had to be withdrawn, while its peers do clearly better. A tenant's
+  broken model fails on all replicas alike and ejects none.
+
+At most half of a job's replicas are ejected; the others carry the load, and if they are as bad, the judgement was
+wrong. An ejection ends in a probation of one request at a time, longer each time it fails, and then in a slow start.
+A replica that cannot be connected to is not judged but rests briefly, and any number may.
+
+In one zone or another: a replica of the router's own zone is preferred until it has twice the load of one elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 from berth.model import ReplicaAddress
+from router.core.health import FIRST_REST, LONGEST_REST, TRIALS, Cause, Health, Standing
+from router.core.latency import Line
 
-# A replica that refused a connection is left alone this long, doubling with each failure in a row.
-FIRST_REST = 0.25
-LONGEST_REST = 5.0
+__all__ = ["FIRST_REST", "LONGEST_REST", "Cause", "Dice", "Done", "Outcome", "Place", "ReplicaState", "Selection"]
+
+TOO_SLOW = 3.0
+_MISSES = 5
+_FEW = 3
+_SPILL = 2.0
+_REVIEW = 0.5
 
 
 class Dice(Protocol):
@@ -37,85 +56,322 @@ class Place(NamedTuple):
 
 class Outcome(Enum):
     ANSWERED = "answered"
+    FAULTY = "faulty"
+    """It answered, and another replica might have done better."""
+    LOST = "lost"
+    """Withdrawn because it took too long: its twin answered, or the deadline passed."""
     UNREACHABLE = "unreachable"
     """The connection could not be made, or was lost."""
     OTHER = "other"
-    """Cancelled or refused: says nothing of the replica's health."""
+    """Cancelled by the client or refused: says nothing of the replica's health."""
 
 
-@dataclass(slots=True)
-class _Record:
-    outstanding: int = 0
-    failures: int = 0
-    rests_until: float = 0.0
+class ReplicaState(NamedTuple):
+    """A replica for the operator's eyes. Times are seconds from now; `load` is in typical latencies."""
+
+    replica: str
+    incarnation: str
+    standing: str
+    outstanding: int
+    usual: float
+    load: float
+    pace: float
+    level: float
+    slow: bool
+    share: float
+    ejections: int
+    returns_in: float
+    rests_for: float
+    pushed_back_for: float
+
+
+class _Job:
+    """The replicas of one job, peers of each other."""
+
+    __slots__ = ("places", "review_at")
+
+    def __init__(self) -> None:
+        self.places: set[tuple[str, str]] = set()
+        self.review_at = 0.0
 
 
 Done = Callable[[Outcome, float], None]
 """Called once with the outcome and the time."""
 
 
-class Selection:
-    """Requests under way and recent failures per replica; memory of this router alone, lost with it by design."""
+class _Flight:
+    """A copy under way. A class and not a closure: one is made per copy, and it is seen in a debugger."""
 
-    def __init__(self) -> None:
-        self._records: dict[Place, _Record] = {}
+    __slots__ = ("_address", "_began", "_line", "_record", "_selection", "_tail", "_typical")
+
+    def __init__(
+        self,
+        selection: Selection,
+        address: ReplicaAddress,
+        record: Health,
+        *,
+        line: Line | None,
+        began: float,
+        typical: float | None,
+        tail: float | None,
+    ) -> None:
+        self._selection = selection
+        self._address = address
+        self._record = record
+        self._line = line
+        self._began = began
+        self._typical = typical
+        self._tail = tail
 
     def __repr__(self) -> str:
-        resting = sum(1 for record in self._records.values() if record.failures)
-        return f"<Selection places={len(self._records)} failing={resting}>"
+        return f"<copy at {self._address.replica} since {self._began:.3f}>"
+
+    def __call__(self, outcome: Outcome, now: float) -> None:
+        record, seconds = self._record, now - self._began
+        record.ended()
+        if outcome is Outcome.ANSWERED:
+            if self._line is not None:
+                record.teach(self._line, now, seconds)
+            record.answered(now, seconds, self._typical)
+        elif outcome is Outcome.LOST:
+            # Censored: what was withdrawn before the tail says nothing, beyond it that it was in the tail.
+            if self._line is not None and self._tail is not None and seconds >= self._tail:
+                record.teach(self._line, now, seconds)
+            record.kept_waiting(now, seconds, self._typical)
+        elif outcome is Outcome.FAULTY:
+            record.faulted()
+        elif outcome is Outcome.UNREACHABLE:
+            record.unreachable(now)
+        if record.standing is Standing.PROBATION or record.misses >= _MISSES:
+            self._selection.judge(self._address, record, outcome, now)
+
+
+class Selection:
+    """What this router knows of replicas; its memory alone, lost with it by design."""
+
+    def __init__(self, zone: str = "") -> None:
+        self._zone = zone
+        # Keys are plain tuples equal to a `Place`, which are quicker to make.
+        self._records: dict[tuple[str, str], Health] = {}
+        self._jobs: dict[str, _Job] = {}
+        self._ejections: Counter[Cause] = Counter()
+
+    def __repr__(self) -> str:
+        unfit = sum(record.standing is not Standing.FIT for record in self._records.values())
+        return f"<Selection places={len(self._records)} unfit={unfit}>"
+
+    @property
+    def ejections(self) -> Mapping[Cause, int]:
+        """How many there were since the start, by cause."""
+        return self._ejections
 
     def pick(self, candidates: Sequence[ReplicaAddress], now: float, dice: Dice) -> ReplicaAddress:
-        """One of `candidates` (at least one). When all of them rest, resting does not count: someone has to answer."""
+        """One of `candidates` (at least one). When none of them is fit, that does not count: someone has to answer."""
         if len(candidates) == 1:
             return candidates[0]
-        awake = candidates
-        if any(record.failures for record in map(self._record, candidates)):
-            awake = [address for address in candidates if self._record(address).rests_until <= now] or candidates
-        first, second = _two_of(awake, dice)
-        return second if self.outstanding(second) < self.outstanding(first) else first
+        first, second = self._two_of(candidates, dice)
+        one = self._records.get((first.replica, first.incarnation))
+        two = self._records.get((second.replica, second.incarnation))
+        if one is None or two is None or now < one.plain_from or now < two.plain_from:
+            one, two = self._record(first, now), self._record(second, now)
+            if not (_takes_part(one, now, dice) and _takes_part(two, now, dice)):
+                fit = self._fit(candidates, now)
+                if len(fit) == 1:
+                    return fit[0]
+                first, second = self._two_of(fit, dice)
+                one, two = self._record(first, now), self._record(second, now)
+        handicap = _SPILL if self._zone and first.zone == self._zone != second.zone else 1.0
+        return second if two.load_at(now) * handicap < one.load_at(now) else first
+
+    def pick_twin(
+        self, candidates: Sequence[ReplicaAddress], first: ReplicaAddress, now: float, dice: Dice
+    ) -> ReplicaAddress:
+        """One of `candidates` (at least one, of `fit_for_extra`) for a second copy beside the one at `first`: in
+        another zone if there is one, since what slows a replica down often slows its zone."""
+        elsewhere = [address for address in candidates if _zone_of(address) != _zone_of(first)]
+        return self.pick(elsewhere or candidates, now, dice)
+
+    def fit_for_extra(
+        self, candidates: Sequence[ReplicaAddress], first: ReplicaAddress, now: float
+    ) -> tuple[ReplicaAddress, ...]:
+        """Those of `candidates` that may get a second copy beside the one at `first`: fit, not resting, not pushing
+        back. Slow ones only where there is no other: a first copy that is stuck is better off even there."""
+        fit = tuple(
+            address
+            for address in candidates
+            if address != first
+            and (record := self._record(address, now)).standing is Standing.FIT
+            and record.rests_until <= now
+            and record.pushed_back_until <= now
+        )
+        return tuple(address for address in fit if not self._record(address, now).slow) or fit
+
+    def accepting_retries(self, candidates: Sequence[ReplicaAddress], now: float) -> tuple[ReplicaAddress, ...]:
+        """Those of `candidates` that have not asked to be spared repeats."""
+        return tuple(address for address in candidates if self._record(address, now).pushed_back_until <= now)
+
+    def overloaded(self, candidates: Sequence[ReplicaAddress], now: float) -> bool:
+        """Whether more than half of `candidates` have clearly more to do than usual: then a copy more helps nobody."""
+        strained = sum(self._record(address, now).is_strained(now) for address in candidates)
+        return 2 * strained > len(candidates)
 
     def outstanding(self, address: ReplicaAddress) -> int:
-        return self._record(address).outstanding
+        record = self._records.get((address.replica, address.incarnation))
+        return 0 if record is None else record.outstanding
 
-    def begin(self, address: ReplicaAddress) -> Done:
-        """Count a request to `address` as under way until the returned callable is called."""
-        place = Place.of(address)
-        record = self._records.setdefault(place, _Record())
-        record.outstanding += 1
+    def begin(self, address: ReplicaAddress, now: float, line: Line | None = None, *, twin: bool = False) -> Done:
+        """Count a copy to `address` as under way until the returned callable is called.
 
-        def done(outcome: Outcome, now: float) -> None:
-            record.outstanding -= 1
-            if outcome is Outcome.ANSWERED:
-                record.failures = 0
-                record.rests_until = 0.0
-            elif outcome is Outcome.UNREACHABLE and record.rests_until <= now:
-                # One burst of failures counts once: they have one cause.
-                record.failures += 1
-                record.rests_until = now + min(LONGEST_REST, FIRST_REST * 2.0 ** min(record.failures - 1, 16))
+        `line` has the latencies of its version and size; what they learn of this copy is decided here, by the rules
+        of `router.core.latency`. `twin`: the copy is a hedge.
+        """
+        record = self._record(address, now)
+        typical = None if line is None else line.typical
+        # What the tail was when this copy began: what it is withdrawn for must be beyond it.
+        tail = None if line is None else line.tail
+        record.began(now, typical)
+        if record.standing is Standing.EJECTED and now >= record.returns_at:
+            record.put_on_probation()
+        job = self._jobs.get(address.job)
+        if job is not None and now >= job.review_at:
+            self._review(job, now)
 
-        return done
+        return _Flight(self, address, record, line=None if twin else line, began=now, typical=typical, tail=tail)
 
-    def retain(self, places: Collection[Place]) -> None:
+    def push_back(self, address: ReplicaAddress, until: float) -> None:
+        """The replica asks to be spared second copies until then."""
+        record = self._records.get((address.replica, address.incarnation))
+        if record is not None:
+            record.pushed_back_until = max(record.pushed_back_until, until)
+
+    def retain(self, places: Collection[tuple[str, str]]) -> None:
         """Forget replicas that are in no table any more; requests still under way there end on their own record."""
         self._records = {place: record for place, record in self._records.items() if place in places}
+        for name, job in list(self._jobs.items()):
+            job.places &= self._records.keys()
+            job.review_at = 0.0
+            if not job.places:
+                del self._jobs[name]
+
+    def states(self, now: float) -> list[ReplicaState]:
+        """What is known of each replica at `now`."""
+        return [
+            ReplicaState(
+                replica,
+                incarnation,
+                record.standing.value,
+                record.outstanding,
+                record.usual,
+                record.load_at(now),
+                record.pace_at(now),
+                record.level,
+                record.slow,
+                record.share_at(now),
+                record.ejections,
+                max(0.0, record.returns_at - now) if record.standing is Standing.EJECTED else 0.0,
+                max(0.0, record.rests_until - now),
+                max(0.0, record.pushed_back_until - now),
+            )
+            for (replica, incarnation), record in sorted(self._records.items())
+        ]
 
     def validate(self) -> None:
         for place, record in self._records.items():
-            assert record.outstanding >= 0, f"{place} has {record.outstanding} outstanding"
-            assert record.failures > 0 or record.rests_until == 0.0, f"{place} rests without a failure"
+            try:
+                record.validate()
+            except AssertionError as error:
+                raise AssertionError(f"{place}: {error}") from None
+        for name, job in self._jobs.items():
+            # After a table took replicas away the next review sees to it.
+            assert job.review_at == 0.0 or 2 * self._unfit(job) <= len(job.places), f"more than half of {name} is out"
 
-    def _record(self, address: ReplicaAddress) -> _Record:
-        return self._records.get(Place.of(address), _IDLE)
+    def _record(self, address: ReplicaAddress, now: float) -> Health:
+        place = (address.replica, address.incarnation)
+        record = self._records.get(place)
+        if record is None:
+            record = self._records[place] = Health(now)
+            self._jobs.setdefault(address.job, _Job()).places.add(place)
+        return record
+
+    def _fit(self, candidates: Sequence[ReplicaAddress], now: float) -> Sequence[ReplicaAddress]:
+        """Those of `candidates` that get their full share; without any those that get a part of it; else everyone."""
+        open_ones = [address for address in candidates if self._record(address, now).is_open(now)]
+        old = [address for address in open_ones if self._record(address, now).share_at(now) >= 1.0]
+        return old or open_ones or candidates
+
+    def _two_of(self, candidates: Sequence[ReplicaAddress], dice: Dice) -> tuple[ReplicaAddress, ReplicaAddress]:
+        """Two different ones of at least two; the first of the own zone if any is."""
+        count = len(candidates)
+        first = int(dice.random() * count)
+        if self._zone and candidates[first].zone != self._zone:
+            near = [index for index, address in enumerate(candidates) if address.zone == self._zone]
+            if near:
+                first = near[int(dice.random() * len(near))]
+        # One of the others, each as likely: step 1 to count-1 places on.
+        second = (first + 1 + int(dice.random() * (count - 1))) % count
+        return candidates[first], candidates[second]
+
+    # Judgements
+
+    def _review(self, job: _Job, now: float) -> None:
+        """Compare the replicas of a job with each other, twice a second at most; whichever request comes first does."""
+        job.review_at = now + _REVIEW
+        unfit = [record for place in job.places if (record := self._records[place]).standing is not Standing.FIT]
+        unfit.sort(key=lambda record: record.returns_at)
+        while 2 * len(unfit) > len(job.places):
+            unfit.pop(0).readmit(now)
+        for place in job.places:
+            record = self._records[place]
+            if record.standing is not Standing.FIT or record.paces < _FEW:
+                continue
+            usual = self._usual_level(job, place)
+            if usual is not None and record.compare(usual) >= TOO_SLOW:
+                self._eject(job, record, Cause.SLOW, now)
+
+    def judge(self, address: ReplicaAddress, record: Health, outcome: Outcome, now: float) -> None:
+        """After something that happened to `record`: is it still fit, or fit again?"""
+        job = self._jobs.get(address.job)
+        place = (address.replica, address.incarnation)
+        if job is None or self._records.get(place) is not record or outcome is Outcome.OTHER:
+            # No table has it any more, or it says nothing.
+            return
+        if record.standing is Standing.PROBATION:
+            usual = self._usual_level(job, place) or 1.0
+            if outcome is not Outcome.ANSWERED or record.pace_at(now) >= TOO_SLOW * usual:
+                self._eject(job, record, Cause.TRIAL, now)
+                return
+            record.trials += 1
+            if record.trials >= TRIALS:
+                record.readmit(now)
+        elif record.standing is Standing.FIT and record.misses >= _MISSES:
+            others = sorted(self._records[peer].misses for peer in job.places if peer != place)
+            # Peers that fail as often in a row say that the fault is not this replica's.
+            if others and 2 * others[len(others) // 2] < record.misses:
+                self._eject(job, record, Cause.FAILURES, now)
+
+    def _usual_level(self, job: _Job, place: tuple[str, str]) -> float | None:
+        """The median level of the other replicas of the job that have one."""
+        peers = (self._records[peer] for peer in job.places if peer != place)
+        levels = sorted(peer.level for peer in peers if peer.paces >= _FEW and peer.standing is Standing.FIT)
+        return levels[len(levels) // 2] if levels else None
+
+    def _eject(self, job: _Job, record: Health, cause: Cause, now: float) -> None:
+        if record.standing is Standing.FIT and 2 * (self._unfit(job) + 1) > len(job.places):
+            return
+        record.eject(now)
+        self._ejections[cause] += 1
+
+    def _unfit(self, job: _Job) -> int:
+        return sum(self._records[place].standing is not Standing.FIT for place in job.places)
 
 
-_IDLE = _Record()
+def _takes_part(record: Health, now: float, dice: Dice) -> bool:
+    """Whether a replica that was drawn stays: newcomers as often as is their share."""
+    if not record.is_open(now):
+        return False
+    share = record.share_at(now)
+    return share >= 1.0 or dice.random() < share
 
 
-def _two_of(candidates: Sequence[ReplicaAddress], dice: Dice) -> tuple[ReplicaAddress, ReplicaAddress]:
-    count = len(candidates)
-    first = int(dice.random() * count)
-    if count == 1:
-        return candidates[0], candidates[0]
-    # One of the others, each as likely: step 1 to count-1 places on.
-    second = (first + 1 + int(dice.random() * (count - 1))) % count
-    return candidates[first], candidates[second]
+def _zone_of(address: ReplicaAddress) -> str:
+    return address.zone or address.cell

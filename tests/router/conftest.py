@@ -65,7 +65,8 @@ def settings_of(tmp_path: Path) -> Callable[..., RouterSettings]:
                 "http_address": "127.0.0.1:0",
                 "grpc_address": "127.0.0.1:0",
                 "instance": "router-1",
-                "drain_s": 5.0,
+                "drain_s": 1.0,
+                "cold_hold_s": 0.0,
                 **values,
             }
         )

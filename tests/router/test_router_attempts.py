@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from berth.errors import DeadlineExceeded, Unavailable
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
-from router.core.attempts import Attempts, Failure, GiveUp, Pause, Rules, Send
+from router.core.attempts import Attempts, Denial, Failure, GiveUp, Pause, Rules, Send
 from router.core.budget import Budget
 from router.core.selection import Place
 
@@ -19,10 +19,10 @@ UNREACHED, NOT_STARTED, BROKEN = Failure.UNREACHED, Failure.NOT_STARTED, Failure
 
 
 def attempts(
-    *, hedge: float = 0.0, idempotent: bool = True, reserve: float = 100.0, deadline: float = 10.0
+    *, hedge: float | None = None, idempotent: bool = True, reserve: float = 100.0, deadline: float = 10.0
 ) -> Attempts:
     budget = Budget(share=0.0, floor=0.0, reserve=reserve)
-    return Attempts(Rules(hedge_after=hedge), budget, deadline=deadline, idempotent=idempotent)
+    return Attempts(Rules(), budget, deadline=deadline, idempotent=idempotent, hedge_after=hedge)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_replica_that_came_back_counts_as_another() -> None:
 def test_nothing_is_sent_after_the_deadline() -> None:
     plan = attempts(deadline=1.0, hedge=0.1)
     plan.began(A)
-    assert plan.hedge(1.0, V1, V1, (A, B)) is None
+    assert plan.hedge(1.0, V1, V1, (A, B)) is Denial.SPENT
     plan.failed(UNREACHED)
     step = plan.next_step(1.0, (A, B))
     assert isinstance(step, GiveUp)
@@ -106,10 +106,10 @@ def test_nothing_is_sent_after_the_deadline() -> None:
 
 @pytest.mark.parametrize(
     ("hedge", "idempotent", "candidates", "expected"),
-    [(0.0, True, (A, B), None), (0.1, False, (A, B), None), (0.1, True, (A,), None), (0.1, True, (A, B), 0.1)],
+    [(None, True, (A, B), None), (0.1, False, (A, B), None), (0.1, True, (A,), None), (0.1, True, (A, B), 0.1)],
 )
 def test_when_a_hedge_is_armed(
-    hedge: float, idempotent: bool, candidates: tuple[ReplicaAddress, ...], expected: float | None
+    hedge: float | None, idempotent: bool, candidates: tuple[ReplicaAddress, ...], expected: float | None
 ) -> None:
     assert attempts(hedge=hedge, idempotent=idempotent).hedge_delay(candidates) == expected
 
@@ -117,12 +117,21 @@ def test_when_a_hedge_is_armed(
 def test_a_hedge_goes_elsewhere_with_the_same_version_and_only_once() -> None:
     plan = attempts(hedge=0.1)
     plan.began(A)
-    assert plan.hedge(0.1, V1, V2, (A, B)) is None
-    assert plan.hedge(0.1, V1, V1, (A,)) is None
+    assert plan.hedge(0.1, V1, V2, (A, B)) is Denial.VERSION
+    assert plan.hedge(0.1, V1, V1, (A,)) is Denial.NO_REPLICA
     assert plan.hedge(0.1, V1, V1, (A, B)) == Send((B,))
     plan.began(B)
-    assert plan.hedge(0.2, V1, V1, (A, B, C)) is None
+    assert plan.hedge(0.2, V1, V1, (A, B, C)) is Denial.SPENT
     assert plan.hedge_delay((A, B, C)) is None
+
+
+def test_what_may_not_be_repeated_or_paid_for_is_not_hedged() -> None:
+    unsafe = attempts(hedge=0.1, idempotent=False)
+    unsafe.began(A)
+    assert unsafe.hedge(0.1, V1, V1, (A, B)) is Denial.SPENT
+    poor = attempts(hedge=0.1, reserve=1.0)
+    poor.began(A)
+    assert poor.hedge(0.1, V1, V1, (A, B)) is Denial.BUDGET
 
 
 def test_hedges_leave_half_of_the_reserve_to_retries() -> None:
@@ -178,7 +187,7 @@ def test_every_request_ends_and_breaks_at_most_two_copies(
             continue
         twins = [rng.choice(step.among)]
         plan.began(twins[0])
-        if plan.hedge_delay(candidates) is not None and (more := plan.hedge(now, V1, V1, candidates)) is not None:
+        if plan.hedge_delay(candidates) is not None and isinstance(more := plan.hedge(now, V1, V1, candidates), Send):
             twins.append(rng.choice(more.among))
             plan.began(twins[1])
         for address in twins:

@@ -15,15 +15,21 @@ from berth.ids import ModelKey
 from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
 from berth.states import Role
 from router.board import RouteBoard
-from router.call import Call, Failed, Reply, Wire
+from router.call import Call, Reply, Wire
 from router.core.admission import Admission
 from router.core.attempts import Failure, Rules
-from router.core.budget import Budget
+from router.core.budget import Budgets, Scale
+from router.core.hedging import Hedging
+from router.core.latency import Latencies
 from router.core.paths import Operation
 from router.core.selection import Selection
+from router.engine import request as engine
 from router.forward import Forwarder
+from router.gate import Gate
 from router.metrics import RouterMetrics
+from router.model_metrics import ModelMetrics
 from router.upstreams import Upstreams
+from router.wishes import Wishes
 
 pytestmark = pytest.mark.looptime
 
@@ -55,7 +61,6 @@ class World:
     closed: list[str] = field(default_factory=list)
     one_closed: asyncio.Event = field(default_factory=asyncio.Event)
     on_copy: Callable[[Copy], None] = lambda _: None
-    linger: float = 0.0
 
     def open(self, address: ReplicaAddress) -> "Scripted":
         return Scripted(self, f"{address.replica}-{address.incarnation}", address.replica)
@@ -67,25 +72,34 @@ class Scripted:
     place: str
     replica: str
 
-    async def send(self, call: Call, servable: str, timeout: float) -> Reply:
+    under_way: dict[engine.Copy, tuple[Copy, asyncio.TimerHandle]] = field(default_factory=dict)
+
+    def send(self, copy: engine.Copy) -> None:
         loop = asyncio.get_running_loop()
-        copy = Copy(self.replica, servable, loop.time(), timeout)
-        self.world.copies.append(copy)
-        self.world.on_copy(copy)
+        seen = Copy(self.replica, copy.servable, loop.time(), copy.exchange.seconds_left())
+        self.world.copies.append(seen)
+        self.world.on_copy(seen)
         rows = self.world.rows[self.replica]
         delay, outcome = rows.pop(0) if len(rows) > 1 else rows[0]
-        try:
-            await asyncio.sleep(delay)
-        except asyncio.CancelledError:
-            copy.withdrawn = True
-            # Withdrawing takes a moment too: whoever cancels has to wait for it.
-            await asyncio.sleep(self.world.linger)
-            raise
-        finally:
-            copy.ended = loop.time()
+        self.under_way[copy] = seen, loop.call_later(delay, self._end, copy, outcome)
+
+    def _end(self, copy: engine.Copy, outcome: int | Failure) -> None:
+        seen, _ = self.under_way.pop(copy)
+        seen.ended = now()
         if isinstance(outcome, Failure):
-            raise Failed(outcome, "scripted")
-        return Reply(outcome, (("berth-replica", self.replica),), call.body, faulty=outcome >= 500)
+            copy.failed(outcome, "scripted")
+            return
+        reply = Reply(outcome, (("berth-replica", self.replica),), copy.request.body, faulty=outcome >= 500)
+        copy.answered(engine.Answer.of(reply))
+
+    def withdraw(self, copy: engine.Copy) -> None:
+        seen, timer = self.under_way.pop(copy)
+        timer.cancel()
+        seen.withdrawn = True
+        seen.ended = now()
+
+    def tick(self, now: float) -> None:
+        """Nothing grows old here."""
 
     async def close(self) -> None:
         assert all(copy.ended is not None for copy in self.world.copies if copy.replica == self.replica)
@@ -114,21 +128,26 @@ class First:
 
 @asynccontextmanager
 async def forwarding(
-    world: World, routes: RouteTable, *, hedge: float = 0.0, budget: Budget | None = None, dice: object = None
+    world: World, routes: RouteTable, *, hedge: float | None = 0.0, budgets: Budgets | None = None, dice: object = None
 ) -> AsyncIterator[Forwarder]:
     board, selection = RouteBoard(), Selection()
     upstreams = Upstreams({Wire.REST: world.open})
     board.watch(selection.retain)
     board.watch(upstreams.retain)
     board.swap(routes)
+    metrics = RouterMetrics(CollectorRegistry())
+    gate = Gate(board, Admission(100), Wishes(), metrics)
     forwarder = Forwarder(
         board=board,
         upstreams=upstreams,
         selection=selection,
-        admission=Admission(100),
-        budget=budget or Budget(now=asyncio.get_running_loop().time()),
-        rules=Rules(hedge_after=hedge),
-        metrics=RouterMetrics(CollectorRegistry()),
+        gate=gate,
+        budgets=budgets or Budgets(now=asyncio.get_running_loop().time()),
+        latencies=Latencies(0.015),
+        hedging=Hedging(selection, hedge),
+        rules=Rules(),
+        metrics=metrics,
+        models=ModelMetrics(CollectorRegistry(), 0),
         dice=dice or First(),  # type: ignore[arg-type]
     )
     closer = asyncio.create_task(upstreams.run())
@@ -136,10 +155,10 @@ async def forwarding(
         yield forwarder
     finally:
         assert all(copy.ended is not None for copy in world.copies), "a copy was left behind"
-        assert forwarder.admission.under_way == 0
+        assert (gate.admission.under_way, gate.admission.queued, gate.admission.held) == (0, 0, 0)
         assert all(selection.outstanding(address) == 0 for address in board.table.replicas.values())
         selection.validate()
-        forwarder.admission.validate()
+        gate.admission.validate()
         closer.cancel()
         await asyncio.wait([closer])
 
@@ -215,18 +234,16 @@ async def test_when_nobody_answers(
 
 
 async def test_a_loser_has_ended_before_the_answer_is_given() -> None:
-    world = World({"A": [(5.0, OK)], "B": [(0.1, OK)]}, linger=0.2)
+    world = World({"A": [(5.0, OK)], "B": [(0.1, OK)]})
     async with forwarding(world, table("AB"), hedge=0.1) as forwarder:
-        started = now()
         await forwarder.forward(call())
-        assert now() - started == pytest.approx(0.4, abs=1e-3)
         assert all(copy.ended is not None for copy in world.copies)
 
 
 @pytest.mark.parametrize("at", [0.0, 0.05, 0.1, 0.15, 0.31, 0.33, 0.36, 0.5])
 async def test_a_client_that_leaves_takes_its_copies_along(at: float) -> None:
     """Cancelled before the first copy, during it, in the race, in the pause, in the repeat."""
-    world = World({"A": [(0.3, UNREACHED), (9.0, OK)], "B": [(0.2, UNREACHED), (9.0, OK)]}, linger=0.01)
+    world = World({"A": [(0.3, UNREACHED), (9.0, OK)], "B": [(0.2, UNREACHED), (9.0, OK)]})
     async with forwarding(world, table("AB"), hedge=0.1) as forwarder:
         request = asyncio.create_task(forwarder.forward(call()))
         await asyncio.wait([request], timeout=at)
@@ -282,8 +299,9 @@ async def test_no_hedge_to_another_version() -> None:
 async def test_hedges_stay_in_budget_when_everything_is_slow(slow: float) -> None:
     names = "ABC"
     world = World({name: [(slow, OK)] for name in names})
-    budget = Budget(share=0.1, floor=0.0, reserve=20.0, now=now())
-    async with forwarding(world, table(names), hedge=0.01, budget=budget, dice=random.Random(1)) as forwarder:
+    scale = Scale(share=0.1, hedge_share=0.1, floor=0.0, reserve=20.0, hedge_floor=0.0, hedge_reserve=20.0)
+    budgets = Budgets(scale, now=now())
+    async with forwarding(world, table(names), hedge=0.01, budgets=budgets, dice=random.Random(1)) as forwarder:
         for _ in range(30):
             await asyncio.gather(*(forwarder.forward(call()) for _ in range(10)))
         extra = len(world.copies) - 300
@@ -325,5 +343,6 @@ async def test_without_a_table_nobody_is_told_anything() -> None:
     world = World({})
     async with forwarding(world, table("")) as forwarder:
         forwarder.board = RouteBoard()
+        forwarder.gate = Gate(forwarder.board, Admission(1), Wishes(), forwarder.metrics)
         with pytest.raises(Unavailable, match="no routes yet"):
             await forwarder.forward(call())

@@ -179,7 +179,7 @@ async def test_refusals_over_grpc(replicas: list[ScriptedReplica], routing: Any,
             assert got is code.UNIMPLEMENTED
         async with grpc.aio.insecure_channel(rig.grpc) as channel:
             stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([message()]))
-            with pytest.raises(grpc.aio.AioRpcError, match="use ModelInfer"):
+            with pytest.raises(grpc.aio.AioRpcError, match="an API key is needed"):
                 await stream.read()
     assert replicas[0].arrived == []
 

@@ -26,11 +26,11 @@ def test_idle_replicas_share_evenly(count: int) -> None:
 def test_the_busiest_is_never_picked_and_load_evens_out() -> None:
     selection, dice, candidates = Selection(), random.Random(7), addresses(4)
     for _ in range(10):
-        selection.begin(candidates[0])
+        selection.begin(candidates[0], 0.0)
     for _ in range(200):
         assert selection.pick(candidates, 0.0, dice) is not candidates[0]
     for _ in range(190):
-        selection.begin(selection.pick(candidates, 0.0, dice))
+        selection.begin(selection.pick(candidates, 0.0, dice), 0.0)
     loads = [selection.outstanding(address) for address in candidates]
     assert sum(loads) == 200
     assert max(loads) - min(loads) <= 6, loads
@@ -41,15 +41,15 @@ def test_a_failed_replica_rests_longer_each_time_and_is_forgiven_at_once() -> No
     failing = candidates[0]
     now, rest = 0.0, FIRST_REST
     for _ in range(8):
-        selection.begin(failing)(Outcome.UNREACHABLE, now)
+        selection.begin(failing, now)(Outcome.UNREACHABLE, now)
         # The rest of the same burst does not count again.
-        selection.begin(failing)(Outcome.UNREACHABLE, now)
+        selection.begin(failing, now)(Outcome.UNREACHABLE, now)
         assert failing not in {selection.pick(candidates, now + rest * 0.99, dice) for _ in range(50)}
         now += rest
         assert failing in {selection.pick(candidates, now, dice) for _ in range(50)}
         rest = min(LONGEST_REST, rest * 2)
-    selection.begin(failing)(Outcome.ANSWERED, now)
-    selection.begin(failing)(Outcome.UNREACHABLE, now)
+    selection.begin(failing, now)(Outcome.ANSWERED, now)
+    selection.begin(failing, now)(Outcome.UNREACHABLE, now)
     assert failing in {selection.pick(candidates, now + FIRST_REST, dice) for _ in range(50)}
     selection.validate()
 
@@ -57,7 +57,7 @@ def test_a_failed_replica_rests_longer_each_time_and_is_forgiven_at_once() -> No
 def test_when_all_rest_someone_is_picked() -> None:
     selection, dice, candidates = Selection(), random.Random(1), addresses(3)
     for address in candidates:
-        selection.begin(address)(Outcome.UNREACHABLE, 0.0)
+        selection.begin(address, 0.0)(Outcome.UNREACHABLE, 0.0)
     assert {selection.pick(candidates, 0.1, dice).replica for _ in range(100)} == {"r0", "r1", "r2"}
 
 
@@ -65,8 +65,8 @@ def test_a_restarted_replica_has_no_history() -> None:
     selection = Selection()
     old = ReplicaAddress("r", "job", "local", "1", "", "", "")
     new = ReplicaAddress("r", "job", "local", "2", "", "", "")
-    selection.begin(old)(Outcome.UNREACHABLE, 0.0)
-    selection.begin(old)
+    selection.begin(old, 0.0)(Outcome.UNREACHABLE, 0.0)
+    selection.begin(old, 0.0)
     assert selection.outstanding(new) == 0
     assert selection.pick([new, *addresses(1)], 0.1, random.Random(3)) is not None
 
@@ -84,7 +84,7 @@ def test_the_counts_are_those_under_way(steps: list[tuple[int, Outcome | str | N
     for index, event, passed in steps:
         now += passed
         if event is None:
-            open_calls.append((candidates[index], selection.begin(candidates[index])))
+            open_calls.append((candidates[index], selection.begin(candidates[index], now)))
         elif event == "forget":
             selection.retain({Place.of(address) for position, address in enumerate(candidates) if position != index})
             open_calls = [(address, done) for address, done in open_calls if address is not candidates[index]]

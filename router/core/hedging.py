@@ -1,0 +1,127 @@
+"""When a second copy of a request is sent, and to whom: backup requests after Dean and Barroso ("The Tail at Scale",
+2013), with an adaptive delay and a budget after Finagle's BackupRequestFilter.
+
+The delay is the latency that only a share of the requests exceed (`latency`), the same share that the budget allows
+as extra load (`budget`): in a steady state the two meet, and every request in the tail can have its twin. When all
+replicas become slow at once, more requests pass the delay than the budget has tokens for, and the rest wait, as they
+should.
+
+Not hedged are: requests that ask for it (`berth-no-hedge`), that are not idempotent, that are part of a stream or a
+sequence, and those of versions without enough history. A twin that is due is denied when it would not help: no fit
+replica beside the first, most replicas of the version with clearly more to do than usual, nothing left in the budget.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+from berth.ids import VersionKey
+from berth.model import ReplicaAddress
+from router.core.attempts import Attempts, Denial
+from router.core.latency import Line
+from router.core.selection import Dice, Selection
+
+ADAPTIVE = None
+"""The delay that is learned."""
+
+
+class Event(Enum):
+    SENT = "sent"
+    WON = "won"
+    """The twin's answer was used."""
+    RECALLED = "recalled"
+    """The other copy was withdrawn while it was under way: what it had done by then is lost, the rest is not done."""
+    WASTED = "wasted"
+    """The other copy had been answered too: it could not be recalled, and its work was for nothing."""
+
+
+class Unarmed(Enum):
+    """Why a request will have no second copy, however long it takes."""
+
+    OFF = "off"
+    ASKED = "asked"
+    """By the client, or because repeating it is not safe."""
+    ALONE = "alone"
+    """One replica holds the version."""
+    NO_HISTORY = "no_history"
+
+
+class Hedging:
+    """`delay` is in seconds: 0 for never, `ADAPTIVE`, or the same for all. One per process; it counts what it did."""
+
+    def __init__(self, selection: Selection, delay: float | None = ADAPTIVE) -> None:
+        self._selection = selection
+        self._delay = delay
+        self._events: Counter[Event] = Counter()
+        self._denials: Counter[Denial] = Counter()
+        self._unarmed: Counter[Unarmed] = Counter()
+
+    def __repr__(self) -> str:
+        mode = "adaptive" if self._delay is ADAPTIVE else f"after {self._delay:g} s" if self._delay else "off"
+        return f"<Hedging {mode} sent={self._events[Event.SENT]} won={self._events[Event.WON]}>"
+
+    @property
+    def delay(self) -> float | None:
+        return self._delay
+
+    @property
+    def events(self) -> Mapping[Event, int]:
+        return self._events
+
+    @property
+    def denials(self) -> Mapping[Denial, int]:
+        return self._denials
+
+    @property
+    def unarmed(self) -> Mapping[Unarmed, int]:
+        return self._unarmed
+
+    def arm(self, line: Line | None, *, allowed: bool, replicas: int) -> float | None:
+        """After how many seconds a request's first copy gets a twin; None for never.
+
+        `allowed`: neither the client nor the kind of request forbids it.
+        """
+        if not allowed:
+            reason = Unarmed.ASKED
+        elif self._delay == 0.0:
+            reason = Unarmed.OFF
+        elif replicas < 2:
+            reason = Unarmed.ALONE
+        elif self._delay is not ADAPTIVE:
+            return self._delay
+        elif line is not None and line.tail is not None:
+            return line.tail
+        else:
+            reason = Unarmed.NO_HISTORY
+        self._unarmed[reason] += 1
+        return None
+
+    def twin(
+        self,
+        attempts: Attempts,
+        first: ReplicaAddress,
+        versions: tuple[VersionKey, VersionKey],
+        candidates: Sequence[ReplicaAddress],
+        *,
+        now: float,
+        dice: Dice,
+    ) -> ReplicaAddress | None:
+        """Where the twin of the copy at `first` goes; None if there shall be none.
+
+        `versions` are that of the first copy and the one that the table resolves to now, at `candidates`.
+        """
+        if self._selection.overloaded(candidates, now):
+            self._denials[Denial.OVERLOADED] += 1
+            return None
+        step = attempts.hedge(now, *versions, self._selection.fit_for_extra(candidates, first, now))
+        if isinstance(step, Denial):
+            self._denials[step] += 1
+            return None
+        self._events[Event.SENT] += 1
+        return self._selection.pick_twin(step.among, first, now, dice)
+
+    def count(self, event: Event) -> None:
+        """Something came of a twin."""
+        self._events[event] += 1

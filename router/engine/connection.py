@@ -1,0 +1,130 @@
+"""The shell around one framed connection: moves bytes between a transport and `berth.http`, in both roles alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from berth.http.events import Event
+from berth.http.http1.connection import Http1Connection
+from berth.http.http2.connection import Http2Connection
+from router.engine.ledger import Ledger
+from router.engine.writes import Writes
+
+# Read at once: enough for many small messages, and for a large one in few pieces.
+_READ = 128 * 1024
+# Bytes that the transport takes before the connection is told to wait.
+_WRITE_AHEAD = 256 * 1024
+
+
+class Common:
+    """What all connections of one event loop share. `buffer` is where each reads into, one after the other: reading
+    into a fresh one costs a system call to map it and another to give it back."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
+        self.loop = loop
+        self.writes = Writes(loop)
+        self.ledger = ledger
+        self.buffer = memoryview(bytearray(_READ))
+
+
+class Connection(asyncio.BufferedProtocol):
+    """`http` is set by the subclass, at the latest when the first bytes have come."""
+
+    __slots__ = ("_buffer", "_reading", "_writes", "closing", "common", "http", "marked", "paused", "transport")
+
+    def __init__(self, common: Common) -> None:
+        self.common = common
+        self._buffer = common.buffer
+        self._writes = common.writes
+        self.transport: asyncio.Transport
+        self.http: Any = None
+        self.marked = False
+        self.paused = False
+        self.closing = False
+        self._reading = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_AHEAD)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received(bytes(self._buffer[:nbytes]))
+        if not self.marked:
+            self._writes.mark(self)
+
+    def received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self.handle(self.http.receive(data))
+
+    def handle(self, events: Sequence[Event]) -> None:
+        """What they mean."""
+        raise NotImplementedError
+
+    def mark(self) -> None:
+        """There is something to be written, or a state to be looked at."""
+        if not self.marked:
+            self._writes.mark(self)
+
+    def flush(self) -> None:
+        """Write what there is; read on or not; close when all is done."""
+        http, transport = self.http, self.transport
+        if http is None or transport.is_closing():
+            return
+        data = http.output()
+        if data:
+            transport.write(data)
+        if http.finished:
+            self.finish()
+        elif http.wants_data is not self._reading:
+            self._reading = not self._reading
+            if self._reading:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def finish(self) -> None:
+        """All is said and done."""
+        if not self.closing:
+            self.closing = True
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self.http is not None:
+            self.http.pause()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.http is not None:
+            self.handle(self.http.resume())
+            self.mark()
+
+    def eof_received(self) -> bool:
+        if self.http is not None:
+            self.handle(self.http.eof())
+            self.flush()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closing = True
+        if self.http is not None:
+            self.handle(self.http.eof())
+
+    def abort(self) -> None:
+        """End it at once."""
+        self.closing = True
+        if self.http is not None:
+            self.handle(self.http.close())
+            data = self.http.output()
+            if data and not self.transport.is_closing():
+                self.transport.write(data)
+        self.transport.abort()
+
+
+AnyHttp = Http1Connection | Http2Connection

@@ -1,0 +1,55 @@
+"""Makes connections to replicas; the only part of the data path that needs a task, once a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from berth.auth.peer import PeerCredential
+from router.engine.connection import Common, Connection
+
+# A host that does not answer SYN; one that is up answers at once.
+_CONNECT_TIMEOUT = 1.0
+
+
+class Dialer:
+    """`tasks` owns the attempts, and is set before the first. `credential_fields` go with every request, `scheme` is
+    http or https."""
+
+    def __init__(self, common: Common, credential: PeerCredential) -> None:
+        self.common = common
+        self.tasks: asyncio.TaskGroup
+        self._credential = credential
+        self._contexts: dict[str, ssl.SSLContext | None] = {}
+        self.scheme = credential.scheme.encode()
+        self.credential_fields = tuple((name.encode(), value.encode()) for name, value in credential.headers().items())
+
+    def dial(
+        self, address: str, protocol: str, make: Callable[[], Connection], on_failure: Callable[[str], None]
+    ) -> asyncio.Task[None]:
+        """Connect to `host:port`; `protocol` is ALPN's name. The connection made says so itself."""
+        return self.tasks.create_task(self._dial(address, protocol, make, on_failure), name=f"connect to {address}")
+
+    async def _dial(
+        self, address: str, protocol: str, make: Callable[[], Connection], on_failure: Callable[[str], None]
+    ) -> None:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        try:
+            context = self._context(protocol)
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                await self.common.loop.create_connection(
+                    make, host, int(port), ssl=context, server_hostname=host if context is not None else None
+                )
+        except (OSError, TimeoutError, ValueError) as error:
+            on_failure(f"no connection to {address}: {error!r}")
+
+    def _context(self, protocol: str) -> ssl.SSLContext | None:
+        """Made once: reading certificates takes milliseconds."""
+        if protocol not in self._contexts:
+            context = self._credential.client_tls()
+            if context is not None:
+                context.set_alpn_protocols([protocol])
+            self._contexts[protocol] = context
+        return self._contexts[protocol]

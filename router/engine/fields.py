@@ -1,0 +1,112 @@
+"""Header fields on their way through: what passes, what is dropped, what is added.
+
+The rules are those of `router.headers`, for bytes. What they make of a head is kept with the head (`derived`), so they
+run once for all requests that carried the same bytes. Fields that differ from request to request (a request id, a
+deadline) are appended last: a peer that remembers how header blocks begin then decodes only these.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from berth.auth.keys import digest, key_from_headers
+from berth.http.head import Field, Fields, first
+from router import headers
+from router.call import Headers
+
+REQUEST_ID = b"x-request-id"
+TIMEOUT_MS = b"berth-timeout-ms"
+GRPC_TIMEOUT = b"grpc-timeout"
+NOT_STARTED = b"berth-not-started"
+REPLICA = b"berth-replica"
+AUTHORIZATION = b"authorization"
+CONTENT_TYPE = b"content-type"
+NO_HEDGE = b"berth-no-hedge"
+GRPC_STATUS = b"grpc-status"
+GRPC_MESSAGE = b"grpc-message"
+
+# A host of our own for what goes to workers: they have no virtual hosts, and a client's is none of their business.
+WORKER = b"berth-worker"
+
+_OUR_PREFIX = b"berth-"
+_HOP_BY_HOP = frozenset(name.encode() for name in headers.HOP_BY_HOP)
+_NOT_FOR_WORKERS = frozenset(name.encode() for name in headers.NOT_FOR_WORKERS)
+_NOT_FOR_CLIENTS = frozenset(name.encode() for name in headers.NOT_FOR_CLIENTS)
+_GRPC_OWN = frozenset(name.encode() for name in headers.GRPC_OWN)
+# What a reply says of how its messages are encoded is for whoever decodes them.
+_GRPC_KEPT = frozenset((b"grpc-encoding",))
+
+# What may be different in each request, and is therefore not part of what is remembered of a head.
+VARIABLE = frozenset((REQUEST_ID, TIMEOUT_MS, GRPC_TIMEOUT))
+
+
+def rest_to_worker(fields: Fields) -> list[Field]:
+    return [field for field in fields if field[0] not in _NOT_FOR_WORKERS and not field[0].startswith(_OUR_PREFIX)]
+
+
+def rest_to_client(fields: Fields) -> list[Field]:
+    return [
+        field
+        for field in fields
+        if field[0] not in _NOT_FOR_CLIENTS and (field[0] == REPLICA or not field[0].startswith(_OUR_PREFIX))
+    ]
+
+
+def grpc_to_worker(fields: Fields) -> list[Field]:
+    return [
+        field
+        for field in fields
+        if field[0] not in _NOT_FOR_WORKERS
+        and field[0] not in _GRPC_OWN
+        and not field[0].startswith((b"grpc-", _OUR_PREFIX))
+    ]
+
+
+def grpc_to_client(fields: Fields) -> list[Field]:
+    return [
+        field
+        for field in fields
+        if field[0] in _GRPC_KEPT
+        or (
+            field[0] not in _NOT_FOR_CLIENTS
+            and field[0] not in _GRPC_OWN
+            and not field[0].startswith(b"grpc-")
+            and (field[0] == REPLICA or not field[0].startswith(_OUR_PREFIX))
+        )
+    ]
+
+
+class Said(NamedTuple):
+    """What a client says of itself and its request beside the body."""
+
+    api_key: bytes | None
+    hedge: bool
+
+
+def said_by(fields: Fields) -> Said:
+    return _said(first(fields, AUTHORIZATION), first(fields, NO_HEDGE))
+
+
+@lru_cache(maxsize=4096)
+def _said(authorization: bytes | None, no_hedge: bytes | None) -> Said:
+    given = {} if authorization is None else {"authorization": authorization.decode("utf-8", "surrogateescape")}
+    key = key_from_headers(given)
+    return Said(None if key is None else digest(key), no_hedge in (None, b"0", b"false"))
+
+
+def as_text(fields: list[Field] | Fields) -> Headers:
+    """As the values that know no engine have them; those of names in `-bin` are left as they are sent."""
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
+
+
+def as_fields(pairs: Headers) -> Fields:
+    """The reverse of `as_text`."""
+    return tuple(
+        (name.encode("latin-1"), value.encode("latin-1") if isinstance(value, str) else value) for name, value in pairs
+    )
+
+
+def pushback_of(fields: Fields) -> float | None:
+    """How long, s, a worker asks to be spared second copies; None if it does not."""
+    return headers.pushback_of(as_text(fields))

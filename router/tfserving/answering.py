@@ -1,0 +1,248 @@
+"""Answers requests of TensorFlow Serving's clients by asking a worker in OIP. The shell around the translation.
+
+The translation costs what forwarding does not: CPU, and memory of several times the body. So bodies have a limit of
+their own, large ones are worked on by two threads that all of them share, and the version's signature, without which
+rows cannot be given a type, is asked for once and remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TypeVar
+
+from berth.errors import (
+    BerthError,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+)
+from berth.ids import VersionKey
+from berth.model import Signature
+from router.answers import DEFAULTED, default_answer, hurried
+from router.call import Call, Headers, Reply, Wire
+from router.core.paths import Operation
+from router.core.routes import NotLoaded, Resolved
+from router.core.tfserving import TfQuestion, Verb, metadata_document, read_signature, status_document
+from router.forward import Forwarder
+
+T = TypeVar("T")
+
+# Below this many bytes the work is done before a thread would have begun it.
+_INLINE_BYTES = 64 * 1024
+_THREADS = 2
+_SIGNATURES = 4_096
+# Raw tensors of an answer against the limit of bodies: as JSON they are two to five times as large again.
+_ANSWER_FACTOR = 4
+_JSON = ("content-type", "application/json")
+# Of the body that the client sent, or of the one that the worker sent: neither is passed on.
+_OF_THE_BODY = frozenset(
+    {"content-type", "content-encoding", "inference-header-content-length", "accept", "accept-encoding"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TfAsked:
+    """A request. `headers` are those that may go to the worker, `deadline` is on the event loop's clock."""
+
+    question: TfQuestion
+    api_key: bytes | None
+    headers: Headers
+    body: bytes
+    request_id: str
+    deadline: float
+    hedge: bool = True
+
+
+class _Refused(Exception):
+    """A replica's refusal, which the client is to see as it is: OIP's errors look like TensorFlow Serving's."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+class TfServing:
+    """One per process. `max_body_bytes` bounds a body, also unpacked; `close` gives the threads back."""
+
+    def __init__(self, forwarder: Forwarder, max_body_bytes: int) -> None:
+        self._forwarder = forwarder
+        self.max_body_bytes = max_body_bytes
+        # Of versions, whose numbers are never given out twice: nothing here is ever out of date.
+        self._signatures: OrderedDict[VersionKey, Signature] = OrderedDict()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tfserving")
+        self._prepared = False
+
+    def __repr__(self) -> str:
+        return f"<TfServing signatures={len(self._signatures)}>"
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def check(self, question: TfQuestion, api_key: bytes | None) -> None:
+        """Raise what `answer` would raise whatever the body is, so that a request can be refused before it is read."""
+        if question.verb.has_body:
+            self._forwarder.check(Operation.INFER, api_key, question.model, question.version)
+
+    async def answer(self, asked: TfAsked) -> Reply:
+        """The answer. Raises `BerthError`. Cancelling it withdraws what is under way."""
+        question = asked.question
+        if question.verb is Verb.STATUS:
+            table = self._forwarder.board.routes.table
+            return Reply(200, (_JSON,), status_document(table, asked.api_key, question))
+        board = self._forwarder.board
+        operation = Operation.INFER if question.verb.has_body else Operation.METADATA
+        default = default_answer(board, operation, asked.api_key, question.model)
+        deadline = hurried(asked.deadline, asyncio.get_running_loop().time()) if default else asked.deadline
+        asked = replace(asked, body=_unpacked(asked, self.max_body_bytes), deadline=deadline)
+        refusal: BerthError
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._answer(asked)
+        except _Refused as refused:
+            return refused.reply
+        except TimeoutError:
+            refusal = DeadlineExceeded("the deadline passed before the model answered")
+        except (DeadlineExceeded, Unavailable) as error:
+            refusal = error
+        if not default:
+            raise refusal
+        try:
+            return await self._default(asked, default)
+        except InvalidArgument:
+            # It does not fit the request, for example in its number of rows.
+            raise refusal from None
+
+    async def _answer(self, asked: TfAsked) -> Reply:
+        """Rows are typed by the signature of one version, so that version is asked, and the next one if it has gone."""
+        while True:
+            resolved = await self._resolve(asked)
+            try:
+                if asked.question.verb is Verb.METADATA:
+                    signature = await self._signature(asked, resolved.key)
+                    return Reply(200, (_JSON,), metadata_document(resolved.key, signature))
+                return await self._infer(asked, resolved.key)
+            except (NotFound, Unavailable):
+                if asked.question.version == str(resolved.key.version) or self._still(asked, resolved.key):
+                    raise
+
+    async def _resolve(self, asked: TfAsked) -> Resolved:
+        """The version to ask, once it is loaded."""
+        question, routes = asked.question, self._forwarder.board.routes
+        try:
+            return routes.resolve(asked.api_key, question.model, question.version)
+        except NotLoaded:
+            if not question.verb.has_body:
+                raise
+        # A place in the line of those that wait for it, and the wish that it be loaded; given back as soon as it is.
+        slot = await self._forwarder.gate.admit(_call(asked, Operation.INFER, question.version, asked.body, ()))
+        self._forwarder.gate.leave(slot)
+        return self._forwarder.board.routes.resolve(asked.api_key, question.model, question.version)
+
+    def _still(self, asked: TfAsked, key: VersionKey) -> bool:
+        """Whether the question still resolves to that version: then asking again would bring the same."""
+        return (
+            self._forwarder.board.routes.resolve(asked.api_key, asked.question.model, asked.question.version).key == key
+        )
+
+    async def _signature(self, asked: TfAsked, key: VersionKey) -> Signature:
+        """What the version takes and gives. Requests that come at the same time each ask: it is a short question."""
+        known = self._signatures.get(key)
+        if known is not None:
+            self._signatures.move_to_end(key)
+            return known
+        reply = await self._forwarder.forward(_call(asked, Operation.METADATA, str(key.version), b"", ()))
+        if reply.status != 200:
+            raise _Refused(reply)
+        try:
+            signature = read_signature(reply.body)
+        except ValueError as error:
+            raise Internal("the replica's description of the model cannot be read") from error
+        self._signatures[key] = signature
+        if len(self._signatures) > _SIGNATURES:
+            self._signatures.popitem(last=False)
+        return signature
+
+    async def _infer(self, asked: TfAsked, key: VersionKey) -> Reply:
+        await self._prepare()
+        from router.tfserving.translate import Translation
+
+        signature = await self._signature(asked, key)
+        translation = Translation(asked.question.verb, signature)
+        content, described = await self._work(len(asked.body), lambda: translation.to_worker(asked.body))
+        headers = tuple((name, value) for name, value in asked.headers if name not in _OF_THE_BODY)
+        described_headers = tuple((name.lower(), value) for name, value in described.items())
+        call = _call(asked, Operation.INFER, str(key.version), content, (*headers, *described_headers))
+        reply = await self._forwarder.forward(call)
+        if reply.status != 200:
+            raise _Refused(reply)
+        if len(reply.body) > _ANSWER_FACTOR * self.max_body_bytes:
+            raise InvalidArgument(f"the answer has {len(reply.body)} bytes, too many for JSON: ask in OIP, binary")
+        length = next((str(value) for name, value in reply.headers if name == "inference-header-content-length"), None)
+        written = await self._work(len(reply.body), lambda: translation.to_client(reply.body, length))
+        passed = tuple(pair for pair in reply.headers if pair[0] not in _OF_THE_BODY)
+        return Reply(200, (*passed, _JSON), written)
+
+    async def _default(self, asked: TfAsked, default: bytes) -> Reply:
+        """The model's default answer, in the format of the request. No replica was asked, or none answered."""
+        await self._prepare()
+        from router.tfserving.translate import write_default
+
+        written = await self._work(len(asked.body), lambda: write_default(asked.question.verb, asked.body, default))
+        self._forwarder.metrics.defaults.inc()
+        return Reply(200, (_JSON, (DEFAULTED, "1")), written)
+
+    async def _prepare(self) -> None:
+        """Import what is heavy, before the first request that needs it and off the event loop: it takes 0.2 s."""
+        if not self._prepared:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, import_module, "router.tfserving.translate")
+            self._prepared = True
+
+    async def _work(self, size: int, work: Callable[[], T]) -> T:
+        if size <= _INLINE_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _call(asked: TfAsked, operation: Operation, version: str, body: bytes, headers: Headers) -> Call:
+    return Call(
+        wire=Wire.REST,
+        operation=operation,
+        api_key=asked.api_key,
+        model=asked.question.model,
+        version=version,
+        body=body,
+        headers=headers,
+        request_id=asked.request_id,
+        deadline=asked.deadline,
+        hedge=asked.hedge,
+    )
+
+
+def _unpacked(asked: TfAsked, limit: int) -> bytes:
+    """The body as JSON, at most `limit` bytes of it."""
+    encoding = next((str(value).strip().lower() for name, value in asked.headers if name == "content-encoding"), "")
+    if encoding in ("", "identity"):
+        return asked.body
+    if encoding not in ("gzip", "deflate"):
+        raise InvalidArgument(f"Content-Encoding is gzip or deflate, not {encoding[:40]!a}")
+    # 32 + 15: the header says whether it is gzip's or zlib's.
+    inflater = zlib.decompressobj(47)
+    try:
+        body = inflater.decompress(asked.body, limit + 1)
+    except zlib.error as error:
+        raise InvalidArgument(f"the body is not {encoding}: {error}") from None
+    if len(body) > limit:
+        raise PayloadTooLarge(f"the body has, unpacked, more than the {limit} bytes that are allowed")
+    if not inflater.eof:
+        raise InvalidArgument(f"the body is not {encoding}: it is cut off")
+    return body
