@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from berth.http.events import Event
 from berth.http.http1.connection import Http1Connection
@@ -46,9 +46,9 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=_WRITE_AHEAD)
+        # Not asserted: uvloop's transports are none of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=_WRITE_AHEAD)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
