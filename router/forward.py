@@ -84,12 +84,12 @@ class Forwarder:
         Cancelling it withdraws every copy of the request before it returns.
         """
         request = _Awaited(call)
-        exchange.Exchange(self, request).start()
+        under_way = exchange.Exchange(self, request)
+        under_way.start()
         try:
             return await request.reply
         except asyncio.CancelledError:
-            assert request.exchange is not None
-            request.exchange.cancel()
+            under_way.cancel()
             raise
 
     def _wake(self) -> None:

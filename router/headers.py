@@ -1,18 +1,16 @@
-"""Which headers and metadata pass the router, what it adds, and what it believes of what a client sends.
+"""The names of headers and metadata that mean something to the router, and what it believes of what they say.
 
-A client cannot speak as a part of Berth (`berth-…` is dropped), nor does a worker see a client's key.
+A client cannot speak as a part of Berth (`berth-…` is dropped), nor does a worker see a client's key; `engine.fields`
+goes by these names.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 
-from berth.auth.keys import digest, key_from_headers
 from berth.errors import InvalidArgument
-from router.call import Headers
 
 REQUEST_ID = "x-request-id"
 TIMEOUT_MS = "berth-timeout-ms"
@@ -23,7 +21,6 @@ PUSHBACK_MS = "berth-pushback-ms"
 # gRPC's own name for it (gRFC A6): how long to wait before a retry, negative for never.
 GRPC_PUSHBACK_MS = "grpc-retry-pushback-ms"
 
-_OUR_PREFIX = "berth-"
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _MILLISECONDS = re.compile(r"[0-9]{1,12}")
 
@@ -50,54 +47,9 @@ NOT_FOR_CLIENTS = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
 GRPC_OWN = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})
 
 
-def rest_to_worker(pairs: Iterable[tuple[str, str]], connection: str) -> Headers:
-    """A client's headers that go to the worker. `connection` is its Connection header, which may name more hop-by-hop
-    headers."""
-    dropped = NOT_FOR_WORKERS
-    if connection:
-        dropped = dropped | {name.strip().lower() for name in connection.split(",")}
-    lowered = ((name.lower(), value) for name, value in pairs)
-    return tuple((name, value) for name, value in lowered if name not in dropped and not name.startswith(_OUR_PREFIX))
-
-
-def rest_to_client(pairs: Iterable[tuple[str, str]]) -> Headers:
-    """A worker's headers that go to the client."""
-    lowered = ((name.lower(), value) for name, value in pairs)
-    return tuple((name, value) for name, value in lowered if name not in NOT_FOR_CLIENTS and _may_leave(name))
-
-
-def grpc_to_worker(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
-    """A client's metadata that goes to the worker."""
-    return tuple(
-        (name, value)
-        for name, value in pairs
-        if name not in NOT_FOR_WORKERS and not _is_grpc_own(name) and not name.startswith(_OUR_PREFIX)
-    )
-
-
-def grpc_to_client(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
-    """A worker's metadata that goes to the client."""
-    return tuple(
-        (name, value)
-        for name, value in pairs
-        if name not in NOT_FOR_CLIENTS and not _is_grpc_own(name) and _may_leave(name)
-    )
-
-
-def request_id_of(given: str | None) -> str:
-    """The client's request id if it is printable and short, else a new one."""
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-
-
 def request_id_is_good(given: bytes) -> bool:
     """Whether a client's request id is printable and short."""
     return len(given) <= 128 and given.isascii() and _REQUEST_ID.fullmatch(given.decode()) is not None
-
-
-def api_key_of(headers: Mapping[str, str]) -> bytes | None:
-    """The digest of the key in `headers` (lower-case names), None if there is none."""
-    key = key_from_headers(headers)
-    return None if key is None else digest(key)
 
 
 def timeout_of(given: str | None, *, default: float, longest: float) -> float:
@@ -107,11 +59,6 @@ def timeout_of(given: str | None, *, default: float, longest: float) -> float:
     if _MILLISECONDS.fullmatch(given) is None or int(given) == 0:
         raise InvalidArgument(f"{TIMEOUT_MS} is a positive number of milliseconds, not {given[:50]!a}")
     return min(int(given) / 1000.0, longest)
-
-
-def timeout_text(seconds: float) -> str:
-    """The value of `berth-timeout-ms` for the next hop."""
-    return str(max(1, int(seconds * 1000.0)))
 
 
 def may_hedge(headers: Mapping[str, str]) -> bool:
@@ -128,11 +75,3 @@ def pushback_of(pairs: Iterable[tuple[str, str | bytes]]) -> float | None:
         if name in (PUSHBACK_MS, GRPC_PUSHBACK_MS):
             return int(value) / 1000.0 if isinstance(value, str) and _MILLISECONDS.fullmatch(value) else math.inf
     return None
-
-
-def _is_grpc_own(name: str) -> bool:
-    return name in GRPC_OWN or name.startswith(("grpc-", ":"))
-
-
-def _may_leave(name: str) -> bool:
-    return name == REPLICA or not name.startswith(_OUR_PREFIX)

@@ -30,12 +30,13 @@ class NotLoaded(Unavailable):
 
 
 class Resolved(NamedTuple):
-    """What answers a request: one version, the replicas that hold it (at least one), and this router's part of its
-    tenant's limits."""
+    """What answers a request: one version, the replicas that hold it (at least one), this router's part of its
+    tenant's limits, and what the model answers when no replica does (empty: it has no such answer)."""
 
     key: VersionKey
     replicas: tuple[ReplicaAddress, ...]
     limits: TenantLimits | None
+    default_answer: bytes = b""
 
 
 class Routes:
@@ -121,7 +122,7 @@ def resolve(table: RouteTable, api_key: bytes | None, model: str, version: str) 
             limits=limits,
             failed=served.failed,
         )
-    return Resolved(key, addresses, limits)
+    return Resolved(key, addresses, limits, route.default_answer)
 
 
 def _default_version(route: ModelRoute) -> VersionRoute | None:

@@ -72,7 +72,7 @@ class Exchange:
     def start(self) -> None:
         core, request = self._core, self.request
         try:
-            self._default = default_answer(core.board, request.operation, request.api_key, request.model)
+            self._default = self._default_answer()
             if self._default:
                 request.deadline = hurried(request.deadline, core.time())
             if core.kept is not None:
@@ -86,6 +86,16 @@ class Exchange:
         else:
             self._slot = entered
             self._proceed()
+
+    def _default_answer(self) -> bytes:
+        core, request = self._core, self.request
+        if request.operation is not Operation.INFER:
+            return b""
+        try:
+            # Remembered by the table, unlike what follows.
+            return core.board.routes.resolve(request.api_key, request.model, request.version).default_answer
+        except BerthError:
+            return default_answer(core.board, request.operation, request.api_key, request.model)
 
     def _on_admission(self, how: Admitted | BerthError) -> bool:
         """Waiting has ended. What follows does so in a turn of its own: a thousand may be let in at once."""
@@ -343,6 +353,8 @@ class Exchange:
     def _conclude(self, *, faulty: bool = False, none: bool = False) -> None:
         """Nothing is under way any more: give back what was taken. The answer is given after."""
         self._over = True
+        # No cycles are left behind: what is over is freed at once, and the collector has nothing to look for.
+        self._begun = self.request.exchange = None
         core = self._core
         if self._deadline_slot != NEVER:
             core.deadlines.discard(self, self._deadline_slot)

@@ -1,7 +1,7 @@
 """Header fields on their way through: what passes, what is dropped, what is added.
 
-The rules are those of `router.headers`, for bytes. What they make of a head is kept with the head (`derived`), so they
-run once for all requests that carried the same bytes. Fields that differ from request to request (a request id, a
+The names are those of `router.headers`, in bytes. What the rules make of a head is kept with the head (`derived`), so
+they run once for all requests that carried the same bytes. Fields that differ from request to request (a request id, a
 deadline) are appended last: a peer that remembers how header blocks begin then decodes only these.
 """
 
@@ -92,7 +92,8 @@ def said_by(fields: Fields) -> Said:
 def _said(authorization: bytes | None, no_hedge: bytes | None) -> Said:
     given = {} if authorization is None else {"authorization": authorization.decode("utf-8", "surrogateescape")}
     key = key_from_headers(given)
-    return Said(None if key is None else digest(key), no_hedge in (None, b"0", b"false"))
+    asked = {} if no_hedge is None else {headers.NO_HEDGE: no_hedge.decode("latin-1")}
+    return Said(None if key is None else digest(key), headers.may_hedge(asked))
 
 
 def as_text(fields: list[Field] | Fields) -> Headers:

@@ -139,6 +139,7 @@ class Inbound(Request):
         client.common.ledger.held -= self._size
         self._size = 0
         self._chunks = []
+        self._begun = None
         if self._late_slot != NEVER:
             client.service.late.discard(self, self._late_slot)
         client.mark()

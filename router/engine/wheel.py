@@ -25,7 +25,9 @@ class Wheel(Generic[T]):
         self._rate = 1.0 / step
         self._due = due
         self._buckets: dict[int, set[T]] = {}
+        # A slot stays here when its bucket has gone, and may be here twice.
         self._slots: list[int] = []
+        self._latest = NEVER
         self._armed: int | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -36,6 +38,11 @@ class Wheel(Generic[T]):
         """Have `item` told at `when`, a time of the event loop. Returns the slot that `discard` needs."""
         # Rounded up, but for the rounding of the product itself.
         slot = int(when * self._rate + 0.999)
+        if slot != self._latest:
+            filled = self._buckets.get(self._latest)
+            if filled is not None and not filled:
+                del self._buckets[self._latest]
+            self._latest = slot
         bucket = self._buckets.get(slot)
         if bucket is not None:
             bucket.add(item)
@@ -51,6 +58,9 @@ class Wheel(Generic[T]):
         bucket = self._buckets.get(slot)
         if bucket is not None:
             bucket.discard(item)
+            # A set keeps the room it once needed. The one that is being filled will need it again.
+            if not bucket and slot != self._latest:
+                del self._buckets[slot]
 
     def close(self) -> None:
         if self._timer is not None:
@@ -71,10 +81,10 @@ class Wheel(Generic[T]):
         # A timer may be early by the clock's resolution.
         current = int((self._loop.time() + 1e-6) * self._rate)
         while slots and slots[0] <= current:
-            for item in buckets.pop(heappop(slots)):
+            for item in buckets.pop(heappop(slots), ()):
                 self._due(item)
-        while slots and not buckets[slots[0]]:
-            del buckets[heappop(slots)]
+        while slots and not buckets.get(slots[0]):
+            buckets.pop(heappop(slots), None)
         # What was due may have put something in, and armed the timer with it.
         if slots and self._is_sooner(slots[0]):
             self._arm(slots[0])

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -446,6 +446,9 @@ SUBJECTS = [
     st.lists(st.tuples(st.integers(0, 2_000), st.integers(1, 255)), max_size=4),
     st.integers(0, 2_000),
 )
+@example(
+    SUBJECTS[3], [(458, 112)], 242
+)  # a shape that its data do not fill: an error of the checker's of another class
 def test_damage_gives_a_refusal_or_a_model(
     tmp_path: Path, data: bytes, flips: list[tuple[int, int]], keep: int
 ) -> None:

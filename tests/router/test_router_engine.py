@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
 from berth.http.events import StreamReset
+from berth.http.http2 import frames
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
 from berth.testing.certificates import Authority
@@ -242,6 +243,54 @@ async def test_half_an_answer_is_not_taken_for_a_whole_one(routing: Any, table_o
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
+
+
+async def test_a_slow_replica_holds_a_stream_back(routing: Any, table_of: Any) -> None:
+    """It reads nothing: the client can send a few windows, then it has to wait, and nothing of it piles up here."""
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.settings({}) + frames.frame(frames.SETTINGS, frames.ACK, 0))
+        await asyncio.Event().wait()
+
+    async with (
+        talking(stall) as port,
+        routing(table_of({"digits": {1: [at(port)]}})) as rig,
+        grpc.aio.insecure_channel(rig.grpc) as channel,
+    ):
+        stream = channel.stream_stream(STREAM)(metadata=METADATA)
+        written = 0
+
+        async def write() -> None:
+            nonlocal written
+            while True:
+                await stream.write(message(bytes(100_000)))
+                written += 100_000
+
+        writing = asyncio.create_task(write())
+        before = -1
+        # Until it stands still while the router answers twenty questions.
+        while written != before:
+            before = written
+            for _ in range(20):
+                await metric(rig, "berth_router_buffered_bytes")
+        assert 0 < written < 8 * 2**20
+        writing.cancel()
+        await asyncio.wait([writing])
+        stream.cancel()
+
+
+async def test_h2load(credential: PeerCredential, routing: Any, table_of: Any, tmp_path: Path) -> None:
+    replica = ScriptedReplica("w1", {DIGITS})
+    body = tmp_path / "body"
+    body.write_bytes(BODY)
+    async with replica.serve(credential), routing(table_of({"digits": {1: [replica.address]}})) as rig:
+        for flags in (("-m", "10"), ("--h1",)):
+            process = await asyncio.create_subprocess_exec(
+                "h2load", "-n", "300", "-c", "5", *flags, "-d", str(body), "-H", "authorization: Bearer alice-key",
+                f"http://{rig.rest}/v2/models/digits/infer", stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            out, _ = await process.communicate()
+            assert b"300 succeeded, 0 failed, 0 errored" in out, out.decode()
 
 
 # ── Slow and rude peers ────────────────────────────────────────────────────────────────────────────────────────────
