@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from berth.errors import BerthError, Unavailable
 from router.answers import AnswersKept, default_answer
@@ -28,9 +29,9 @@ from router.model_metrics import ModelMetrics
 from router.upstreams import Upstreams
 
 # Steps of the wheels, s. The delay of a hedge starts at a millisecond; a deadline a little late harms nobody.
-_HEDGE_STEP = 0.001
-_PAUSE_STEP = 0.001
-_DEADLINE_STEP = 0.005
+_HEDGE_STEP: Final = 0.001
+_PAUSE_STEP: Final = 0.001
+_DEADLINE_STEP: Final = 0.005
 
 
 @dataclass(slots=True)

@@ -188,10 +188,10 @@ class Gate:
             tickets = [waiting.ticket for waiting in held.values()]
             try:
                 self._board.routes.resolve(*question)
-            except NotLoaded as error:
-                if not error.failed:
+            except NotLoaded as not_loaded:
+                if not not_loaded.failed:
                     continue
-                settled += self._refuse(tickets, error)
+                settled += self._refuse(tickets, not_loaded)
             except BerthError as error:
                 settled += self._refuse(tickets, error)
             else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-LARGEST_WINDOW = 2**31 - 1
-SMALLEST_MAX_FRAME = 2**14
+LARGEST_WINDOW: Final = 2**31 - 1
+SMALLEST_MAX_FRAME: Final = 2**14
 # Pieces of body that have to wait are joined up to this size.
-SMALL = 4096
-LARGEST_MAX_FRAME = 2**24 - 1
+SMALL: Final = 4096
+LARGEST_MAX_FRAME: Final = 2**24 - 1
 
 
 @dataclass(frozen=True, slots=True)

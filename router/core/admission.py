@@ -22,15 +22,15 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from berth.errors import BerthError, DeadlineExceeded, RateLimited, Unavailable
 from berth.model import TenantLimits
 from router.core.allowance import Bucket
 
-_SWEEP_EVERY = 1024
+_SWEEP_EVERY: Final = 1024
 # The time for which a request is thought to hold its slot as long as none has ended.
-_UNKNOWN = 0.01
+_UNKNOWN: Final = 0.01
 # How much one request moves the mean of its tenant, and of all.
 _TENANT_GAIN, _ROUTER_GAIN = 1 / 8, 1 / 64
 

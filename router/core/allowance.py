@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Final
 
 from berth.model import TenantLimits
 
 # A router's part is never less than this (or than the whole limit, if that is less): a client that stays on one
 # connection, and so on one router, must be able to do something.
-LEAST_REQUESTS_PER_SECOND = 1.0
-LEAST_BYTES_PER_SECOND = 65_536.0
+LEAST_REQUESTS_PER_SECOND: Final = 1.0
+LEAST_BYTES_PER_SECOND: Final = 65_536.0
 
 # Refilling in many small steps loses a little to rounding.
-_ROUNDING = 1e-9
+_ROUNDING: Final = 1e-9
 
 
 def part_of(limits: TenantLimits, routers: int) -> TenantLimits:

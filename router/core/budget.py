@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from berth.ids import VersionKey
 
 K = TypeVar("K")
 
-_LOOKED_AT = 4
+_LOOKED_AT: Final = 4
 
 
 class Terms(NamedTuple):

@@ -15,37 +15,38 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import Enum
+from typing import Final
 
 from router.core.latency import FLOOR, Line
 
 # Seconds in which a peak falls to a third.
-_DECAY = 2.0
-_LARGEST_JUMP = 4.0
+_DECAY: Final = 2.0
+_LARGEST_JUMP: Final = 4.0
 # A level of `SLOW` takes three slow requests close together: chance makes two of them every other minute.
-_WEIGHT = 0.15
+_WEIGHT: Final = 0.15
 # The usual number of requests under way is a mean over about this many seconds.
-_USUAL = 30.0
-_BEGINNING = 50
-_FEW = 3
-_REMEMBERED = 128
-_NOISE = 1.5
+_USUAL: Final = 30.0
+_BEGINNING: Final = 50
+_FEW: Final = 3
+_REMEMBERED: Final = 128
+_NOISE: Final = 1.5
 
-SLOW = 2.0
+SLOW: Final = 2.0
 """How many times slower than its peers a replica is whose latencies are not normal any more."""
 
-RAMP = 10.0
+RAMP: Final = 10.0
 """Seconds in which a new replica comes to its full share."""
-_FIRST_SHARE = 0.1
+_FIRST_SHARE: Final = 0.1
 
 # A replica that refused a connection is left alone this long, doubling with each failure in a row.
-FIRST_REST = 0.25
-LONGEST_REST = 5.0
+FIRST_REST: Final = 0.25
+LONGEST_REST: Final = 5.0
 # One that was judged unfit is left alone longer: the judgement took several requests, and may be wrong.
-FIRST_EJECTION = 1.0
-LONGEST_EJECTION = 30.0
+FIRST_EJECTION: Final = 1.0
+LONGEST_EJECTION: Final = 30.0
 # Well for this long: what was before does not lengthen the next ejection.
-_FORGIVEN = 60.0
-TRIALS = 3
+_FORGIVEN: Final = 60.0
+TRIALS: Final = 3
 """Good answers in a row that end a probation."""
 
 

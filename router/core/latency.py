@@ -23,17 +23,17 @@ from __future__ import annotations
 import math
 from array import array
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from berth.ids import VersionKey
 
 # Below this, differences are the router's and the kernel's own noise: no hedge is sent sooner, no replica is judged.
-FLOOR = 0.001
+FLOOR: Final = 0.001
 
 # Octaves from 2^-14 s (61 us) to 2^8 s, each cut in eight: a bucket is 6 to 12 % wide.
-_LOWEST = -14
-_OCTAVES = 22
-_CUTS = 8
+_LOWEST: Final = -14
+_OCTAVES: Final = 22
+_CUTS: Final = 8
 _BUCKETS = _OCTAVES * _CUTS
 _LIMITS = [
     math.ldexp(0.5 + cut / (2 * _CUTS), _LOWEST + 1 + octave) for octave in range(_OCTAVES) for cut in range(_CUTS)
@@ -41,8 +41,8 @@ _LIMITS = [
 _LIMITS.append(math.ldexp(0.5, _LOWEST + 1 + _OCTAVES))
 _EMPTY = bytes(4 * _BUCKETS)
 
-_REFRESH = 1.0
-_KIB = 1024
+_REFRESH: Final = 1.0
+_KIB: Final = 1024
 _SIZES = (4 * _KIB, 64 * _KIB, 1024 * _KIB)
 
 
@@ -188,8 +188,8 @@ class Line:
         self._tail = None if tail is None else max(FLOOR, tail)
 
 
-_FEW = 10
-_LOOKED_AT = 4
+_FEW: Final = 10
+_LOOKED_AT: Final = 4
 
 
 class Latencies:

@@ -8,14 +8,14 @@ earlier one, so appending two fields renames the model at the price of one join.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from berth.errors import InvalidArgument
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _NAME_TAG = 1 << 3 | _BYTES
 _VERSION_TAG = 2 << 3 | _BYTES
-_LARGEST_TAG = 2**32 - 1
+_LARGEST_TAG: Final = 2**32 - 1
 _TAG_BYTES, _VARINT_BYTES = 5, 10
 
 

@@ -6,7 +6,7 @@ give the same bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from berth.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
 from berth.ids import ModelKey, VersionKey, parse_version
@@ -14,9 +14,9 @@ from berth.model import ModelRoute, ReplicaAddress, RouteTable, TenantLimits, Ve
 from router.core.allowance import part_of
 
 # The memo of one table never outgrows this many (key, model, version) triples that were really asked for.
-_MOST_REMEMBERED = 200_000
+_MOST_REMEMBERED: Final = 200_000
 
-_LOADING_SOON = 1.0
+_LOADING_SOON: Final = 1.0
 
 
 class NotLoaded(Unavailable):

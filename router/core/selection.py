@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from berth.model import ReplicaAddress
 from router.core.health import FIRST_REST, LONGEST_REST, TRIALS, Cause, Health, Standing
@@ -31,11 +31,11 @@ from router.core.latency import Line
 
 __all__ = ["FIRST_REST", "LONGEST_REST", "Cause", "Dice", "Done", "Outcome", "Place", "ReplicaState", "Selection"]
 
-TOO_SLOW = 3.0
-_MISSES = 5
-_FEW = 3
-_SPILL = 2.0
-_REVIEW = 0.5
+TOO_SLOW: Final = 3.0
+_MISSES: Final = 5
+_FEW: Final = 3
+_SPILL: Final = 2.0
+_REVIEW: Final = 0.5
 
 
 class Dice(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from berth.http.errors import ErrorCode
 from berth.http.events import (
@@ -28,7 +28,7 @@ from router.engine.inbound import Inbound
 if TYPE_CHECKING:
     from router.engine.service import Service
 
-_GRPC = b"application/grpc"
+_GRPC: Final = b"application/grpc"
 
 
 class ClientConnection(Connection):
@@ -38,8 +38,8 @@ class ClientConnection(Connection):
     """
 
     __slots__ = (
-        "_answered_early", "_debts", "_first", "_fresh", "_lingers", "_progress", "_quiet", "_reset_next", "_stuck",
-        "_used", "inbounds", "is_tls", "service", "speaks_http2", "unread",
+        "_answered_early", "_begun", "_debts", "_first", "_fresh", "_lingers", "_progress", "_quiet", "_reset_next",
+        "_stuck", "_used", "http", "inbounds", "is_tls", "service", "speaks_http2", "unread",
     )  # fmt: skip
 
     def __init__(self, service: Service, *, is_tls: bool) -> None:
@@ -49,6 +49,8 @@ class ClientConnection(Connection):
         self.inbounds: dict[int, Inbound] = {}
         self.speaks_http2 = False
         self.unread = False
+        self.http: Http1Server | Http2Server
+        self._begun = False
         self._first = b""
         # Requests whose heads came in this batch.
         self._fresh: list[Inbound] = []
@@ -63,7 +65,7 @@ class ClientConnection(Connection):
         self._quiet = self._stuck = self._lingers = 0
 
     def __repr__(self) -> str:
-        return f"<ClientConnection {self.http!r} requests={len(self.inbounds)}>"
+        return f"<ClientConnection {self._framing!r} requests={len(self.inbounds)}>"
 
     # ── Life ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -85,7 +87,7 @@ class ClientConnection(Connection):
     def received(self, data: bytes) -> None:
         if self.closing:
             return
-        if self.http is None:
+        if not self._begun:
             self._first += data
             chosen = speaks_http2(self._first)
             if chosen is None:
@@ -102,6 +104,8 @@ class ClientConnection(Connection):
         else:
             scheme = b"https" if self.is_tls else b"http"
             self.http = Http1Server(service.http1_limits, scheme=scheme, memo=service.http1_memos[self.is_tls])
+        self._begun = True
+        self.frame(self.http)
         if self.paused:
             self.http.pause()
         if service.draining:
@@ -109,10 +113,9 @@ class ClientConnection(Connection):
 
     def flush(self) -> None:
         super().flush()
-        http = self.http
         # Requests that the client sent ahead are looked at one by one.
-        if http is not None and http.backlog and not http.open_streams and not self.closing:
-            self.handle(http.receive(b""))
+        if self._begun and not self.closing and self.http.backlog and not self.http.open_streams:
+            self.handle(self.http.receive(b""))
             self.mark()
 
     def finish(self) -> None:
@@ -129,7 +132,7 @@ class ClientConnection(Connection):
 
     def drain(self) -> None:
         """Take no more requests than those that are on their way."""
-        if self.http is None:
+        if not self._begun:
             self.finish()
         elif self.speaks_http2 or self.inbounds:
             self.http.shutdown()
@@ -154,11 +157,11 @@ class ClientConnection(Connection):
         stuck = bool(self._debts) or self.paused
         self._stuck = self._stuck + 1 if stuck and not self._progress else 0
         self._progress = False
-        half = self.http is None or (not self.speaks_http2 and not busy and self.http.backlog)
+        half = not self._begun or (not self.speaks_http2 and not busy and self.http.backlog > 0)
         if self._stuck > limits.body_timeout_s or (half and self._quiet > limits.head_timeout_s):
             self.abort()
             return
-        if self.http is None:
+        if not self._begun:
             return
         for stream_id in self._reset_next:
             self.http.reset(stream_id, ErrorCode.NO_ERROR)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from berth.http.events import Event
-from berth.http.http1.connection import Http1Connection
-from berth.http.http2.connection import Http2Connection
+from berth.http.http1.client import Http1Client
+from berth.http.http1.server import Http1Server
+from berth.http.http2.client import Http2Client
+from berth.http.http2.server import Http2Server
 from router.engine.ledger import Ledger
 from router.engine.writes import Writes
 
@@ -16,6 +19,8 @@ from router.engine.writes import Writes
 _READ = 128 * 1024
 # Bytes that the transport takes before the connection is told to wait.
 _WRITE_AHEAD = 256 * 1024
+
+AnyHttp = Http1Server | Http2Server | Http1Client | Http2Client
 
 
 class Common:
@@ -29,21 +34,28 @@ class Common:
         self.buffer = memoryview(bytearray(_READ))
 
 
-class Connection(asyncio.BufferedProtocol):
-    """`http` is set by the subclass, at the latest when the first bytes have come."""
+class Connection(ABC):
+    """The framing is `frame`d by the subclass, at the latest when the first bytes have come.
 
-    __slots__ = ("_buffer", "_reading", "_writes", "closing", "common", "http", "marked", "paused", "transport")
+    Not itself a protocol of asyncio's, so that it can be compiled: `attached` makes it one.
+    """
+
+    __slots__ = ("_buffer", "_framing", "_reading", "_writes", "closing", "common", "marked", "paused", "transport")
 
     def __init__(self, common: Common) -> None:
         self.common = common
         self._buffer = common.buffer
         self._writes = common.writes
         self.transport: asyncio.Transport
-        self.http: Any = None
+        self._framing: AnyHttp | None = None
         self.marked = False
         self.paused = False
         self.closing = False
         self._reading = True
+
+    def frame(self, http: AnyHttp) -> None:
+        """What comes and goes from now on is framed by `http`."""
+        self._framing = http
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not asserted: uvloop's transports are none of asyncio's.
@@ -60,11 +72,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def received(self, data: bytes) -> None:
         """Bytes have come."""
-        self.handle(self.http.receive(data))
+        http = self._framing
+        assert http is not None
+        self.handle(http.receive(data))
 
+    @abstractmethod
     def handle(self, events: Sequence[Event]) -> None:
         """What they mean."""
-        raise NotImplementedError
 
     def mark(self) -> None:
         """There is something to be written, or a state to be looked at."""
@@ -73,7 +87,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Write what there is; read on or not; close when all is done."""
-        http, transport = self.http, self.transport
+        http, transport = self._framing, self.transport
         if http is None or transport.is_closing():
             return
         data = http.output()
@@ -96,35 +110,32 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.paused = True
-        if self.http is not None:
-            self.http.pause()
+        if self._framing is not None:
+            self._framing.pause()
 
     def resume_writing(self) -> None:
         self.paused = False
-        if self.http is not None:
-            self.handle(self.http.resume())
+        if self._framing is not None:
+            self.handle(self._framing.resume())
             self.mark()
 
     def eof_received(self) -> bool:
-        if self.http is not None:
-            self.handle(self.http.eof())
+        if self._framing is not None:
+            self.handle(self._framing.eof())
             self.flush()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
-        if self.http is not None:
-            self.handle(self.http.eof())
+        if self._framing is not None:
+            self.handle(self._framing.eof())
 
     def abort(self) -> None:
         """End it at once."""
         self.closing = True
-        if self.http is not None:
-            self.handle(self.http.close())
-            data = self.http.output()
+        if self._framing is not None:
+            self.handle(self._framing.close())
+            data = self._framing.output()
             if data and not self.transport.is_closing():
                 self.transport.write(data)
         self.transport.abort()
-
-
-AnyHttp = Http1Connection | Http2Connection

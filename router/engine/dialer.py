@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 
 from berth.auth.peer import PeerCredential
+from router.engine.attached import Attached
 from router.engine.connection import Common, Connection
 
 # A host that does not answer SYN; one that is up answers at once.
@@ -40,7 +41,11 @@ class Dialer:
             context = self._context(protocol)
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await self.common.loop.create_connection(
-                    make, host, int(port), ssl=context, server_hostname=host if context is not None else None
+                    lambda: Attached(make()),
+                    host,
+                    int(port),
+                    ssl=context,
+                    server_hostname=host if context is not None else None,
                 )
         except (OSError, TimeoutError, ValueError) as error:
             on_failure(f"no connection to {address}: {error!r}")

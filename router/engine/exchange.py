@@ -8,7 +8,7 @@ is asked of the cores, and nowhere else in the engine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 # A worker's wish is honoured, but not without end.
-_LONGEST_PUSHBACK = 60.0
+_LONGEST_PUSHBACK: Final = 60.0
 
 _OUTCOMES = {
     Failure.UNREACHED: Outcome.UNREACHABLE,

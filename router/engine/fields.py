@@ -8,28 +8,28 @@ deadline) are appended last: a peer that remembers how header blocks begin then 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from berth.auth.keys import digest, key_from_headers
 from berth.http.head import Field, Fields, first
 from router import headers
 from router.call import Headers
 
-REQUEST_ID = b"x-request-id"
-TIMEOUT_MS = b"berth-timeout-ms"
-GRPC_TIMEOUT = b"grpc-timeout"
-NOT_STARTED = b"berth-not-started"
-REPLICA = b"berth-replica"
-AUTHORIZATION = b"authorization"
-CONTENT_TYPE = b"content-type"
-NO_HEDGE = b"berth-no-hedge"
-GRPC_STATUS = b"grpc-status"
-GRPC_MESSAGE = b"grpc-message"
+REQUEST_ID: Final[bytes] = b"x-request-id"
+TIMEOUT_MS: Final[bytes] = b"berth-timeout-ms"
+GRPC_TIMEOUT: Final[bytes] = b"grpc-timeout"
+NOT_STARTED: Final[bytes] = b"berth-not-started"
+REPLICA: Final[bytes] = b"berth-replica"
+AUTHORIZATION: Final[bytes] = b"authorization"
+CONTENT_TYPE: Final[bytes] = b"content-type"
+NO_HEDGE: Final[bytes] = b"berth-no-hedge"
+GRPC_STATUS: Final[bytes] = b"grpc-status"
+GRPC_MESSAGE: Final[bytes] = b"grpc-message"
 
 # A host of our own for what goes to workers: they have no virtual hosts, and a client's is none of their business.
-WORKER = b"berth-worker"
+WORKER: Final[bytes] = b"berth-worker"
 
-_OUR_PREFIX = b"berth-"
+_OUR_PREFIX: Final[bytes] = b"berth-"
 _HOP_BY_HOP = frozenset(name.encode() for name in headers.HOP_BY_HOP)
 _NOT_FOR_WORKERS = frozenset(name.encode() for name in headers.NOT_FOR_WORKERS)
 _NOT_FOR_CLIENTS = frozenset(name.encode() for name in headers.NOT_FOR_CLIENTS)

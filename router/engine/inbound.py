@@ -112,8 +112,7 @@ class Inbound(Request):
         client = self.client
         client.mark()
         self._finished = ended
-        went: int = client.http.send_data(self.stream_id, chunk, ended)
-        return went
+        return client.http.send_data(self.stream_id, chunk, ended)
 
     def sent(self, size: int) -> None:
         """So many bytes of the answer that had to wait have gone to the client."""

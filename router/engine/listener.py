@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from berth.settings import SettingsError
+from router.engine.attached import Attached
 from router.engine.client import ClientConnection
 from router.engine.service import Service
 
@@ -26,7 +27,7 @@ async def listen(
     host, _, port = address.rpartition(":")
     try:
         server = await service.common.loop.create_server(
-            lambda: ClientConnection(service, is_tls=tls is not None),
+            lambda: Attached(ClientConnection(service, is_tls=tls is not None)),
             host.strip("[]") or None,
             int(port),
             ssl=tls,

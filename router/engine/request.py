@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from berth.errors import BerthError
 from berth.http.head import Fields, ResponseHead
@@ -16,13 +16,14 @@ from router.engine import fields as of
 from router.engine import rpc
 
 if TYPE_CHECKING:
+    from router.engine.carrier import Carrier
     from router.engine.exchange import Exchange
     from router.upstreams import Pool
 
 # Answers up to this size are held back until they are complete, so that one that breaks off can be had elsewhere.
 # Larger ones pass through as they come.
-HELD = 1024 * 1024
-WITHOUT_END = 2**63
+HELD: Final = 1024 * 1024
+WITHOUT_END: Final = 2**63
 
 
 class Answer:
@@ -158,22 +159,6 @@ class Request(ABC):
         raise NotImplementedError
 
 
-class Receiver(ABC):
-    """Where the connection that carries a copy keeps it."""
-
-    @abstractmethod
-    def push(self, copy: Copy, chunk: bytes, ended: bool) -> int:
-        """Send more of a request that was not complete. Returns how much went; `Copy.went` tells of the rest."""
-
-    @abstractmethod
-    def consumed(self, copy: Copy, size: int) -> None:
-        """So many bytes of the answer went on to the client."""
-
-    @abstractmethod
-    def withdraw(self, copy: Copy) -> None:
-        """Nobody wants the answer any more. Nothing more is said to the copy."""
-
-
 class Copy:
     """A copy of a request at one replica. The upstream fills in what comes back and says how it ended, once.
 
@@ -195,7 +180,7 @@ class Copy:
         self.done: Done
         self.pool: Pool
         # The connection, once there is one, and the stream on it.
-        self.carrier: Receiver | None = None
+        self.carrier: Carrier | None = None
         self.stream_id = 0
         self.head: ResponseHead | None = None
         self.chunks: list[bytes] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from berth.errors import InvalidArgument
@@ -16,8 +16,8 @@ from berth.http.head import Field, Fields, ResponseHead, first
 from berth.http.http2 import header_codec
 from router.engine import fields as of
 
-SERVICE = "inference.GRPCInferenceService"
-PREFIX_SIZE = 5
+SERVICE: Final = "inference.GRPCInferenceService"
+PREFIX_SIZE: Final = 5
 
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -35,7 +35,7 @@ TYPE: Field = (of.CONTENT_TYPE, b"application/grpc")
 
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_LONGEST_IN_MS = 99_999_999
+_LONGEST_IN_MS: Final = 99_999_999
 
 
 def code_name(status: int) -> str:

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -24,7 +25,7 @@ from router.record import Recorder
 from router.settings import RouterSettings
 from router.tfserving.answering import TfServing
 
-_TURNS = 16
+_TURNS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)

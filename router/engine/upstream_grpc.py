@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from berth.http.errors import ErrorCode
 from berth.http.events import (
@@ -23,15 +24,15 @@ from berth.http.http2.client import Http2Client
 from berth.http.limits import Http2Limits
 from router.core.attempts import Failure
 from router.engine import rpc
-from router.engine.connection import Connection
+from router.engine.carrier import Carrier
 from router.engine.dialer import Dialer
-from router.engine.request import Answer, Copy, Receiver
+from router.engine.request import Answer, Copy
 from router.upstreams import OpenUpstream
 
 # One connection joins the most writes; beyond so many streams on each, another one is worth it.
-_STREAMS = 64
-_MOST_CONNECTIONS = 4
-_STREAM_WINDOW = 512 * 1024
+_STREAMS: Final = 64
+_MOST_CONNECTIONS: Final = 4
+_STREAM_WINDOW: Final = 512 * 1024
 # Slow readers of many tenants share a connection: together they must not use up its window for the others.
 LIMITS = Http2Limits(
     stream_window=_STREAM_WINDOW, connection_window=256 * _STREAM_WINDOW, max_frame=128 * 1024, memo=64 * 1024
@@ -138,10 +139,10 @@ class GrpcPool:
                 copy.failed(Failure.UNREACHED, why)
 
 
-class GrpcConnection(Connection, Receiver):
+class GrpcConnection(Carrier):
     """One connection; `copies` are those under way, by stream."""
 
-    __slots__ = ("_pool", "copies", "ended")
+    __slots__ = ("_pool", "copies", "ended", "http")
 
     def __init__(self, dialer: Dialer, pool: GrpcPool) -> None:
         super().__init__(dialer.common)
@@ -149,6 +150,7 @@ class GrpcConnection(Connection, Receiver):
         self.copies: dict[int, Copy] = {}
         self.ended = asyncio.Event()
         self.http = Http2Client(LIMITS, keepalive=_KEEPALIVE, keepalive_timeout=_KEEPALIVE_TIMEOUT)
+        self.frame(self.http)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -253,8 +255,7 @@ class GrpcConnection(Connection, Receiver):
 
     def push(self, copy: Copy, chunk: bytes, ended: bool) -> int:
         self.mark()
-        gone: int = self.http.send_data(copy.stream_id, chunk, ended)
-        return gone
+        return self.http.send_data(copy.stream_id, chunk, ended)
 
     def consumed(self, copy: Copy, size: int) -> None:
         self.http.consume(copy.stream_id, size)

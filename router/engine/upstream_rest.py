@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from berth.http.events import (
     ConnectionClosed,
@@ -22,13 +23,13 @@ from berth.http.limits import Http1Limits
 from berth.http.memo import Memo
 from router.core.attempts import Failure
 from router.engine import fields as of
-from router.engine.connection import Connection
+from router.engine.carrier import Carrier
 from router.engine.dialer import Dialer
-from router.engine.request import Answer, Copy, Receiver
+from router.engine.request import Answer, Copy
 from router.upstreams import OpenUpstream
 
 # Shorter than a worker keeps an idle connection, so that we are the ones who close it.
-_KEEP_ALIVE = 15.0
+_KEEP_ALIVE: Final = 15.0
 _LIMITS = Http1Limits(buffer=512 * 1024, memo=64 * 1024)
 
 
@@ -111,10 +112,10 @@ class RestPool:
             self._waiting.popleft().failed(Failure.UNREACHED, why)
 
 
-class RestConnection(Connection, Receiver):
+class RestConnection(Carrier):
     """One connection with at most one copy under way."""
 
-    __slots__ = ("_copy", "_pool", "ended", "idle_since")
+    __slots__ = ("_copy", "_pool", "ended", "http", "idle_since")
 
     def __init__(self, dialer: Dialer, pool: RestPool) -> None:
         super().__init__(dialer.common)
@@ -123,6 +124,7 @@ class RestConnection(Connection, Receiver):
         self.ended = asyncio.Event()
         self.idle_since = 0.0
         self.http = Http1Client(_LIMITS, memo=pool.memo)
+        self.frame(self.http)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -7,17 +7,17 @@ body is complete. A reader never looks past its end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from berth.http.errors import Malformed
 from berth.http.head import Fields
 from berth.http.http1.grammar import parse_trailers
 from berth.http.limits import Http1Limits
 
-_HEX = b"0123456789abcdefABCDEF"
+_HEX: Final = b"0123456789abcdefABCDEF"
 _IN_EXTENSION = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 # Size in hexadecimal digits: 2**56 bytes are enough, and leading zeros are no way to make a line long.
-_SIZE_DIGITS = 14
+_SIZE_DIGITS: Final = 14
 
 
 class BodyReader(Protocol):

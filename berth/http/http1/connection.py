@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
 
@@ -24,6 +25,7 @@ from berth.http.events import (
     StreamReset,
     TrailersReceived,
 )
+from berth.http.head import Field
 from berth.http.http1 import encoding
 from berth.http.http1.body import BodyReader
 from berth.http.limits import SMALL, Http1Limits
@@ -47,9 +49,20 @@ class Mode(Enum):
 class Http1Connection(ABC):
     """What both roles share. Use `Http1Server` or `Http1Client`; `berth.http` describes the calls and the events."""
 
-    encode_fields = staticmethod(encoding.encode_fields)
-    encode_request = staticmethod(encoding.encode_request)
-    encode_response = staticmethod(encoding.encode_response)
+    @staticmethod
+    def encode_fields(fields: Iterable[Field]) -> bytes:
+        """As `encoding.encode_fields`."""
+        return encoding.encode_fields(fields)
+
+    @staticmethod
+    def encode_request(method: bytes, authority: bytes, path: bytes, fields: Iterable[Field] = ()) -> bytes:
+        """As `encoding.encode_request`."""
+        return encoding.encode_request(method, authority, path, fields)
+
+    @staticmethod
+    def encode_response(status: int, fields: Iterable[Field] = ()) -> bytes:
+        """As `encoding.encode_response`."""
+        return encoding.encode_response(status, fields)
 
     def __init__(self, limits: Http1Limits) -> None:
         self._limits = limits

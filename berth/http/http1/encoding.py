@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Final
 
 from berth.http.errors import Malformed
 from berth.http.head import (
@@ -23,7 +24,7 @@ from berth.http.head import (
 # The connection writes these itself.
 _OURS = CONNECTION_FIELDS | {b"content-length", b"te", b"trailer", b"expect"}
 # Single fields are remembered up to this size, for all connections together: bounded in number and in bytes.
-_MEMO_VALUE_SIZE = 256
+_MEMO_VALUE_SIZE: Final = 256
 
 
 def encode_fields(fields: Iterable[Field]) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from berth.http.errors import Malformed
 from berth.http.head import (
@@ -36,7 +37,7 @@ _NOT_IN_TRAILERS = CONNECTION_FIELDS | {b"content-length", b"host", b"authorizat
 # `connection` may not take these from a request.
 _NEVER_HIDDEN = frozenset((b"authorization", b"content-length", b"host"))
 # Single lines are remembered up to this size, for all connections together: bounded in number and in bytes.
-_MEMO_LINE_SIZE = 256
+_MEMO_LINE_SIZE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)

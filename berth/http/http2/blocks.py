@@ -9,6 +9,8 @@ Both memories hold only as long as indices mean the same: any change of the dyna
 
 from __future__ import annotations
 
+from typing import Final
+
 from berth.http.errors import Malformed
 from berth.http.head import Field
 from berth.http.http2.header_codec import HeaderDecoder
@@ -17,7 +19,7 @@ from berth.http.limits import Http2Limits
 from berth.http.memo import Memo
 
 # A longer tail is decoded no faster than the whole.
-_MOST_TAIL_FIELDS = 4
+_MOST_TAIL_FIELDS: Final = 4
 
 
 class BlockReader:

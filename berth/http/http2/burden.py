@@ -8,9 +8,11 @@ windows as often as it must, while a flood ends within one allowance. No clock: 
 
 from __future__ import annotations
 
+from typing import Final
+
 from berth.http.errors import ConnectionFault, ErrorCode
 
-_CONTROL_PER_USEFUL_FRAME = 4
+_CONTROL_PER_USEFUL_FRAME: Final = 4
 
 
 class Burden:

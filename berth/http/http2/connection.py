@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 from berth.http.errors import ConnectionFault, ErrorCode, LocalError, Malformed, name_of
@@ -22,6 +23,7 @@ from berth.http.events import (
     StreamReset,
     TrailersReceived,
 )
+from berth.http.head import Field
 from berth.http.http2 import frames, header_codec
 from berth.http.http2.blocks import BlockReader
 from berth.http.http2.burden import Burden
@@ -42,10 +44,22 @@ _unpack_header = frames.HEADER.unpack_from
 class Http2Connection(Outbound):
     """What both roles share. Use `Http2Server` or `Http2Client`; `berth.http` describes the calls and the events."""
 
-    encode_fields = staticmethod(header_codec.encode)
-    encode_request = staticmethod(header_codec.encode_request)
-    encode_response = staticmethod(header_codec.encode_response)
-    backlog: Final = 0
+    @staticmethod
+    def encode_fields(fields: Iterable[Field]) -> bytes:
+        """As `header_codec.encode`."""
+        return header_codec.encode(fields)
+
+    @staticmethod
+    def encode_request(
+        method: bytes, scheme: bytes, authority: bytes, path: bytes, fields: Iterable[Field] = ()
+    ) -> bytes:
+        """As `header_codec.encode_request`."""
+        return header_codec.encode_request(method, scheme, authority, path, fields)
+
+    @staticmethod
+    def encode_response(status: int, fields: Iterable[Field] = ()) -> bytes:
+        """As `header_codec.encode_response`."""
+        return header_codec.encode_response(status, fields)
 
     def __init__(self, limits: Http2Limits, *, keepalive: float | None, keepalive_timeout: float) -> None:
         super().__init__(Burden(limits.control_frames, limits.resets))
@@ -540,6 +554,11 @@ class Http2Connection(Outbound):
     @property
     def open_streams(self) -> int:
         return len(self._streams)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be looked at: none, streams do not wait for each other."""
+        return 0
 
     def _close_remote(self, stream: Stream) -> None:
         stream.remote_open = False

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Final
 
 from hpack.exceptions import HPACKDecodingError
 from hpack.huffman_table import decode_huffman
@@ -22,17 +23,17 @@ from hpack.table import HeaderTable
 from berth.http.errors import Malformed
 from berth.http.head import CONNECTION_FIELDS, Field, check_fields
 
-TABLE_SIZE = 4096
+TABLE_SIZE: Final = 4096
 
 # To precede the first block of a connection.
-NO_DYNAMIC_TABLE = b"\x20"
+NO_DYNAMIC_TABLE: Final = b"\x20"
 
 _STATIC = HeaderTable.STATIC_TABLE
 _STATIC_LENGTH = len(_STATIC)
-_LARGEST_INTEGER = 2**31 - 1
+_LARGEST_INTEGER: Final = 2**31 - 1
 
 # Single fields are remembered up to this size, for all connections together: bounded in number and in bytes.
-MEMO_VALUE_SIZE = 256
+MEMO_VALUE_SIZE: Final = 256
 _SENSITIVE = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"berth-credential"))
 
 
