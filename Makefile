@@ -12,7 +12,7 @@ RUNTIME ?= onnxruntime
 TRITON_VENV ?= .venv-triton
 export BERTH_TRITON_HOME := $(abspath $(TRITON_VENV))
 PACKAGES := berth controller synchronizer router worker
-CODE := $(PACKAGES) migrations tests e2e bench
+CODE := $(PACKAGES) migrations tests e2e bench build_compiled.py hatch_build.py
 
 ##@ Use
 
@@ -25,8 +25,12 @@ up: install $(if $(filter triton,$(RUNTIME)),triton) ## Start the stack and leav
 
 ##@ Check
 
-.PHONY: check test unit e2e lint format types contracts proto-check
-check: lint types contracts proto-check test ## All that must hold before a commit: format, lint, types, contracts, tests.
+.PHONY: check test test-compiled unit e2e lint format types contracts proto-check
+check: lint types contracts proto-check test test-compiled ## All that must hold before a commit: format, lint, types, contracts, tests.
+
+test-compiled: compile ## The tests of what is compiled, compiled; then back to the sources.
+	$(BIN)/pytest -q tests/http tests/http_shell tests/router tests/worker
+	@$(BIN)/python build_compiled.py --remove
 
 test: install triton ## Every test: cores, shells, adapters, and whole processes killed for real.
 	$(BIN)/pytest -q
@@ -66,16 +70,16 @@ PEERS_VENV := .venv-peers
 bench-first-answer: install ## Upload to first answer, start-up, weight of the idle stack.
 	$(BIN)/python -m bench.first_answer
 
-bench-router: install peers ## The router next to Envoy, nginx, HAProxy and grpc.aio (QUICK=1 for a smoke run).
+bench-router: compile peers ## The router next to Envoy, nginx, HAProxy and grpc.aio (QUICK=1 for a smoke run).
 	$(BIN)/python -m bench.router $(if $(QUICK),--quick)
 
-bench-tail: install peers ## The slowest requests when replicas misbehave: no hedging, Berth's, Envoy's (QUICK=1).
+bench-tail: compile peers ## The slowest requests when replicas misbehave: no hedging, Berth's, Envoy's (QUICK=1).
 	$(BIN)/python -m bench.tail $(if $(QUICK),--quick)
 
-bench-worker: install ## The worker's inference server next to a plain Python one.
+bench-worker: compile ## The worker's inference server next to a plain Python one.
 	$(BIN)/python -m bench.worker
 
-bench-profile: install peers ## Where the router's time goes under load, by package and by function.
+bench-profile: compile peers ## Where the router's time goes under load, by package and by function.
 	$(BIN)/python -m bench.profile
 
 peers: install $(PEERS_VENV)/.installed ## Install the proxies that benchmarks compare with and pip has.
@@ -93,7 +97,7 @@ performance: install ## Put the latest figures of every benchmark into docs/perf
 
 ##@ Develop
 
-.PHONY: help install triton proto lock clean
+.PHONY: help install compile pure triton proto lock clean
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I. berth/wire/v1/*.proto
 proto_out = --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1)
 
@@ -111,6 +115,12 @@ $(VENV)/.installed: requirements.lock requirements-uv.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
+compile: install ## Compile the data path in place: thrice the requests per core, with a C compiler and a minute's time.
+	@$(BIN)/python build_compiled.py
+
+pure: install ## Remove what `make compile` has made: run the sources.
+	@$(BIN)/python build_compiled.py --remove
+
 triton: install $(TRITON_VENV)/.installed ## Install a real Triton server beside the project, in an environment of its own.
 
 $(TRITON_VENV)/.installed: requirements-triton.lock
@@ -125,4 +135,5 @@ lock: install ## Resolve the pinned requirements anew.
 	echo uv | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## Remove what was built; data in .berth/ stays.
+	[ ! -x $(BIN)/python ] || $(BIN)/python build_compiled.py --remove
 	rm -rf $(VENV) $(TRITON_VENV) $(PEERS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

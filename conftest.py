@@ -12,11 +12,16 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import build_compiled
 from berth.settings import environment
 
 # A time limit per example would fail tests on a busy machine, and says nothing of the code.
 hypothesis.settings.register_profile("berth", deadline=None)
 hypothesis.settings.load_profile("berth")
+
+
+# Before anything is imported: tests are of the sources that there are, compiled or not.
+build_compiled.discard_stale()
 
 
 def pytest_configure() -> None:
