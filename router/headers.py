@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from berth.errors import InvalidArgument
 
-REQUEST_ID = "x-request-id"
-TIMEOUT_MS = "berth-timeout-ms"
-REPLICA = "berth-replica"
-NOT_STARTED = "berth-not-started"
-NO_HEDGE = "berth-no-hedge"
-PUSHBACK_MS = "berth-pushback-ms"
+REQUEST_ID: Final = "x-request-id"
+TIMEOUT_MS: Final = "berth-timeout-ms"
+REPLICA: Final = "berth-replica"
+NOT_STARTED: Final = "berth-not-started"
+NO_HEDGE: Final = "berth-no-hedge"
+PUSHBACK_MS: Final = "berth-pushback-ms"
 # gRPC's own name for it (gRFC A6): how long to wait before a retry, negative for never.
-GRPC_PUSHBACK_MS = "grpc-retry-pushback-ms"
+GRPC_PUSHBACK_MS: Final = "grpc-retry-pushback-ms"
 
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
-_MILLISECONDS = re.compile(r"[0-9]{1,12}")
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,12}")
 
 # Of one connection only (RFC 9110, 7.6.1), or written anew by every hop.
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         "connection",
         "content-length",
@@ -41,10 +42,10 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-NOT_FOR_WORKERS = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID}
-NOT_FOR_CLIENTS = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
+NOT_FOR_WORKERS: Final = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID}
+NOT_FOR_CLIENTS: Final = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
 # The library writes these itself.
-GRPC_OWN = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})
+GRPC_OWN: Final = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})
 
 
 def request_id_is_good(given: bytes) -> bool:

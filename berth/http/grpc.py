@@ -13,9 +13,9 @@ CONTENT_TYPE: Final = b"application/grpc"
 OK: Final = (b"grpc-status", b"0")
 
 PREFIX_SIZE: Final = 5
-_PREFIX = struct.Struct(">BI")
-_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+_PREFIX: Final = struct.Struct(">BI")
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 # Peers bound their header lists at 8 KiB and up; a non-ASCII letter takes up to twelve bytes.
 _LONGEST_TEXT: Final = 1000
 

@@ -12,24 +12,25 @@ head with nothing added is its own base.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from berth.http.errors import Malformed
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
 
-_ALPHANUMERIC_LOWER = b"0123456789abcdefghijklmnopqrstuvwxyz"
-_UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LOWER_TOKEN = b"!#$%&'*+-.^_`|~" + _ALPHANUMERIC_LOWER
-TOKEN = LOWER_TOKEN + _UPPER
+_ALPHANUMERIC_LOWER: Final = b"0123456789abcdefghijklmnopqrstuvwxyz"
+_UPPER: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LOWER_TOKEN: Final = b"!#$%&'*+-.^_`|~" + _ALPHANUMERIC_LOWER
+TOKEN: Final = LOWER_TOKEN + _UPPER
 # Control characters other than tab are refused, not only NUL, CR and LF: no peer of ours needs them, and each of them
 # is a line end to some parser further on.
-_IN_VALUE = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
-_IN_PATH = bytes(c for c in range(0x21, 0x7F) if c != ord("#"))
-_IN_AUTHORITY = b"-._~!$&'()*+,;=%:[]" + _ALPHANUMERIC_LOWER + _UPPER
+_IN_VALUE: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+_IN_PATH: Final = bytes(c for c in range(0x21, 0x7F) if c != ord("#"))
+_IN_AUTHORITY: Final = b"-._~!$&'()*+,;=%:[]" + _ALPHANUMERIC_LOWER + _UPPER
 
 # RFC 9110 section 7.6.1 and RFC 9113 section 8.2.2: these speak of one connection only.
-CONNECTION_FIELDS = frozenset(
+CONNECTION_FIELDS: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"http2-settings")
 )
 

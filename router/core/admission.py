@@ -34,7 +34,7 @@ _UNKNOWN: Final = 0.01
 # How much one request moves the mean of its tenant, and of all.
 _TENANT_GAIN, _ROUTER_GAIN = 1 / 8, 1 / 64
 
-_UNLIMITED = TenantLimits("")
+_UNLIMITED: Final = TenantLimits("")
 
 
 class Why(Enum):
@@ -53,12 +53,18 @@ class Why(Enum):
     """Its version is not loaded, and it could not, or not any longer, be held."""
 
 
-class Admitted(NamedTuple):
-    """A slot, to be given back with `leave`."""
+class Admitted:
+    """A slot, to be given back with `leave`: each is itself alone."""
 
-    tenant: str
-    since: float
-    charged: float
+    __slots__ = ("charged", "since", "tenant")
+
+    def __init__(self, tenant: str, since: float, charged: float) -> None:
+        self.tenant = tenant
+        self.since = since
+        self.charged = charged
+
+    def __repr__(self) -> str:
+        return f"<Admitted {self.tenant} since {self.since:.3f}>"
 
 
 class Ticket(NamedTuple):
@@ -96,7 +102,7 @@ class Bounds:
     seconds: float
 
 
-NOBODY_WAITS = Bounds(0, 0, 0.0)
+NOBODY_WAITS: Final = Bounds(0, 0, 0.0)
 
 
 class _Room:

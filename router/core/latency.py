@@ -34,16 +34,16 @@ FLOOR: Final = 0.001
 _LOWEST: Final = -14
 _OCTAVES: Final = 22
 _CUTS: Final = 8
-_BUCKETS = _OCTAVES * _CUTS
-_LIMITS = [
+_BUCKETS: Final = _OCTAVES * _CUTS
+_LIMITS: Final = [
     math.ldexp(0.5 + cut / (2 * _CUTS), _LOWEST + 1 + octave) for octave in range(_OCTAVES) for cut in range(_CUTS)
 ]
 _LIMITS.append(math.ldexp(0.5, _LOWEST + 1 + _OCTAVES))
-_EMPTY = bytes(4 * _BUCKETS)
+_EMPTY: Final = bytes(4 * _BUCKETS)
 
 _REFRESH: Final = 1.0
 _KIB: Final = 1024
-_SIZES = (4 * _KIB, 64 * _KIB, 1024 * _KIB)
+_SIZES: Final = (4 * _KIB, 64 * _KIB, 1024 * _KIB)
 
 
 def size_class(size: int) -> int:

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 from berth.errors import InvalidArgument
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_NAME_TAG = 1 << 3 | _BYTES
-_VERSION_TAG = 2 << 3 | _BYTES
+_NAME_TAG: Final = 1 << 3 | _BYTES
+_VERSION_TAG: Final = 2 << 3 | _BYTES
 _LARGEST_TAG: Final = 2**32 - 1
 _TAG_BYTES, _VARINT_BYTES = 5, 10
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from berth.errors import InvalidArgument, NotFound
@@ -36,19 +36,19 @@ class ModelQuestion(NamedTuple):
     version: str
 
 
-_SERVER = {
+_SERVER: Final = {
     ("v2",): ServerQuestion.METADATA,
     ("v2", "health", "live"): ServerQuestion.LIVE,
     ("v2", "health", "ready"): ServerQuestion.READY,
 }
-_MODEL = {
+_MODEL: Final = {
     (): Operation.METADATA,
     ("ready",): Operation.READY,
     ("infer",): Operation.INFER,
     ("generate",): Operation.GENERATE,
     ("generate_stream",): Operation.GENERATE_STREAM,
 }
-WITH_BODY = frozenset({Operation.INFER, Operation.GENERATE, Operation.GENERATE_STREAM})
+WITH_BODY: Final = frozenset({Operation.INFER, Operation.GENERATE, Operation.GENERATE_STREAM})
 
 
 def parse_path(path: str) -> ServerQuestion | ModelQuestion:

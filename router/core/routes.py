@@ -6,7 +6,7 @@ give the same bytes.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from berth.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
 from berth.ids import ModelKey, VersionKey, parse_version
@@ -29,14 +29,36 @@ class NotLoaded(Unavailable):
         self.failed = failed
 
 
-class Resolved(NamedTuple):
-    """What answers a request: one version, the replicas that hold it (at least one), this router's part of its
-    tenant's limits, and what the model answers when no replica does (empty: it has no such answer)."""
+class Resolved:
+    """What answers a request: one version and its name at workers, the replicas that hold it (at least one), this
+    router's part of its tenant's limits, and what the model answers when no replica does (empty: no such answer)."""
 
-    key: VersionKey
-    replicas: tuple[ReplicaAddress, ...]
-    limits: TenantLimits | None
-    default_answer: bytes = b""
+    __slots__ = ("default_answer", "key", "limits", "replicas", "servable")
+
+    def __init__(
+        self,
+        key: VersionKey,
+        replicas: tuple[ReplicaAddress, ...],
+        limits: TenantLimits | None,
+        default_answer: bytes = b"",
+    ) -> None:
+        self.key = key
+        self.servable = key.servable
+        self.replicas = replicas
+        self.limits = limits
+        self.default_answer = default_answer
+
+    def __repr__(self) -> str:
+        return f"<Resolved {self.key} at {[address.replica for address in self.replicas]}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Resolved) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+    def _parts(self) -> tuple[object, ...]:
+        return self.key, self.replicas, self.limits, self.default_answer
 
 
 class Routes:

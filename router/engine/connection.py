@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from berth.http.events import Event
 from berth.http.http1.client import Http1Client
@@ -16,9 +16,9 @@ from router.engine.ledger import Ledger
 from router.engine.writes import Writes
 
 # Read at once: enough for many small messages, and for a large one in few pieces.
-_READ = 128 * 1024
+_READ: Final = 128 * 1024
 # Bytes that the transport takes before the connection is told to wait.
-_WRITE_AHEAD = 256 * 1024
+_WRITE_AHEAD: Final = 256 * 1024
 
 AnyHttp = Http1Server | Http2Server | Http1Client | Http2Client
 

@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 # A worker's wish is honoured, but not without end.
 _LONGEST_PUSHBACK: Final = 60.0
 
-_OUTCOMES = {
+_OUTCOMES: Final = {
     Failure.UNREACHED: Outcome.UNREACHABLE,
     Failure.BROKEN: Outcome.UNREACHABLE,
     Failure.NOT_STARTED: Outcome.OTHER,
@@ -163,7 +163,7 @@ class Exchange:
 
     def _send(self, address: ReplicaAddress, now: float, *, twin: bool = False) -> None:
         core = self._core
-        copy = Copy(self, address, self._resolved.key.servable, twin)
+        copy = Copy(self, address, self._resolved.servable, twin)
         copy.done = core.selection.begin(address, now, self._line, twin=twin)
         copy.pool = core.upstreams.take(self.request.wire, address)
         self._copies.append(copy)

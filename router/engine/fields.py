@@ -30,15 +30,15 @@ GRPC_MESSAGE: Final[bytes] = b"grpc-message"
 WORKER: Final[bytes] = b"berth-worker"
 
 _OUR_PREFIX: Final[bytes] = b"berth-"
-_HOP_BY_HOP = frozenset(name.encode() for name in headers.HOP_BY_HOP)
-_NOT_FOR_WORKERS = frozenset(name.encode() for name in headers.NOT_FOR_WORKERS)
-_NOT_FOR_CLIENTS = frozenset(name.encode() for name in headers.NOT_FOR_CLIENTS)
-_GRPC_OWN = frozenset(name.encode() for name in headers.GRPC_OWN)
+_HOP_BY_HOP: Final = frozenset(name.encode() for name in headers.HOP_BY_HOP)
+_NOT_FOR_WORKERS: Final = frozenset(name.encode() for name in headers.NOT_FOR_WORKERS)
+_NOT_FOR_CLIENTS: Final = frozenset(name.encode() for name in headers.NOT_FOR_CLIENTS)
+_GRPC_OWN: Final = frozenset(name.encode() for name in headers.GRPC_OWN)
 # What a reply says of how its messages are encoded is for whoever decodes them.
-_GRPC_KEPT = frozenset((b"grpc-encoding",))
+_GRPC_KEPT: Final = frozenset((b"grpc-encoding",))
 
 # What may be different in each request, and is therefore not part of what is remembered of a head.
-VARIABLE = frozenset((REQUEST_ID, TIMEOUT_MS, GRPC_TIMEOUT))
+VARIABLE: Final = frozenset((REQUEST_ID, TIMEOUT_MS, GRPC_TIMEOUT))
 
 
 def rest_to_worker(fields: Fields) -> list[Field]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from berth.errors import (
     BerthError,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from router.engine.client import ClientConnection
     from router.engine.service import Service
 
-PATHS = {
+PATHS: Final = {
     b"/%b/%b" % (rpc.SERVICE.encode(), method): operation
     for method, operation in (
         (b"ModelInfer", Operation.INFER),
@@ -45,15 +45,15 @@ PATHS = {
         (b"ModelReady", Operation.READY),
     )
 }
-STREAM = b"/%b/ModelStreamInfer" % rpc.SERVICE.encode()
-LOCAL = {
+STREAM: Final = b"/%b/ModelStreamInfer" % rpc.SERVICE.encode()
+LOCAL: Final = {
     b"/%b/%b" % (rpc.SERVICE.encode(), method): method for method in (b"ServerLive", b"ServerReady", b"ServerMetadata")
 }
 
-_HEAD = header_codec.encode_response(200, (rpc.TYPE,))
-_OK = header_codec.encode(((of.GRPC_STATUS, b"0"),))
-# How the field `x-request-id: …` begins: a literal that is not indexed, its name in full.
-_ID_NAME = b"\x00" + bytes((len(of.REQUEST_ID),)) + of.REQUEST_ID
+_HEAD: Final = header_codec.encode_response(200, (rpc.TYPE,))
+_OK: Final = header_codec.encode(((of.GRPC_STATUS, b"0"),))
+# How the field `x-request-id: …` begins, by the length of the id: a literal that is not indexed, its name in full.
+_ID_NAMES: Final = [b"\x00%c%b%c" % (len(of.REQUEST_ID), of.REQUEST_ID, size) for size in range(0x7F)]
 
 
 class Plan:
@@ -432,7 +432,7 @@ class GrpcStream(GrpcInbound):
 def _id_block(request_id: bytes) -> bytes:
     size = len(request_id)
     if size < 0x7F:
-        return b"%b%c%b" % (_ID_NAME, size, request_id)
+        return _ID_NAMES[size] + request_id
     return header_codec.encode(((of.REQUEST_ID, request_id),))
 
 

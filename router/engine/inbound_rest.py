@@ -7,7 +7,7 @@ A request is refused as early as it can be: key and model are checked before the
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_JSON: Field = (b"content-type", b"application/json")
+_JSON: Final[Field] = (b"content-type", b"application/json")
 
 
 class Plan:

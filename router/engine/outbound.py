@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from berth.http.head import Fields
 from berth.http.http1 import encoding
@@ -13,19 +14,19 @@ from router.core.paths import Operation
 from router.engine import fields as of
 from router.engine import rpc
 
-METHODS = {
+METHODS: Final = {
     Operation.INFER: b"ModelInfer",
     Operation.METADATA: b"ModelMetadata",
     Operation.READY: b"ModelReady",
 }
-ROUTES = {
+ROUTES: Final = {
     Operation.INFER: (b"POST", b"/infer"),
     Operation.GENERATE: (b"POST", b"/generate"),
     Operation.GENERATE_STREAM: (b"POST", b"/generate_stream"),
     Operation.METADATA: (b"GET", b""),
     Operation.READY: (b"GET", b"/ready"),
 }
-GRPC_FIELDS: Fields = (
+GRPC_FIELDS: Final[Fields] = (
     (b"te", b"trailers"),
     (of.CONTENT_TYPE, b"application/grpc"),
     (b"user-agent", b"berth-router"),

@@ -19,22 +19,22 @@ from router.engine import fields as of
 SERVICE: Final = "inference.GRPCInferenceService"
 PREFIX_SIZE: Final = 5
 
-CODES = (
+CODES: Final = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )  # fmt: skip
 UNKNOWN, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 12, 13, 14
 # Another replica might do better: UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS.
-_FAULTY = frozenset((2, 13, 14, 15))
+_FAULTY: Final = frozenset((2, 13, 14, 15))
 
 # CANCELLED, UNAVAILABLE.
-_LOST = frozenset((1, 14))
+_LOST: Final = frozenset((1, 14))
 
-TYPE: Field = (of.CONTENT_TYPE, b"application/grpc")
+TYPE: Final[Field] = (of.CONTENT_TYPE, b"application/grpc")
 
-_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
-_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _LONGEST_IN_MS: Final = 99_999_999
 
 

@@ -34,7 +34,7 @@ _STREAMS: Final = 64
 _MOST_CONNECTIONS: Final = 4
 _STREAM_WINDOW: Final = 512 * 1024
 # Slow readers of many tenants share a connection: together they must not use up its window for the others.
-LIMITS = Http2Limits(
+LIMITS: Final = Http2Limits(
     stream_window=_STREAM_WINDOW, connection_window=256 * _STREAM_WINDOW, max_frame=128 * 1024, memo=64 * 1024
 )
 _KEEPALIVE, _KEEPALIVE_TIMEOUT = 10.0, 5.0

@@ -30,7 +30,7 @@ from router.upstreams import OpenUpstream
 
 # Shorter than a worker keeps an idle connection, so that we are the ones who close it.
 _KEEP_ALIVE: Final = 15.0
-_LIMITS = Http1Limits(buffer=512 * 1024, memo=64 * 1024)
+_LIMITS: Final = Http1Limits(buffer=512 * 1024, memo=64 * 1024)
 
 
 class RestPool:

@@ -15,7 +15,7 @@ from berth.http.http1.grammar import parse_trailers
 from berth.http.limits import Http1Limits
 
 _HEX: Final = b"0123456789abcdefABCDEF"
-_IN_EXTENSION = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+_IN_EXTENSION: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 # Size in hexadecimal digits: 2**56 bytes are enough, and leading zeros are no way to make a line long.
 _SIZE_DIGITS: Final = 14
 

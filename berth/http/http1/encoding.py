@@ -22,7 +22,7 @@ from berth.http.head import (
 )
 
 # The connection writes these itself.
-_OURS = CONNECTION_FIELDS | {b"content-length", b"te", b"trailer", b"expect"}
+_OURS: Final = CONNECTION_FIELDS | {b"content-length", b"te", b"trailer", b"expect"}
 # Single fields are remembered up to this size, for all connections together: bounded in number and in bytes.
 _MEMO_VALUE_SIZE: Final = 256
 
@@ -49,7 +49,7 @@ def _line(field: Field) -> bytes:
 
 
 # Most fields of a message with a new id are those of the message before.
-_line_remembered = lru_cache(maxsize=2048)(_line)
+_line_remembered: Final = lru_cache(maxsize=2048)(_line)
 
 
 def encode_request(method: bytes, authority: bytes, path: bytes, fields: Iterable[Field] = ()) -> bytes:

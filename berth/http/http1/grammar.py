@@ -26,16 +26,16 @@ from berth.http.head import (
     parse_content_length,
 )
 
-_REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~]+) HTTP/(\d)\.(\d)")
-_STATUS_LINE = re.compile(rb"HTTP/(1)\.(\d) ([1-5]\d\d)(?: [\t -~\x80-\xff]*)?")
-_ABSOLUTE = re.compile(rb"(https?)://([^/?#]*)(.*)", re.IGNORECASE)
+_REQUEST_LINE: Final = re.compile(rb"([!-~]+) ([!-~]+) HTTP/(\d)\.(\d)")
+_STATUS_LINE: Final = re.compile(rb"HTTP/(1)\.(\d) ([1-5]\d\d)(?: [\t -~\x80-\xff]*)?")
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#]*)(.*)", re.IGNORECASE)
 # Of interest to this module; all other fields pass through unread.
-_FRAMING = CONNECTION_FIELDS | {b"content-length", b"host", b"te", b"trailer", b"expect"}
+_FRAMING: Final = CONNECTION_FIELDS | {b"content-length", b"host", b"te", b"trailer", b"expect"}
 # They decide where a message ends or where it goes, so they must not come after the fact (RFC 9110 section 6.5.1).
-_NOT_IN_TRAILERS = CONNECTION_FIELDS | {b"content-length", b"host", b"authorization", b"te", b"trailer"}
+_NOT_IN_TRAILERS: Final = CONNECTION_FIELDS | {b"content-length", b"host", b"authorization", b"te", b"trailer"}
 
 # `connection` may not take these from a request.
-_NEVER_HIDDEN = frozenset((b"authorization", b"content-length", b"host"))
+_NEVER_HIDDEN: Final = frozenset((b"authorization", b"content-length", b"host"))
 # Single lines are remembered up to this size, for all connections together: bounded in number and in bytes.
 _MEMO_LINE_SIZE: Final = 256
 
@@ -164,7 +164,7 @@ def _read_line(line: bytes) -> Field:
 
 
 # Most lines of a request with a new id are those of the request before.
-_read_line_remembered = lru_cache(maxsize=2048)(_read_line)
+_read_line_remembered: Final = lru_cache(maxsize=2048)(_read_line)
 
 
 def _parse_fields(raw: bytes, max_fields: int) -> tuple[Fields, _Hop]:

@@ -38,7 +38,7 @@ _RESETS_REMEMBERED: Final = 1024
 DRAIN_PING: Final = b"draining"
 _KEEPALIVE_PING: Final = b"berth-ka"
 
-_unpack_header = frames.HEADER.unpack_from
+_unpack_header: Final = frames.HEADER.unpack_from
 
 
 class Http2Connection(Outbound):

@@ -36,10 +36,10 @@ HEADER_SIZE: Final = 9
 LARGEST_STREAM_ID: Final = 2**31 - 1
 
 # A length of 24 bits is read as one byte and one short: faster than slicing and int.from_bytes.
-HEADER = struct.Struct(">BHBBI")
-SETTING = struct.Struct(">HI")
-_HEADER_AND_LONG = struct.Struct(">BHBBII")
-_HEADER_AND_TWO_LONGS = struct.Struct(">BHBBIII")
+HEADER: Final = struct.Struct(">BHBBI")
+SETTING: Final = struct.Struct(">HI")
+_HEADER_AND_LONG: Final = struct.Struct(">BHBBII")
+_HEADER_AND_TWO_LONGS: Final = struct.Struct(">BHBBIII")
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:

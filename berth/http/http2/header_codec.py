@@ -28,13 +28,13 @@ TABLE_SIZE: Final = 4096
 # To precede the first block of a connection.
 NO_DYNAMIC_TABLE: Final = b"\x20"
 
-_STATIC = HeaderTable.STATIC_TABLE
-_STATIC_LENGTH = len(_STATIC)
+_STATIC: Final = HeaderTable.STATIC_TABLE
+_STATIC_LENGTH: Final = len(_STATIC)
 _LARGEST_INTEGER: Final = 2**31 - 1
 
 # Single fields are remembered up to this size, for all connections together: bounded in number and in bytes.
 MEMO_VALUE_SIZE: Final = 256
-_SENSITIVE = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"berth-credential"))
+_SENSITIVE: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"berth-credential"))
 
 
 class CompressionError(Exception):
@@ -211,7 +211,7 @@ def _encode_field(field: Field) -> bytes:
 
 
 # Most fields of a request with a new id are those of the request before.
-_encode_field_remembered = lru_cache(maxsize=2048)(_encode_field)
+_encode_field_remembered: Final = lru_cache(maxsize=2048)(_encode_field)
 
 
 def _encode_string(text: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 from functools import lru_cache
+from typing import Final
 
 from berth.http.errors import Malformed
 from berth.http.head import (
@@ -20,8 +21,8 @@ from berth.http.head import (
 )
 from berth.http.http2.header_codec import MEMO_VALUE_SIZE
 
-_SPECIAL = frozenset((b"content-length", b"host", b"expect"))
-_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+_SPECIAL: Final = frozenset((b"content-length", b"host", b"expect"))
+_REQUEST_PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path"))
 
 
 class Trailers:
@@ -96,7 +97,7 @@ def _kind(field: Field) -> Kind:
 
 
 # Most fields of a request with a new id are those of the request before.
-_kind_remembered = lru_cache(maxsize=2048)(_kind)
+_kind_remembered: Final = lru_cache(maxsize=2048)(_kind)
 
 
 def _response(pseudo: dict[bytes, bytes], regular: list[Field], length: int | None) -> ResponseHead:

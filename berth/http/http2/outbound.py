@@ -21,7 +21,7 @@ INITIAL_WINDOW: Final = 65_535
 # However much a peer would take: a longer frame makes the other streams of the connection wait.
 LARGEST_FRAME_SENT: Final = 2**16
 
-_pack_header = frames.HEADER.pack
+_pack_header: Final = frames.HEADER.pack
 
 
 class Outbound(ABC):
@@ -185,7 +185,13 @@ class Outbound(ABC):
         if self._first_block:
             self._first_block = False
             block = NO_DYNAMIC_TABLE + block
-        self._out.append(frames.headers(stream_id, block, end_stream=end, max_frame=self._max_frame))
+        size = len(block)
+        if size <= self._max_frame:
+            flags = frames.END_HEADERS | frames.END_STREAM if end else frames.END_HEADERS
+            self._out.append(_pack_header(size >> 16, size & 0xFFFF, frames.HEADERS, flags, stream_id))
+            self._out.append(block)
+        else:
+            self._out.append(frames.headers(stream_id, block, end_stream=end, max_frame=self._max_frame))
         self._burden.useful += 1
 
     def pause(self) -> None:
