@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import random
 import sys
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from berth.process import run
 from berth.settings import SettingsError, environment, variable_name
+from router import memory
 from router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
@@ -176,13 +176,6 @@ async def serve(
         raise refused
 
 
-def _settle_memory() -> None:
-    """What was made so far stays: the collector need not look at it again. Requests make no cycles to speak of."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-
-
 def main() -> None:
     environ, arguments = dict(environment()), sys.argv[1:]
     if arguments[:1] == ["--processes"]:
@@ -203,7 +196,8 @@ def main() -> None:
 
 def _on_listening(settings: RouterSettings) -> Callable[[Ports], None]:
     def act(ports: Ports) -> None:
-        _settle_memory()
+        memory.keep_freed()
+        memory.settle()
         if settings.shared_ports:
             # The parent is waiting for this line.
             print(json.dumps(ports._asdict()), flush=True)

@@ -126,8 +126,8 @@ class _Awaited(Request):
         encode = outbound.rest_block if self.wire is Wire.REST else outbound.grpc_block
         return encode(self._call, servable, seconds, credential)
 
-    def body_for(self, servable: str) -> bytes:
-        return self.body if self.wire is Wire.REST else outbound.grpc_body(self.body, servable)
+    def body_for(self, servable: str) -> list[bytes | memoryview]:
+        return [self.body if self.wire is Wire.REST else outbound.grpc_body(self.body, servable)]
 
     def answered(self, answer: Answer) -> None:
         if not self.reply.done():

@@ -9,6 +9,8 @@ LARGEST_WINDOW: Final = 2**31 - 1
 SMALLEST_MAX_FRAME: Final = 2**14
 # Pieces of body that have to wait are joined up to this size.
 SMALL: Final = 4096
+# Joining pieces of this size costs more than writing one by one.
+BULKY: Final = 8192
 LARGEST_MAX_FRAME: Final = 2**24 - 1
 
 

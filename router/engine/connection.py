@@ -90,9 +90,12 @@ class Connection(ABC):
         http, transport = self._framing, self.transport
         if http is None or transport.is_closing():
             return
-        data = http.output()
+        data = http.gather()
         if data:
-            transport.write(data)
+            if isinstance(data, bytes):
+                transport.write(data)
+            else:
+                transport.writelines(data)
         if http.finished:
             self.finish()
         elif http.wants_data is not self._reading:

@@ -21,6 +21,7 @@ from berth.errors import (
 )
 from berth.http.head import Fields, RequestHead, first
 from berth.http.http2 import header_codec
+from berth.http.limits import BULKY
 from berth.oip.errors import grpc_status
 from router.call import Headers, Reply, Wire
 from router.core.message import name_fields, read_target
@@ -195,11 +196,13 @@ class GrpcInbound(Inbound):
         block = self.plan.block + credential + _id_block(self.request_id)
         return block if seconds == math.inf else block + rpc.timeout_block(max(1, int(seconds * 1000.0)))
 
-    def body_for(self, servable: str) -> bytes:
+    def body_for(self, servable: str) -> list[bytes | memoryview]:
         body = self.body
         tail = name_fields(servable)
-        size = len(body) - rpc.PREFIX_SIZE + len(tail)
-        return b"".join((rpc.prefix(size), memoryview(body)[rpc.PREFIX_SIZE :], tail))
+        prefix = rpc.prefix(len(body) - rpc.PREFIX_SIZE + len(tail))
+        if len(body) < BULKY:
+            return [prefix + body[rpc.PREFIX_SIZE :] + tail]
+        return [prefix, memoryview(body)[rpc.PREFIX_SIZE :], tail]
 
     # ── To the client ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,7 +356,7 @@ class GrpcStream(GrpcInbound):
         if not self.over and not self.complete:
             self._forward(rest, ended, owed=0)
 
-    def body_for(self, servable: str) -> bytes:
+    def body_for(self, servable: str) -> list[bytes | memoryview]:
         self._tail = name_fields(servable)
         return super().body_for(servable)
 

@@ -270,8 +270,8 @@ class RestInbound(Inbound):
             plan.block, credential, self.request_id, max(1, int(seconds * 1000.0)),
         )  # fmt: skip
 
-    def body_for(self, servable: str) -> bytes:
-        return self.body
+    def body_for(self, servable: str) -> list[bytes | memoryview]:
+        return [self.body]
 
     # ── To the client ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -124,8 +124,8 @@ class Request(ABC):
         """The encoded head of a copy of this request, on the wire that it goes by."""
 
     @abstractmethod
-    def body_for(self, servable: str) -> bytes:
-        """The body of a copy of this request."""
+    def body_for(self, servable: str) -> list[bytes | memoryview]:
+        """The body of a copy of this request: at least one piece, more where joining them would copy much."""
 
     def carried(self) -> None:  # noqa: B027  (most requests are complete by then and need nothing)
         """A copy has found its connection: the rest of a request that was not complete can be pushed."""

@@ -69,7 +69,10 @@ class Service:
         self.late: Wheel[Inbound] = Wheel(common.loop, 0.01, lambda inbound: inbound.body_late())
         self.http1_limits = Http1Limits(body=limits.max_body_bytes, memo=64 * 1024)
         # One connection may be used by many at the client's end: a stream that is not read must not stop the others.
-        self.http2_limits = Http2Limits(stream_window=256 * 1024, connection_window=4 * 1024 * 1024)
+        # What comes is taken at once and counted in the ledger: the windows need not be tight.
+        self.http2_limits = Http2Limits(
+            stream_window=1024 * 1024, connection_window=16 * 1024 * 1024, max_frame=128 * 1024
+        )
         self.http1_memos: dict[bool, Memo[RequestFraming]] = {
             is_tls: Memo(self.http1_limits.memo) for is_tls in (False, True)
         }

@@ -32,7 +32,8 @@ from router.upstreams import OpenUpstream
 # One connection joins the most writes; beyond so many streams on each, another one is worth it.
 _STREAMS: Final = 64
 _MOST_CONNECTIONS: Final = 4
-_STREAM_WINDOW: Final = 512 * 1024
+# An answer that is held back comes in one go.
+_STREAM_WINDOW: Final = 1024 * 1024
 # Slow readers of many tenants share a connection: together they must not use up its window for the others.
 LIMITS: Final = Http2Limits(
     stream_window=_STREAM_WINDOW, connection_window=256 * _STREAM_WINDOW, max_frame=128 * 1024, memo=64 * 1024
@@ -166,14 +167,17 @@ class GrpcConnection(Carrier):
     def begin(self, copy: Copy) -> None:
         request, http = copy.request, self.http
         exchange = copy.exchange
-        body = request.body_for(copy.servable)
+        pieces = request.body_for(copy.servable)
         block = request.block_for(copy.servable, exchange.seconds_left(), self._pool.credential)
         copy.carrier = self
         copy.stream_id = stream_id = http.open(block)
         self.copies[stream_id] = copy
-        went = http.send_data(stream_id, body, request.complete)
+        left = 0
+        last = len(pieces) - 1
+        for at, piece in enumerate(pieces):
+            left += len(piece) - http.send_data(stream_id, piece, at == last and request.complete)
         if not request.complete:
-            copy.unsent = len(body) - went
+            copy.unsent = left
             request.carried()
         if not self.marked:
             self._writes.mark(self)

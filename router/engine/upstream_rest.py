@@ -137,7 +137,7 @@ class RestConnection(Carrier):
 
     def begin(self, copy: Copy) -> None:
         request, http = copy.request, self.http
-        body = request.body_for(copy.servable)
+        [body] = request.body_for(copy.servable)
         block = request.block_for(copy.servable, copy.exchange.seconds_left(), self._pool.credential)
         self._copy = copy
         copy.carrier = self

@@ -28,7 +28,7 @@ from berth.http.events import (
 from berth.http.head import Field
 from berth.http.http1 import encoding
 from berth.http.http1.body import BodyReader
-from berth.http.limits import SMALL, Http1Limits
+from berth.http.limits import BULKY, SMALL, Http1Limits
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _CLOSE: Final = b"connection: close\r\n"
@@ -67,6 +67,7 @@ class Http1Connection(ABC):
     def __init__(self, limits: Http1Limits) -> None:
         self._limits = limits
         self._out: list[bytes | memoryview] = []
+        self._bulky = False
         self._closed = False
         self._paused = False
         # While paused: pieces for the output, and how many bytes of body each stands for.
@@ -196,7 +197,15 @@ class Http1Connection(ABC):
             return b""
         data = b"".join(out)
         out.clear()
+        self._bulky = False
         return data
+
+    def gather(self) -> bytes | list[bytes | memoryview]:
+        """As `output`; in pieces where joining them would copy much."""
+        if not self._bulky:
+            return self.output()
+        out, self._out, self._bulky = self._out, [], False
+        return out
 
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> int:
         """Send body; returns how many bytes went into the output: all, unless paused (see `DataSent`).
@@ -249,6 +258,7 @@ class Http1Connection(ABC):
                 self._waiting.append((pieces, size))
             return 0
         self._out += pieces
+        self._bulky = self._bulky or size >= BULKY
         return size
 
     def _begin_body(self, block: bytes, end: bool, length: int | None) -> None:
@@ -291,6 +301,7 @@ class Http1Connection(ABC):
         sent = 0
         for pieces, size in self._waiting:
             self._out += pieces
+            self._bulky = self._bulky or size >= BULKY
             sent += size
         self._waiting.clear()
         return [DataSent(self._stream_id, sent)] if sent else []

@@ -15,7 +15,7 @@ from berth.http.http2 import frames
 from berth.http.http2.burden import Burden
 from berth.http.http2.header_codec import NO_DYNAMIC_TABLE
 from berth.http.http2.stream import Stream, Waiting
-from berth.http.limits import LARGEST_WINDOW, SMALL, SMALLEST_MAX_FRAME
+from berth.http.limits import BULKY, LARGEST_WINDOW, SMALL, SMALLEST_MAX_FRAME
 
 INITIAL_WINDOW: Final = 65_535
 # However much a peer would take: a longer frame makes the other streams of the connection wait.
@@ -30,6 +30,7 @@ class Outbound(ABC):
     def __init__(self, burden: Burden) -> None:
         self._burden = burden
         self._out: list[bytes | memoryview] = []
+        self._bulky = False
         self._paused = False
         self._streams: dict[int, Stream] = {}
         # Streams with something waiting that their own window would let go, in turn.
@@ -46,7 +47,15 @@ class Outbound(ABC):
             return b""
         data = b"".join(out)
         out.clear()
+        self._bulky = False
         return data
+
+    def gather(self) -> bytes | list[bytes | memoryview]:
+        """As `output`; in pieces where joining them would copy much."""
+        if not self._bulky:
+            return self.output()
+        out, self._out, self._bulky = self._out, [], False
+        return out
 
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> int:
         """Send body; returns how many bytes went into the output (see `DataSent` for the rest).
@@ -69,6 +78,7 @@ class Outbound(ABC):
             if size or end:
                 self._out.append(_pack_header(size >> 16, size & 0xFFFF, frames.DATA, end, stream_id))
                 self._out.append(data)
+                self._bulky = self._bulky or size >= BULKY
                 self._window -= size
                 stream.window -= size
                 self._burden.useful += 1
@@ -120,6 +130,7 @@ class Outbound(ABC):
         size = len(data)
         self._out.append(_pack_header(size >> 16, size & 0xFFFF, frames.DATA, end, stream.id))
         self._out.append(data)
+        self._bulky = self._bulky or size >= BULKY
         self._window -= size
         stream.window -= size
         self._burden.useful += 1
