@@ -20,8 +20,8 @@ from berth.http.head import RequestHead
 from berth.http.http1.server import Http1Server
 from berth.http.http2.frames import speaks_http2
 from berth.http.http2.server import Http2Server
+from router.engine import accept_grpc, inbound_rest
 from router.engine import fields as of
-from router.engine import inbound_grpc, inbound_rest
 from router.engine.connection import Connection
 from router.engine.inbound import Inbound
 
@@ -208,7 +208,7 @@ class ClientConnection(Connection):
         if self.service.draining:
             self.http.shutdown()
         if self.speaks_http2 and (head.get(of.CONTENT_TYPE) or b"").startswith(_GRPC):
-            inbound = inbound_grpc.accept(self, stream_id, head)
+            inbound = accept_grpc.accept(self, stream_id, head)
         else:
             inbound = inbound_rest.accept(self, stream_id, head)
         if inbound.over:
