@@ -14,9 +14,7 @@ from typing import Final
 
 from berth.http.errors import ConnectionFault, ErrorCode, LocalError, Malformed, name_of
 from berth.http.events import (
-    BodyTooLarge,
     ConnectionClosed,
-    DataReceived,
     Event,
     GoingAway,
     PingAcknowledged,
@@ -26,10 +24,11 @@ from berth.http.events import (
 from berth.http.head import Field
 from berth.http.http2 import frames, header_codec
 from berth.http.http2.blocks import BlockReader
+from berth.http.http2.body_in import BodyIn
 from berth.http.http2.burden import Burden
 from berth.http.http2.header_codec import CompressionError
 from berth.http.http2.messages import Message, Trailers
-from berth.http.http2.outbound import INITIAL_WINDOW, LARGEST_FRAME_SENT, Outbound
+from berth.http.http2.outbound import INITIAL_WINDOW, LARGEST_FRAME_SENT
 from berth.http.http2.stream import Stream
 from berth.http.limits import LARGEST_MAX_FRAME, LARGEST_WINDOW, SMALLEST_MAX_FRAME, Http2Limits
 
@@ -41,7 +40,7 @@ _KEEPALIVE_PING: Final = b"berth-ka"
 _unpack_header: Final = frames.HEADER.unpack_from
 
 
-class Http2Connection(Outbound):
+class Http2Connection(BodyIn):
     """What both roles share. Use `Http2Server` or `Http2Client`; `berth.http` describes the calls and the events."""
 
     @staticmethod
@@ -62,21 +61,11 @@ class Http2Connection(Outbound):
         return header_codec.encode_response(status, fields)
 
     def __init__(self, limits: Http2Limits, *, keepalive: float | None, keepalive_timeout: float) -> None:
-        super().__init__(Burden(limits.control_frames, limits.resets))
-        self._limits = limits
+        super().__init__(limits, Burden(limits.control_frames, limits.resets))
         self._rest = b""
         self._closed = False
         self._reset_here: OrderedDict[int, None] = OrderedDict()
-        # Ours to grant. Until our SETTINGS are acknowledged the peer may count on the initial values.
-        self._credit = limits.connection_window
-        self._unannounced = 0
-        self._initial_credit = max(INITIAL_WINDOW, limits.stream_window)
         self._settings_acknowledged = False
-        # A DATA frame of which a part has arrived: the stream (None: thrown away), body and padding still to come.
-        self._data_stream: Stream | None = None
-        self._data_left = 0
-        self._pad_left = 0
-        self._data_ends = False
         # A header block of which HEADERS, but not END_HEADERS, has arrived.
         self._block_stream_id = 0
         self._block: list[bytes] = []
@@ -189,120 +178,6 @@ class Http2Connection(Outbound):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "push is not accepted")
         else:
             self._burden.control(f"unknown frame 0x{kind:x}")
-
-    # ── Body, received ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def _charge(self, stream_id: int, size: int, events: list[Event]) -> Stream | None:
-        """Take a DATA frame off both windows. None: the frame is to be thrown away."""
-        if size > self._credit:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more body than the connection's window")
-        self._credit -= size
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            self._check_stray(stream_id, "DATA")
-            return None
-        if not stream.remote_open:
-            self._fail_stream(stream_id, ErrorCode.STREAM_CLOSED, "DATA after the end", events)
-        elif not stream.head_received:
-            self._fail_stream(stream_id, ErrorCode.PROTOCOL_ERROR, "DATA before the head", events)
-        elif size > stream.credit:
-            self._fail_stream(stream_id, ErrorCode.FLOW_CONTROL_ERROR, "more body than the stream's window", events)
-        else:
-            stream.credit -= size
-            return stream
-        return None
-
-    def _begin_data(self, stream: Stream | None, flags: int, size: int, first: int, events: list[Event]) -> int:
-        """A DATA frame that is padded, or of which only a part has arrived. Returns where its body starts: 0 or 1."""
-        pad = skip = 0
-        if flags & frames.PADDED:
-            pad, skip = first, 1
-            if pad >= size:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
-            size -= 1
-            self._release_padding(stream, 1)
-        self._data_stream, self._data_left, self._pad_left = stream, size - pad, pad
-        self._data_ends = bool(flags & frames.END_STREAM)
-        if not self._data_left:
-            self._deliver(stream, b"", self._data_ends, events)
-        return skip
-
-    def _continue_data(self, data: bytes, pos: int, events: list[Event]) -> int:
-        stream = self._data_stream
-        if stream is not None and self._streams.get(stream.id) is not stream:
-            stream = self._data_stream = None
-        if self._data_left:
-            chunk = data[pos : pos + self._data_left]
-            self._data_left -= len(chunk)
-            ends = self._data_ends and not self._data_left
-            self._deliver(stream, chunk, ends, events)
-            return pos + len(chunk)
-        size = min(self._pad_left, len(data) - pos)
-        self._pad_left -= size
-        self._release_padding(stream, size)
-        return pos + size
-
-    def _deliver(self, stream: Stream | None, chunk: bytes, ends: bool, events: list[Event]) -> None:
-        size = len(chunk)
-        if stream is None:
-            self._release(size)
-            return
-        stream.received += size
-        if stream.expected is not None and (
-            stream.received > stream.expected or (ends and stream.received < stream.expected)
-        ):
-            self._release(size)
-            self._fail_stream(stream.id, ErrorCode.PROTOCOL_ERROR, "the body is not as long as announced", events)
-            return
-        if not size and not ends:
-            self._burden.control("empty DATA")
-            return
-        self._burden.useful += 1
-        if stream.received > self._limits.body:
-            if not stream.discards:
-                stream.discards = True
-                events.append(BodyTooLarge(stream.id))
-            self._release_padding(stream, size)
-        else:
-            stream.held += size
-            events.append(DataReceived(stream.id, chunk, ends))
-        if ends:
-            self._close_remote(stream)
-
-    def _release_padding(self, stream: Stream | None, size: int) -> None:
-        """Flow-controlled bytes that the shell never sees are consumed at once."""
-        if stream is not None and self._streams.get(stream.id) is stream:
-            stream.held += size
-            self.consume(stream.id, size)
-        else:
-            self._release(size)
-
-    def consume(self, stream_id: int, size: int) -> None:
-        """The shell is done with `size` bytes of this stream's body. Nothing happens for a stream that is gone."""
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            return
-        if size > stream.held:
-            raise LocalError(f"{size} bytes consumed of {stream.held} on {stream!r}")
-        stream.held -= size
-        stream.unannounced += size
-        self._release(size)
-        if stream.unannounced * 2 >= self._initial_credit:
-            self._announce(stream)
-
-    def _announce(self, stream: Stream) -> None:
-        if stream.remote_open and stream.unannounced:
-            self._out.append(frames.window_update(stream.id, stream.unannounced))
-            stream.credit += stream.unannounced
-            stream.unannounced = 0
-
-    def _release(self, size: int) -> None:
-        self._unannounced += size
-        # Half a window at a time: rare enough to cost nothing, early enough that the peer never stalls on it.
-        if self._unannounced * 2 >= self._limits.connection_window:
-            self._out.append(frames.window_update(0, self._unannounced))
-            self._credit += self._unannounced
-            self._unannounced = 0
 
     # ── Header blocks, received ────────────────────────────────────────────────────────────────────────────────
 
