@@ -243,11 +243,9 @@ class Gate:
             return error
         try:
             self._board.routes.resolve(*waiting.question)
-        except NotLoaded as reason:
-            if isinstance(error, DeadlineExceeded):
-                return DeadlineExceeded(f"the deadline passed: {reason.detail}")
-            return reason
         except BerthError as reason:
+            if isinstance(reason, NotLoaded) and isinstance(error, DeadlineExceeded):
+                return DeadlineExceeded(f"the deadline passed: {reason.detail}")
             return reason
         return error
 
