@@ -97,9 +97,13 @@ class ServingPolicy(Resource):
     version: VersionNumber | None = None
 
 
+_CELLS = "Cells that are to have a copy each; none: one cell, whichever has room."
+
+
 class ModelCreate(Resource):
     name: Name
     description: str = Field(default="", max_length=2_000)
+    cells: list[Name] = Field(default=[], max_length=100, description=_CELLS)
 
 
 class DefaultOutput(Resource):
@@ -122,6 +126,7 @@ class ModelUpdate(Resource):
 
     description: str | None = Field(default=None, max_length=2_000)
     serving: ServingPolicy | None = None
+    cells: list[Name] | None = Field(default=None, max_length=100, description=_CELLS)
     default_answer: DefaultAnswer | None = None
 
 
@@ -135,6 +140,7 @@ class Model(Resource):
     description: str
     serving: ServingPolicy
     labels: dict[str, int]
+    cells: list[Name] = Field(default=[], description=_CELLS)
     latest_version: int | None = None
     default_answer: DefaultAnswer | None = None
     created_at: datetime
@@ -177,7 +183,8 @@ class Version(Resource):
     state: VersionState
     reason: str = ""
     since: datetime
-    job: Name | None = None
+    job: Name | None = Field(default=None, description="The first of `jobs`.")
+    jobs: list[Name] = Field(default=[], description="Where it is assigned: at most one job of each cell.")
     replicas: ReplicaCounts = ReplicaCounts()
     created_at: datetime
     etag: str

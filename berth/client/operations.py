@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -69,7 +69,7 @@ def _get(path: str, kind: type[T], **query: str) -> Call[T]:
 def _send(method: str, path: str, body: BaseModel, kind: type[T], etag: str | None = None) -> Call[T]:
     headers = {"content-type": "application/json"}
     if etag is not None:
-        headers["if-match"] = etag
+        headers["if-match"] = _quoted(etag)
     # Creating twice is a conflict; setting twice is not.
     return Call(
         method=method,
@@ -81,8 +81,12 @@ def _send(method: str, path: str, body: BaseModel, kind: type[T], etag: str | No
     )
 
 
+def _quoted(etag: str) -> str:
+    return f'"{etag}"'
+
+
 def _delete(path: str, etag: str | None = None) -> Call[None]:
-    headers = {} if etag is None else {"if-match": etag}
+    headers = {} if etag is None else {"if-match": _quoted(etag)}
     return Call(method="DELETE", path=path, headers=headers, parse=ignore, repeatable=True)
 
 
@@ -160,9 +164,11 @@ def revoke_key(scope: Scope, key_id: str) -> Dialogue[None]:
 # Models, labels, versions -------------------------------------------------------------------------------------------
 
 
-def create_model(scope: Scope, name: str, description: str = "") -> Dialogue[schemas.Model]:
-    """Create a model without versions. Uploading a version creates it too."""
-    body = schemas.ModelCreate(name=name, description=description)
+def create_model(
+    scope: Scope, name: str, description: str = "", *, cells: Sequence[str] = ()
+) -> Dialogue[schemas.Model]:
+    """Create a model without versions, to have a copy in each of `cells`. Uploading a version creates it too."""
+    body = schemas.ModelCreate(name=name, description=description, cells=list(cells))
     model: schemas.Model = yield _send("POST", (yield from scope.path("models")), body, schemas.Model)
     return model
 
@@ -193,6 +199,16 @@ def unpin_version(scope: Scope, name: str) -> Dialogue[schemas.Model]:
     """Answer with the newest version again."""
     serving = schemas.ServingPolicy(policy="latest")
     return (yield from _update_model(scope, name, schemas.ModelUpdate(serving=serving)))
+
+
+def set_cells(scope: Scope, name: str, cells: Sequence[str]) -> Dialogue[schemas.Model]:
+    """Have a copy of the model in each of `cells`; none of them: in one cell, whichever has room."""
+    return (yield from _update_model(scope, name, schemas.ModelUpdate(cells=list(cells))))
+
+
+def set_default_answer(scope: Scope, name: str, answer: schemas.DefaultAnswer | None) -> Dialogue[schemas.Model]:
+    """What to answer when no replica does in time; None: an error again."""
+    return (yield from _update_model(scope, name, schemas.ModelUpdate(default_answer=answer)))
 
 
 def _update_model(scope: Scope, name: str, body: schemas.ModelUpdate) -> Dialogue[schemas.Model]:

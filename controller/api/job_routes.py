@@ -106,12 +106,12 @@ async def list_replicas(
 async def _assignments(
     call: Call, tenant: str | None, limit: int, cursor: str | None
 ) -> schemas.Page[schemas.Assignment]:
-    owner, model, version = read_cursor(cursor, ["", "", 0])
+    owner, model, version, job = read_cursor(cursor, ["", "", 0, ""])
 
     async def query(tx: Tx) -> list[schemas.Assignment]:
         if tenant is not None:
             await get_tenant(tx, tenant)
-        found = await store.page_assignments(tx, tenant, (owner, model, version), limit + 1)
+        found = await store.page_assignments(tx, tenant, (owner, model, version, job), limit + 1)
         return [views.assignment(record) for record in found]
 
-    return make_page(await call.read(query), limit, lambda item: [item.tenant, item.model, item.version])
+    return make_page(await call.read(query), limit, lambda item: [item.tenant, item.model, item.version, item.job])

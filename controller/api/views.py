@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -40,13 +41,14 @@ def model(record: records.Model) -> schemas.Model:
         description=record.description,
         serving=schemas.ServingPolicy(**serving_of(record)),
         labels=record.labels,
+        cells=list(record.cells),
         latest_version=record.latest,
         default_answer=None if record.default_answer is None else answer_of(record.default_answer),
         created_at=record.created_at,
     )
 
 
-def version(record: records.Version, status: VersionStatus, job: str | None) -> schemas.Version:
+def version(record: records.Version, status: VersionStatus, jobs: Sequence[str]) -> schemas.Version:
     measured = max(status.measured_bytes or 0, record.measured_bytes or 0)
     return _sealed(
         schemas.Version,
@@ -65,7 +67,8 @@ def version(record: records.Version, status: VersionStatus, job: str | None) -> 
         state=status.state,
         reason=status.reason,
         since=instant(status.since),
-        job=job,
+        job=jobs[0] if jobs else None,
+        jobs=list(jobs),
         replicas=schemas.ReplicaCounts(**status.replicas._asdict()),
         created_at=record.created_at,
     )

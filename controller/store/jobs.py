@@ -121,7 +121,7 @@ async def assign(tx: Tx, model_id: int, version: int, job: str, reserved_bytes: 
 
 async def unassign(tx: Tx, assignment: records.Assignment) -> None:
     """Free the bytes. The caller knows that no replica holds the version."""
-    await tx.execute(assignments.delete().where(_is(assignment.model_id, assignment.key.version)))
+    await tx.execute(assignments.delete().where(_is(assignment)))
     await _reserve(tx, assignment.job, -assignment.reserved_bytes)
 
 
@@ -129,17 +129,13 @@ async def release(tx: Tx, assignment: records.Assignment) -> None:
     """Leave it out of the desired state from the generation that this transaction commits."""
     generation = select(cells.c.generation + 1).where(cells.c.name == assignment.cell).scalar_subquery()
     await tx.execute(
-        update(assignments)
-        .where(_is(assignment.model_id, assignment.key.version))
-        .values(releasing_at=func.now(), releasing_generation=generation)
+        update(assignments).where(_is(assignment)).values(releasing_at=func.now(), releasing_generation=generation)
     )
 
 
-async def keep(tx: Tx, model_id: int, version: int) -> None:
+async def keep(tx: Tx, assignment: records.Assignment) -> None:
     """Take a release back: the version is wanted again before it has left."""
-    await tx.execute(
-        update(assignments).where(_is(model_id, version)).values(releasing_at=None, releasing_generation=None)
-    )
+    await tx.execute(update(assignments).where(_is(assignment)).values(releasing_at=None, releasing_generation=None))
 
 
 async def assignments_of(tx: Tx, model_ids: Collection[int]) -> list[records.Assignment]:
@@ -157,11 +153,11 @@ async def releasing_models(tx: Tx) -> list[int]:
 
 
 async def page_assignments(
-    tx: Tx, tenant: str | None, after: tuple[str, str, int], limit: int
+    tx: Tx, tenant: str | None, after: tuple[str, str, int, str], limit: int
 ) -> list[records.Assignment]:
-    """In order of tenant, model and version; of one tenant, or of all for None."""
-    # A deleted model and its successor never share a version number, so the three identify a row.
-    order = (models.c.tenant, models.c.name, assignments.c.version)
+    """In order of tenant, model, version and job; of one tenant, or of all for None."""
+    # A deleted model and its successor never share a version number, so the four identify a row.
+    order = (models.c.tenant, models.c.name, assignments.c.version, assignments.c.job)
     statement = _ASSIGNMENT.where(tuple_(*order) > tuple_(*after)).order_by(*order).limit(limit)
     if tenant is not None:
         statement = statement.where(models.c.tenant == tenant)
@@ -172,8 +168,9 @@ async def _reserve(tx: Tx, job: str, more: int) -> None:
     await tx.execute(update(jobs).where(jobs.c.name == job).values(reserved_bytes=jobs.c.reserved_bytes + more))
 
 
-def _is(model_id: int, version: int) -> Any:
-    return (assignments.c.model_id == model_id) & (assignments.c.version == version)
+def _is(assignment: records.Assignment) -> Any:
+    row = (assignment.model_id, assignment.key.version, assignment.job)
+    return tuple_(assignments.c.model_id, assignments.c.version, assignments.c.job) == row
 
 
 def _job(row: Any) -> records.Job:

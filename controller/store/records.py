@@ -41,6 +41,7 @@ class Model(NamedTuple):
     labels: dict[str, int]
     created_at: datetime
     default_answer: str | None = None
+    cells: tuple[str, ...] = ()
 
 
 class Version(NamedTuple):

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-HEAD = "0003"
+HEAD = "0005"
 """The newest revision in `migrations/`: written here so that a start need not import Alembic to find it current."""
 
 metadata = MetaData(
@@ -91,6 +91,8 @@ models = Table(
     Column("pinned", BigInteger),
     # A whole answer of OIP, as a router gives it; JSON in ASCII.
     Column("default_answer", Text),
+    # Names of the cells that are to have a copy each; none: one cell, whichever has room first.
+    Column("cells", JSONB, nullable=False, server_default=text("'[]'")),
     _now(),
     # A deleted model stays until no replica holds any of its versions; its name is free at once.
     _moment("deleted_at"),
@@ -168,7 +170,8 @@ assignments = Table(
     metadata,
     Column("model_id", BigInteger, primary_key=True),
     Column("version", BigInteger, primary_key=True),
-    Column("job", _name(), ForeignKey("jobs.name"), nullable=False, index=True),
+    # At most one job of each cell: placement sees to it under the fleet's lock.
+    Column("job", _name(), ForeignKey("jobs.name"), primary_key=True, index=True),
     Column("reserved_bytes", BigInteger, nullable=False),
     _now(),
     _moment("releasing_at"),

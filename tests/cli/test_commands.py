@@ -96,6 +96,35 @@ def berth(
     return run
 
 
+async def test_cells_and_default_answers_are_sent_whole(berth: Berth, server: ScriptedServer, tmp_path: Path) -> None:
+    assert (await berth("model", "cells", "digits", "east", "west")).status == 0
+    assert json.loads(server.asked[-1].body) == {"cells": ["east", "west"]}
+    assert (await berth("model", "cells", "digits")).status == 0
+    assert json.loads(server.asked[-1].body) == {"cells": []}
+    output = {"name": "y", "datatype": "FP32", "shape": [1], "data": [0.5]}
+    file = tmp_path / "answer.json"
+    file.write_text(json.dumps({"outputs": [output]}))
+    assert (await berth("model", "default-answer", "digits", file)).status == 0
+    assert json.loads(server.asked[-1].body) == {"default_answer": {"outputs": [output]}}
+    assert (await berth("model", "default-answer", "digits")).status == 0
+    assert json.loads(server.asked[-1].body) == {"default_answer": None}
+    file.write_text("{}")
+    got = await berth("model", "default-answer", "digits", file)
+    assert (got.status, "Field required" in got.err) == (2, True)
+
+
+async def test_a_limit_changes_and_the_others_stay(berth: Berth, server: ScriptedServer) -> None:
+    quota = {"max_models": 7, "weight": 2.0}
+    tenant = {"name": "acme", "quota": quota, "created_at": AT, "etag": "e1"}
+    server.script("GET /v1/tenants/acme", Scripted.json(tenant))
+    server.script("PATCH /v1/tenants/acme", Scripted.json(tenant))
+    got = await berth("tenant", "limit", "acme", "--bytes-per-second", "50MiB", "--max-concurrent", "9")
+    assert got.status == 0, got.err
+    sent = json.loads(server.asked[-1].body)["quota"]
+    assert (sent["max_models"], sent["weight"], sent["bytes_per_second"], sent["max_concurrent"]) == (7, 2, 50 << 20, 9)
+    assert server.asked[-1].headers["if-match"] == '"e1"'
+
+
 async def test_login_checks_the_key_and_keeps_it_private(
     berth: Berth, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +222,8 @@ async def test_an_absent_server_is_a_status_of_its_own(berth: Berth, monkeypatch
         (["label", "set", "digits", "stable", "2"], 0, f"PUT {MODELS}/digits/labels/stable"),
         (["label", "delete", "digits", "stable"], 0, f"DELETE {MODELS}/digits/labels/stable"),
         (["model", "delete", "digits", "--yes"], 0, f"DELETE {MODELS}/digits"),
+        (["model", "cells", "digits", "east", "west"], 0, f"PATCH {MODELS}/digits"),
+        (["model", "default-answer", "digits"], 0, f"PATCH {MODELS}/digits"),
         (["job", "create", "onnxruntime", "--memory", "512MiB"], 0, "POST /v1/jobs"),
         (["job", "scale", "onnxruntime", "4"], 0, "PATCH /v1/jobs/onnxruntime"),
         (["job", "delete", "onnxruntime"], 0, "DELETE /v1/jobs/onnxruntime"),
