@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from berth.cli import fleet, here, models
+from berth.cli.doctor import doctor
 from berth.cli.options import group
 from berth.cli.session import NotLoggedIn
 
@@ -42,6 +43,7 @@ def make_app() -> typer.Typer:
     app.command("up")(here.up)
     app.command("demo")(here.demo)
     app.command("login")(here.login)
+    app.command("doctor")(doctor)
     app.command("status")(fleet.show_status)
     app.command("events")(fleet.show_events)
     app.command("infer")(models.infer)

@@ -142,7 +142,8 @@ def _count(
             continue
         here = [servable for servable in said.get(assignment.key, ()) if servable.state != ServableState.END]
         routed = sum(servable.routed and (servable.cell, servable.replica) in connected for servable in here)
-        seen[assignment.key] = rollout.Seen(routed, len(here), fleet[assignment.job].replicas)
+        failed = sum(servable.state == ServableState.ERROR for servable in here)
+        seen[assignment.key] = rollout.Seen(routed, len(here), fleet[assignment.job].replicas, failed)
     return seen
 
 
