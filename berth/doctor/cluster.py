@@ -14,7 +14,7 @@ from typing import Any
 from berth.doctor.findings import Finding, fail, ok, warn
 
 Object = Mapping[str, Any]
-OLDEST = (1, 29)
+OLDEST = (1, 30)
 """The oldest minor version that the chart is for."""
 COMPONENTS = ("controller", "synchronizer", "router", "worker")
 # A second one takes over when the first dies. Workers are the operator's to count.
