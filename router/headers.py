@@ -17,6 +17,10 @@ TIMEOUT_MS = "berth-timeout-ms"
 REPLICA = "berth-replica"
 NOT_STARTED = "berth-not-started"
 NO_HEDGE = "berth-no-hedge"
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+TWIN = "berth-twin"
+STARTED = "berth-started"
 PUSHBACK_MS = "berth-pushback-ms"
 # gRPC's own name for it (gRFC A6): how long to wait before a retry, negative for never.
 GRPC_PUSHBACK_MS = "grpc-retry-pushback-ms"
@@ -41,7 +45,8 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-NOT_FOR_WORKERS = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID}
+# A trace goes on with each copy's own span; `engine.request` passes it on.
+NOT_FOR_WORKERS = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID, TRACEPARENT, TRACESTATE}
 NOT_FOR_CLIENTS = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
 # The library writes these itself.
 GRPC_OWN = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from berth.api import schemas
 from berth.client.calls import Call, Dialogue, FileBody, Pause, Progress, ignore, read_json
 from berth.errors import Conflict, DeadlineExceeded, InvalidArgument
-from berth.states import Role, Runtime, VersionState
+from berth.states import Role, Runtime, ServiceClass, VersionState
 
 T = TypeVar("T")
 
@@ -339,6 +339,7 @@ def create_job(
     memory_per_replica: int = 1 << 30,
     cell: str = "local",
     dedicated_tenant: str | None = None,
+    service_class: ServiceClass | str = ServiceClass.PROD,
 ) -> Dialogue[schemas.Job]:
     """Create a job; memory in bytes. With `dedicated_tenant` it holds models of that tenant alone."""
     body = schemas.JobCreate(
@@ -348,6 +349,7 @@ def create_job(
         replicas=replicas,
         memory_per_replica=memory_per_replica,
         dedicated_tenant=dedicated_tenant,
+        service_class=ServiceClass(service_class),
     )
     job: schemas.Job = yield _send("POST", "/v1/jobs", body, schemas.Job)
     return job
@@ -365,11 +367,16 @@ def get_job(_: Scope, name: str) -> Dialogue[schemas.Job]:
 
 
 def update_job(
-    _: Scope, name: str, *, replicas: int | None = None, memory_per_replica: int | None = None
+    _: Scope,
+    name: str,
+    *,
+    replicas: int | None = None,
+    memory_per_replica: int | None = None,
+    scaling: Mapping[str, Any] | None = None,
 ) -> Dialogue[schemas.Job]:
-    """Change a job's replicas or memory per replica in bytes; what is left out stays."""
-    wanted = {"replicas": replicas, "memory_per_replica": memory_per_replica}
-    body = schemas.JobUpdate(**{key: value for key, value in wanted.items() if value is not None})
+    """Change a job's replicas, memory per replica in bytes, or members of its scaling; what is left out stays."""
+    wanted = {"replicas": replicas, "memory_per_replica": memory_per_replica, "scaling": scaling}
+    body = schemas.JobUpdate.model_validate({key: value for key, value in wanted.items() if value is not None})
     job: schemas.Job = yield _send("PATCH", _path("jobs", name), body, schemas.Job)
     return job
 

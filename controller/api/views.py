@@ -12,6 +12,7 @@ from berth.api.schemas import Resource
 from controller.core.status import VersionStatus
 from controller.default_answer import answer_of
 from controller.store import records
+from controller.store.jobs import scaling_document
 from controller.usecases.models import serving_of
 
 R = TypeVar("R", bound=Resource)
@@ -74,8 +75,21 @@ def version(record: records.Version, status: VersionStatus, jobs: Sequence[str])
     )
 
 
-def job(record: records.Job) -> schemas.Job:
-    return _sealed(schemas.Job, **record._asdict())
+def job(record: records.Job, pool: records.Pool | None) -> schemas.Job:
+    """`pool` is what runs its replicas, if anything was observed to."""
+    fields = record._asdict()
+    del fields["scaling_from_file"]
+    return _sealed(
+        schemas.Job,
+        **{
+            **fields,
+            "scaling": schemas.Scaling(**scaling_document(record.scaling)),
+            "desired_reason": record.desired_reason or "",
+            "observed": None
+            if pool is None
+            else schemas.Workload(workload=pool.workload, replicas=pool.replicas, ready=pool.ready),
+        },
+    )
 
 
 def assignment(record: records.Assignment) -> schemas.Assignment:

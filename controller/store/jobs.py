@@ -10,8 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from berth.ids import VersionKey
 from berth.model import Artifact
-from berth.states import ArtifactFormat, Runtime, ServiceClass
+from berth.states import ArtifactFormat, Runtime, ScalingMode, ServiceClass
 from controller.core.placement import JobRoom
+from controller.core.scaling import Scaling
 from controller.store import records
 from controller.store.schema import assignments, cells, jobs, models, versions
 from controller.store.transaction import Tx
@@ -27,6 +28,14 @@ _JOB = select(
     jobs.c.dedicated_tenant,
     jobs.c.reserved_bytes,
     jobs.c.created_at,
+    jobs.c.from_file,
+    jobs.c.scaling_from_file,
+    jobs.c.file_problem,
+    jobs.c.scaling,
+    jobs.c.wished_replicas,
+    jobs.c.desired_replicas,
+    jobs.c.desired_reason,
+    jobs.c.desired_at,
 )
 _ASSIGNMENT = (
     select(
@@ -95,6 +104,12 @@ async def change(tx: Tx, name: str, **values: Any) -> None:
 
 async def remove(tx: Tx, name: str) -> None:
     await tx.execute(jobs.delete().where(jobs.c.name == name))
+
+
+async def counts_of_assignments(tx: Tx) -> dict[str, int]:
+    """How many each job has; those with none are left out."""
+    rows = await tx.execute(select(assignments.c.job, func.count()).group_by(assignments.c.job))
+    return {row[0]: row[1] for row in rows}
 
 
 async def count_assignments(tx: Tx, job: str) -> int:
@@ -174,8 +189,50 @@ def _is(assignment: records.Assignment) -> Any:
 
 
 def _job(row: Any) -> records.Job:
+    name, cell, runtime, hardware, replicas, memory, service_class, tenant, reserved, created_at, *rest = row
+    from_file, scaling_from_file, file_problem, scaling, *numbers = rest
     return records.Job(
-        row[0], row[1], Runtime(row[2]), row[3], row[4], row[5], ServiceClass(row[6]), row[7], row[8], row[9]
+        name=name,
+        cell=cell,
+        runtime=Runtime(runtime),
+        hardware=hardware,
+        replicas=replicas,
+        memory_per_replica=memory,
+        service_class=ServiceClass(service_class),
+        dedicated_tenant=tenant,
+        reserved_bytes=reserved,
+        created_at=created_at,
+        from_file=from_file,
+        scaling_from_file=scaling_from_file,
+        file_problem=file_problem,
+        scaling=_scaling(scaling),
+        wished_replicas=numbers[0],
+        desired_replicas=numbers[1],
+        desired_reason=numbers[2],
+        desired_at=numbers[3],
+    )
+
+
+def scaling_document(scaling: Scaling) -> dict[str, Any]:
+    """As the API spells it."""
+    return {
+        "mode": str(scaling.mode),
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas,
+        "target_queue_ms": round(1e3 * scaling.target_queue_s, 6),
+        "stabilize_down_s": scaling.stabilize_down_s,
+    }
+
+
+def _scaling(document: dict[str, Any] | None) -> Scaling:
+    if document is None:
+        return Scaling()
+    return Scaling(
+        ScalingMode(document["mode"]),
+        document["min_replicas"],
+        document["max_replicas"],
+        document["target_queue_ms"] / 1e3,
+        document["stabilize_down_s"],
     )
 
 

@@ -175,7 +175,8 @@ def _count(
             if servable.cell == assignment.cell and servable.state != ServableState.END
         ]
         routed = sum(servable.routed and (servable.cell, servable.replica) in connected for servable in here)
-        seen[assignment.key, assignment.cell] = rollout.Seen(routed, len(here), fleet[assignment.job].replicas)
+        failed = sum(servable.state == ServableState.ERROR for servable in here)
+        seen[assignment.key, assignment.cell] = rollout.Seen(routed, len(here), fleet[assignment.job].replicas, failed)
     return seen
 
 

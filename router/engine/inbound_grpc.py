@@ -70,6 +70,7 @@ class Plan:
         "said",
         "stream",
         "timeout",
+        "trace",
     )
 
     def __init__(self, service: Service, head: RequestHead) -> None:
@@ -82,6 +83,7 @@ class Plan:
         self.encoding = first(head.fields, b"grpc-encoding")
         self.request_id = first(head.fields, of.REQUEST_ID)
         self.timeout = first(head.fields, of.GRPC_TIMEOUT)
+        self.trace = of.trace_of(head.fields)
         self.block = b""
         if head.method != b"POST" or not (head.path in PATHS or self.stream or self.answer is not None):
             self.error = _refusal(rpc.UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")
@@ -104,13 +106,16 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
     plan = base.derived
     if type(plan) is not Plan:
         plan = base.derived = Plan(service, base)
-    request_id, timeout = plan.request_id, plan.timeout
+    request_id, timeout, trace = plan.request_id, plan.timeout, plan.trace
     for name, value in tail:
         if name == of.REQUEST_ID:
             request_id = value
         elif name == of.GRPC_TIMEOUT:
             timeout = value
+        else:
+            trace = (*trace, (name, value))
     inbound: GrpcInbound = GrpcStream(plan, client, stream_id) if plan.stream else GrpcInbound(plan, client, stream_id)
+    inbound.trace = trace
     inbound.started = now = client.common.loop.time()
     given = request_id is not None and request_id_is_good(request_id)
     inbound.request_id = request_id if given and request_id is not None else service.new_request_id()

@@ -227,6 +227,11 @@ async def test_an_absent_server_is_a_status_of_its_own(berth: Berth, monkeypatch
         (["job", "create", "onnxruntime", "--memory", "512MiB"], 0, "POST /v1/jobs"),
         (["job", "scale", "onnxruntime", "4"], 0, "PATCH /v1/jobs/onnxruntime"),
         (["job", "delete", "onnxruntime"], 0, "DELETE /v1/jobs/onnxruntime"),
+        (["pool", "scale", "onnxruntime", "4"], 0, "PATCH /v1/jobs/onnxruntime"),
+        (["pool", "autoscale", "onnxruntime", "--mode", "berth", "--max", "9"], 0, "PATCH /v1/jobs/onnxruntime"),
+        (["pool", "autoscale", "onnxruntime"], 2, None),
+        (["pool", "autoscale", "onnxruntime", "--mode", "magic"], 2, None),
+        (["pool", "scale", "onnxruntime", "-1"], 2, None),
         (["key", "revoke", "k1", "--tenant", "acme"], 0, "DELETE /v1/tenants/acme/keys/k1"),
         (["version", "pin", "digits", "0"], 2, None),
         (["job", "create", "x", "--memory", "much"], 2, None),
@@ -253,6 +258,45 @@ async def test_commands_ask_for_what_they_say(
     got = await berth(*arguments)
     assert got.status == status, got.err
     assert asked is None or asked in [f"{one.method} {one.path}" for one in server.asked]
+
+
+POOL = JOB | {
+    "scaling": {"mode": "berth", "min_replicas": 1, "max_replicas": 9},
+    "desired_replicas": 3,
+    "desired_reason": "27.2 requests at work, one replica sustains 12.1",
+    "observed": {"workload": "deployment/berth-pool-onnxruntime", "replicas": 2, "ready": 1},
+}
+
+
+async def test_pools_say_who_decides_and_why(berth: Berth, server: ScriptedServer) -> None:
+    server.script("GET /v1/jobs", Scripted.json({"items": [POOL]}))
+    server.script("GET /v1/jobs/onnxruntime", Scripted.json(POOL))
+    got = await berth("pool", "list")
+    assert got.status == 0, got.err
+    row = got.out.splitlines()[1].split()
+    assert row[:10] == [
+        *("onnxruntime", "local", "deployment/berth-pool-onnxruntime", "2", "1", "berth", "1", "to", "9", "3")
+    ]
+    assert "one replica sustains 12.1" in got.out
+    shown = await berth("pool", "show", "onnxruntime")
+    assert "27.2 requests at work" in shown.out
+    assert json.loads((await berth("pool", "show", "onnxruntime", "--json")).out)["observed"]["ready"] == 1
+
+
+async def test_scaling_a_pool_asks_and_an_owned_one_says_who_owns_it(berth: Berth, server: ScriptedServer) -> None:
+    route = "PATCH /v1/jobs/onnxruntime"
+    refused = errors.Conflict(
+        "HPA or KEDA decides how many replicas job 'onnxruntime' has: its scaling mode is external"
+    )
+    server.script(route, Scripted.json(JOB | {"wished_replicas": 4}), Scripted.json(JOB), Scripted.problem(refused))
+    assert "is asked to have 4" in (await berth("pool", "scale", "onnxruntime", "4")).out
+    assert json.loads(server.asked[-1].body) == {"replicas": 4}
+    assert "has 2" in (await berth("pool", "scale", "onnxruntime", "2")).out
+    got = await berth("pool", "scale", "onnxruntime", "5")
+    assert (got.status, "HPA or KEDA decides" in got.err) == (1, True)
+    server.script(route, Scripted.json(POOL))
+    assert (await berth("pool", "autoscale", "onnxruntime", "--min", "0", "--stabilize-down-s", "60")).status == 0
+    assert json.loads(server.asked[-1].body) == {"scaling": {"min_replicas": 0, "stabilize_down_s": 60.0}}
 
 
 async def test_a_new_key_is_shown_once(berth: Berth, server: ScriptedServer) -> None:
