@@ -107,10 +107,10 @@ ALERTS: Sequence[Alert] = (
     ),
     Alert(
         "BerthDiscoveryStale",
-        "berth_discovery_age_seconds > 120 and berth_synchronizer_leading == 1",
+        "berth_discovery_age_seconds > 120 and on (namespace, cell, pod) berth_synchronizer_leading == 1",
         2,
         Severity.WARNING,
-        "{{ $labels.pod }} has not heard from the Kubernetes API for {{ $value | humanizeDuration }}.",
+        "{{ $labels.pod }} has not heard of {{ $labels.collection }} from the Kubernetes API for {{ $value | humanizeDuration }}.",
     ),
     Alert(
         "BerthWithdrawTimeouts",

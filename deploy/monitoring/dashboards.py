@@ -320,7 +320,7 @@ CONTROL = Dashboard(
                     [
                         Query(f"berth_synchronizer_replicas_connected{{{_IN}}}", "replicas {{pod}}"),
                         Query(f"berth_synchronizer_routers_connected{{{_IN}}}", "routers {{pod}}"),
-                        Query(f"berth_discovery_age_seconds{{{_IN}}}", "discovery's age, s {{pod}}"),
+                        Query(f"berth_discovery_age_seconds{{{_IN}}}", "age of {{collection}}, s {{pod}}"),
                     ],
                 ),
                 Panel(
