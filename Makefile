@@ -12,7 +12,7 @@ RUNTIME ?= onnxruntime
 TRITON_VENV ?= .venv-triton
 export BERTH_TRITON_HOME := $(abspath $(TRITON_VENV))
 PACKAGES := berth controller synchronizer router worker
-CODE := $(PACKAGES) migrations tests e2e bench build_compiled.py hatch_build.py
+CODE := $(PACKAGES) deploy migrations tests e2e bench build_compiled.py hatch_build.py
 
 ##@ Use
 
@@ -66,7 +66,7 @@ proto-check: install ## The committed protocol code is what the .proto files say
 # load (nghttp2-client), nginx and HAProxy (nginx-light, haproxy). A peer that is not there is reported as missing.
 PEERS_VENV := .venv-peers
 
-.PHONY: bench bench-first-answer bench-router bench-tail bench-worker bench-profile peers performance
+.PHONY: bench bench-first-answer bench-router bench-tail bench-worker bench-kubernetes bench-soak bench-autoscaling bench-profile peers performance
 bench-first-answer: install ## Upload to first answer, start-up, weight of the idle stack.
 	$(BIN)/python -m bench.first_answer
 
@@ -78,6 +78,15 @@ bench-tail: compile peers ## The slowest requests when replicas misbehave: no he
 
 bench-worker: compile ## The worker's inference server next to a plain Python one.
 	$(BIN)/python -m bench.worker
+
+bench-autoscaling: install ## The autoscaler next to Kubernetes' HPA, simulated on virtual time (seconds).
+	$(BIN)/python -m bench.autoscaling
+
+bench-kubernetes: install ## A thousand pods: ready to seen, after a broken watch, requests while idle.
+	$(BIN)/python -m bench.kubernetes
+
+bench-soak: compile ## The router's memory over a million requests and ten thousand connections (minutes).
+	$(BIN)/python -m bench.soak
 
 bench-profile: compile peers ## Where the router's time goes under load, by package and by function.
 	$(BIN)/python -m bench.profile
@@ -132,6 +141,7 @@ proto: install ## Generate the protocol code from the .proto files.
 
 lock: install ## Resolve the pinned requirements anew.
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra kubernetes --extra otel --extra uvloop --python-version 3.11 -c requirements.lock pyproject.toml -o requirements-runtime.lock
 	echo uv | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## Remove what was built; data in .berth/ stays.

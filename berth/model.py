@@ -60,11 +60,15 @@ class VersionSpec:
 
 @dataclass(frozen=True, slots=True)
 class DesiredJob:
-    """A job of a cell and the complete set of versions that each of its replicas should hold."""
+    """A job of a cell and the complete set of versions that each of its replicas should hold.
+
+    `replicas` is what the cell's synchronizer is to scale the job's workload to; None: somebody else decides.
+    """
 
     name: str
     runtime: Runtime
     versions: tuple[VersionSpec, ...]
+    replicas: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,33 @@ class ReplicaAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """What a replica has answered since its start; only ever grows within an incarnation.
+
+    `busy_s` are the seconds of all requests from arrival to answer, `queued_s` the part of these spent waiting. By
+    Little's law the growth of `busy_s` over an interval is the mean number of requests that were under way in it.
+    """
+
+    completed: int = 0
+    busy_s: float = 0.0
+    queued_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServableLoad:
+    """The part of one version in a replica's load, cumulative as that."""
+
+    key: VersionKey
+    completed: int
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """A worker's whole report. `accepted` is the order of the newest aspired set it took."""
+    """A worker's whole report. `accepted` is the order of the newest aspired set it took.
+
+    `loads` are those of versions that had requests since the last report. Load alone is no reason for a report.
+    """
 
     address: ReplicaAddress
     accepted: Order
@@ -164,6 +193,8 @@ class ReplicaStatus:
     memory_used: int = 0
     in_flight: int = 0
     draining: bool = False
+    load: ReplicaLoad = ReplicaLoad()
+    loads: tuple[ServableLoad, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +208,32 @@ class ObservedReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class ObservedPool:
+    """What runs a job's replicas on Kubernetes: `workload` is "deployment/NAME" or "statefulset/NAME".
+
+    `replicas` is what the workload is told to have (spec.replicas), `ready` how many of them are.
+    """
+
+    job: str
+    workload: str
+    replicas: int
+    ready: int
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedCell:
-    """The synchronizer's whole report to the controller. `desired_generation` is what it has acted on."""
+    """The synchronizer's whole report to the controller. `desired_generation` is what it has acted on.
+
+    `wanted` are jobs without any replica for which requests are waiting in routers.
+    """
 
     cell: str
     epoch: int
     desired_generation: int
     replicas: tuple[ObservedReplica, ...] = ()
     routers: tuple[str, ...] = ()
+    pools: tuple[ObservedPool, ...] = ()
+    wanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def run(
     """
     if arguments:
         if arguments in (["--help"], ["-h"]):
-            print(usage(component, settings_class))
+            _print_usage(usage(component, settings_class))
             return 0
         print(f"{component}: unknown arguments {arguments}; settings are environment variables, see --help")
         return EXIT_SETTINGS
@@ -82,10 +82,11 @@ async def _main(component: str, settings: S, serve: Callable[[S, asyncio.Event],
     log.info("starting", pid=os.getpid())
     try:
         await serve(settings, stop)
-    except SettingsError as error:
-        print(f"{component}: {error}", file=sys.stderr)
-        return EXIT_SETTINGS
-    except BaseException:
+    except BaseException as error:
+        wrong = _settings_error(error)
+        if wrong is not None:
+            print(f"{component}: {wrong}", file=sys.stderr)
+            return EXIT_SETTINGS
         log.exception("ended by an error")
         return 1
     if not stop.is_set():
@@ -93,6 +94,21 @@ async def _main(component: str, settings: S, serve: Callable[[S, asyncio.Event],
         return 1
     log.info("stopped")
     return 0
+
+
+def _print_usage(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # `--help | head`: whoever read us has enough. What is left in the buffer must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _settings_error(error: BaseException) -> SettingsError | None:
+    """The wrong setting that `error` is, alone or as the only thing in a task group's."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, SettingsError) else None
 
 
 def _die_with(parent: int) -> None:

@@ -40,8 +40,9 @@ class LocalRegistry:
                 self._entry(address.replica).unlink()
 
     def read(self) -> dict[str, ReplicaAddress]:
-        """Every entry by replica name. Unreadable ones are logged and left out."""
-        entries = (self._read_entry(path) for path in sorted(self._path.glob("*.json")))
+        """Every entry by replica name; unreadable ones are logged and left out. Raises OSError without the folder."""
+        # Not by `glob`, to which a folder that is away is an empty one.
+        entries = (self._read_entry(path) for path in sorted(self._path.iterdir()) if path.suffix == ".json")
         return {entry.replica: entry for entry in entries if entry is not None}
 
     def _entry(self, replica: str) -> Path:

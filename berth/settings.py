@@ -89,6 +89,24 @@ class ProcessSettings(Settings):
     tls_cert: Path | None = Field(default=None, description="PEM certificate of this process, for mutual TLS inside.")
     tls_key: Path | None = Field(default=None, description="PEM private key of this process.")
     tls_ca: Path | None = Field(default=None, description="PEM authority that every peer's certificate must chain to.")
+    tls_peer_name: str = Field(
+        default="",
+        description="DNS name that every certificate of the deployment carries: peers are known by it, at whatever "
+        "address. Empty: a peer's certificate must carry the address at which it is reached. The three files may be "
+        "replaced at any time; connections made from then on use the new ones.",
+    )
+    otlp_endpoint: str = Field(
+        default="",
+        description="OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318, for traces of "
+        "requests (router and worker; needs the extra `otel`). Empty: nothing is traced.",
+    )
+    trace_sample: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced, of those that bring no trace of their own; of the others, "
+        "those whose traceparent says so.",
+    )
     parent_pid: int = Field(
         default=0,
         ge=0,

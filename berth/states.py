@@ -57,5 +57,13 @@ class ServiceClass(StrEnum):
     TEMPORARY = "temporary"
 
 
+class ScalingMode(StrEnum):
+    """Who decides how many replicas a job has: whoever scales its workload, Berth's autoscaler, or HPA or KEDA."""
+
+    MANUAL = "manual"
+    BERTH = "berth"
+    EXTERNAL = "external"
+
+
 class ArtifactFormat(StrEnum):
     ONNX = "onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,19 @@ from berth.errors import Unavailable
 from berth.settings import SettingsError, environment
 from berth.wire.v1 import desired_pb2_grpc
 from controller import migrate
+from controller.api import external_metrics
 from controller.api.app import build_app
 from controller.api.calls import Services
 from controller.api.metrics import ApiMetrics
-from controller.api.server import bind, serve
+from controller.api.server import ServerTls, bind, serve
+from controller.autoscaler import Autoscaler
 from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
 from controller.inspection import Inspector
+from controller.leadership import Leadership
 from controller.listen import Listener, Pulse
 from controller.loops import Housekeeping, RolloutLoop
+from controller.pools import PoolsFile
 from controller.settings import ControllerSettings
 from controller.store.transaction import CHANNEL_DESIRED, CHANNEL_EVENTS, Transactions
 from controller.usecases import keys
@@ -44,6 +49,7 @@ class Ports:
 
     rest: int = 0
     feed: int = 0
+    metrics: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -54,10 +60,15 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
     aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
     artifacts = open_store(settings.artifact_store, aws)
     spool = _folder(settings.spool_dir)
+    metrics_tls = _metrics_tls(settings)
     listener = bind(settings.rest_address)
     registry = CollectorRegistry()
+    credential.register(registry)
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
+        if metrics_tls is not None:
+            metrics_listener = bind(settings.external_metrics_address)
+            stack.callback(metrics_listener.close)
         await _await_database(settings, stop)
         transactions = Transactions(
             settings.database_url,
@@ -71,6 +82,9 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
         changes = Listener(settings.database_url, (CHANNEL_DESIRED, CHANNEL_EVENTS))
         hub = DesiredHub(transactions, changes.pulses[CHANNEL_DESIRED])
         rollouts = RolloutLoop(transactions, registry)
+        # A restarted process is another holder: it remembers nothing.
+        holder = f"{settings.instance}/{uuid.uuid4().hex[:8]}"
+        autoscaler = Autoscaler(transactions, Leadership(transactions, "autoscaler", holder), registry)
         feed = credential.grpc_server()
         servicer = DesiredFeed(transactions, hub, rollouts.add, registry)
         desired_pb2_grpc.add_DesiredFeedServicer_to_server(servicer, feed)  # type: ignore[no-untyped-call]
@@ -103,15 +117,35 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
                     ("rollouts", rollouts.run()),
                     ("closing", _wake_at_end(stop, changes.pulses[CHANNEL_EVENTS])),
                     ("housekeeping", Housekeeping(transactions, artifacts, spool).run()),
+                    ("autoscaler", autoscaler.run()),
                 )
             ]
+            if settings.pools_file is not None:
+                leadership = Leadership(transactions, "pools-file", holder)
+                pools = PoolsFile(settings.pools_file, transactions, leadership, registry)
+                background.append(tasks.create_task(pools.run(), name="pools-file"))
+            if metrics_tls is not None:
+                metrics_app = external_metrics.build(transactions)
+                background.append(tasks.create_task(serve(metrics_app, metrics_listener, stop, metrics_tls)))
             if ports is not None:
                 ports.rest, ports.feed = listener.getsockname()[1], feed_port
+                ports.metrics = metrics_listener.getsockname()[1] if metrics_tls is not None else 0
                 ports.ready.set()
             log.info("serving", rest=listener.getsockname()[1], feed=feed_port)
             await serve(app, listener, stop)
             for task in background:
                 task.cancel()
+
+
+def _metrics_tls(settings: ControllerSettings) -> ServerTls | None:
+    if not settings.external_metrics_address:
+        return None
+    cert, key = settings.external_metrics_cert or settings.tls_cert, settings.external_metrics_key or settings.tls_key
+    if cert is None or key is None or settings.external_metrics_client_ca is None:
+        raise SettingsError(
+            "BERTH_EXTERNAL_METRICS_ADDRESS needs BERTH_EXTERNAL_METRICS_CLIENT_CA, and a certificate and key"
+        )
+    return ServerTls(cert, key, settings.external_metrics_client_ca)
 
 
 async def _wake_at_end(stop: asyncio.Event, events: Pulse) -> None:

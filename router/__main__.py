@@ -36,6 +36,7 @@ async def serve(
     """Route requests until `stop` is set, then drain. `on_listening` is told the ports once clients may come."""
     from berth.admin import serve_admin
     from berth.auth.peer import PeerCredential
+    from berth.tracing import open_tracing
     from router.answers import AnswersKept
     from router.board import RouteBoard
     from router.call import Wire
@@ -50,7 +51,7 @@ async def serve(
     from router.engine.connection import Common
     from router.engine.dialer import Dialer
     from router.engine.ledger import Ledger
-    from router.engine.listener import client_tls, listen
+    from router.engine.listener import client_certificates, client_tls, listen
     from router.engine.service import Limits, Service
     from router.engine.upstream_grpc import open_grpc
     from router.engine.upstream_rest import open_rest
@@ -62,10 +63,12 @@ async def serve(
     from router.route_feed import RouteFeed
     from router.table_file import keep_table, load_table
     from router.tfserving.answering import TfServing
+    from router.trace import Traces
     from router.upstreams import Upstreams
     from router.wishes import Wishes
 
     credential = PeerCredential.from_settings(settings)
+    tracing = open_tracing(settings, "router")
     registry = CollectorRegistry()
     metrics = RouterMetrics(registry)
     dice = random.Random()
@@ -105,6 +108,8 @@ async def serve(
         models=ModelMetrics(registry, settings.metrics_models),
         dice=dice,
         kept=AnswersKept(settings.cache_bytes, settings.cache_ttl_s, board, metrics) if settings.cache_bytes else None,
+        traces=None if tracing is None else Traces(tracing),
+        tied=settings.hedge_tied,
     )
     tfserving = TfServing(forwarder, min(settings.tfserving_body_bytes, settings.max_body_bytes))
     service = Service(
@@ -115,7 +120,9 @@ async def serve(
         Limits.of(settings),
         registry,
     )
-    tls = client_tls(settings.client_tls_cert, settings.client_tls_key)
+    shown = client_certificates(settings.client_tls_cert, settings.client_tls_key)
+    tls = None if shown is None else client_tls(shown)
+    credential.register(registry, **({} if shown is None else {"clients": shown}))
     feed = RouteFeed(settings.feeds, board, credential, name=settings.instance, metrics=metrics, wishes=wishes)
 
     def readiness() -> str | None:
@@ -130,6 +137,8 @@ async def serve(
         closer = tasks.create_task(upstreams.run(), name="upstreams")
         try:
             async with AsyncExitStack() as stack:
+                if tracing is not None:
+                    stack.push_async_callback(tracing.close)
                 stack.callback(forwarder.close)
                 stack.callback(gate.close)
                 stack.callback(tfserving.close)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from berth.http.head import Fields
 from router.core.paths import Operation
 
 Headers = tuple[tuple[str, str | bytes], ...]
@@ -24,7 +25,7 @@ class Wire(Enum):
 class Call:
     """A request. `api_key` is the digest of the caller's key; `version` a number, a label or ""; `deadline` is on the
     event loop's clock; `headers` are those that may go to the worker; a good answer is kept under `digest`, if any.
-    `hedge`: the client does not mind a second copy."""
+    `hedge`: the client does not mind a second copy. `trace`: what it said of its trace."""
 
     wire: Wire
     operation: Operation
@@ -38,6 +39,7 @@ class Call:
     idempotent: bool = True
     hedge: bool = True
     digest: bytes | None = None
+    trace: Fields = ()
 
 
 class Reply(NamedTuple):

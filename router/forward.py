@@ -26,6 +26,7 @@ from router.engine.wheel import Wheel
 from router.gate import Gate
 from router.metrics import RouterMetrics
 from router.model_metrics import ModelMetrics
+from router.trace import Traces
 from router.upstreams import Upstreams
 
 # Steps of the wheels, s. The delay of a hedge starts at a millisecond; a deadline a little late harms nobody.
@@ -50,6 +51,8 @@ class Forwarder:
     models: ModelMetrics
     dice: Dice
     kept: AnswersKept | None = None
+    traces: Traces | None = None
+    tied: bool = False
     time: Callable[[], float] = field(init=False, repr=False)
     call_soon: Callable[..., object] = field(init=False, repr=False)
     hedges: Wheel[exchange.Exchange] = field(init=False, repr=False)
@@ -112,6 +115,7 @@ class _Awaited(Request):
         self.request_id = call.request_id.encode("latin-1", "replace")
         self.deadline = call.deadline
         self.idempotent, self.hedge = call.idempotent, call.hedge
+        self.trace = call.trace
         # A value is complete or it is none.
         self.held_back = WITHOUT_END
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

@@ -18,6 +18,10 @@ TIMEOUT_MS: Final = "berth-timeout-ms"
 REPLICA: Final = "berth-replica"
 NOT_STARTED: Final = "berth-not-started"
 NO_HEDGE: Final = "berth-no-hedge"
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+TWIN: Final = "berth-twin"
+STARTED: Final = "berth-started"
 PUSHBACK_MS: Final = "berth-pushback-ms"
 # gRPC's own name for it (gRFC A6): how long to wait before a retry, negative for never.
 GRPC_PUSHBACK_MS: Final = "grpc-retry-pushback-ms"
@@ -42,7 +46,8 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-NOT_FOR_WORKERS: Final = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID}
+# A trace goes on with each copy's own span; `engine.request` passes it on.
+NOT_FOR_WORKERS: Final = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID, TRACEPARENT, TRACESTATE}
 NOT_FOR_CLIENTS: Final = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
 # The library writes these itself.
 GRPC_OWN: Final = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})

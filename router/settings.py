@@ -30,6 +30,11 @@ class RouterSettings(ProcessSettings):
         le=0.5,
         description="Share of requests that may get such a second copy; part of extra_load.",
     )
+    hedge_tied: bool = Field(
+        default=False,
+        description="Tie the two copies: the replica that comes to compute one first says so, and the other is "
+        "withdrawn if it still waits. Saves work where replicas queue; costs a message for each hedgeable request.",
+    )
     extra_load: float = Field(
         default=0.1,
         ge=0,

@@ -31,15 +31,32 @@ async def serve(settings: SynchronizerSettings, stop: asyncio.Event) -> None:
 
     credential = PeerCredential.from_settings(settings)
     registry = CollectorRegistry()
+    credential.register(registry)
     async with AsyncExitStack() as stack:
         controllers = GrpcControllers(settings.controller_addresses, credential)
         stack.push_async_callback(controllers.close)
-        discovery = RegistryDiscovery(LocalRegistry(settings.registry_dir), settings.cell)
         state = StateDir(settings.state_dir)
         stack.enter_context(state.locked())
-        workers = GrpcWorkers(credential)
+        cluster = None
+        if "kubernetes" in (settings.discovery, settings.lease):
+            from synchronizer.cluster.compose import open_cluster
+
+            cluster = await stack.enter_async_context(open_cluster(settings, controllers, state, registry))
+        discovery = cluster.discovery if cluster is not None else None
+        if discovery is None:
+            assert settings.registry_dir is not None, "the settings see to that"
+            discovery = RegistryDiscovery(LocalRegistry(settings.registry_dir), settings.cell)
         cell = await stack.enter_async_context(
-            running(settings, state, controllers, workers=workers, discovery=discovery, registry=registry)
+            running(
+                settings,
+                state,
+                controllers,
+                workers=GrpcWorkers(credential),
+                discovery=discovery,
+                registry=registry,
+                leases=cluster.leases if cluster is not None else None,
+                pools=cluster.pools if cluster is not None else None,
+            )
         )
         port = await stack.enter_async_context(serve_routes(cell.publisher, settings.route_feed_address, credential))
         admin = await stack.enter_async_context(serve_admin(settings.admin_address, cell.not_ready, registry))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
-from synchronizer.controllers import Controllers
+from berth.ids import VersionKey
+from berth.model import DesiredState
+from synchronizer.controllers import Controllers, Leases
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.leadership import Leadership
 from synchronizer.demand import Demand, OnWanted
@@ -17,6 +19,7 @@ from synchronizer.discovery import Discovery
 from synchronizer.lease import LeaseKeeper
 from synchronizer.loop import CellLoop
 from synchronizer.metrics import Metrics
+from synchronizer.pools import Pools
 from synchronizer.reporter import Reporter
 from synchronizer.route_publisher import RoutePublisher
 from synchronizer.settings import SynchronizerSettings
@@ -34,9 +37,13 @@ async def running(
     discovery: Discovery,
     registry: CollectorRegistry,
     on_wanted: OnWanted | None = None,
+    leases: Callable[[Leadership], Leases] | None = None,
+    pools: Pools | None = None,
 ) -> AsyncIterator[CellLoop]:
     """Run a synchronizer while the context is open; the lease is given up at its end. `on_wanted` hears which versions
-    routers want to be loaded, while this synchronizer leads."""
+    routers want to be loaded, while this synchronizer leads. Without `leases` the controllers decide who does; without
+    `pools` nothing is known of what runs the replicas."""
+    clock = asyncio.get_running_loop().time
     epoch, reserved = await state.read_leadership()
     cell = Cell(settings.cell, Timings(settings.settle_s, settings.router_grace_s, settings.withdraw_timeout_s))
     leadership = Leadership(epoch)
@@ -46,17 +53,26 @@ async def running(
         settings.cell,
         settings.instance,
         settings.lease_ttl_s,
-        controllers,
+        controllers if leases is None else leases(leadership),
         leadership=leadership,
         obey=loop.obey,
     )
     links = WorkerLinks(workers, loop.post, silence=settings.worker_silence_s)
-    demand = Demand(lambda: cell.leading, asyncio.get_running_loop().time, metrics, on_wanted)
+
+    def hear_wanted(versions: tuple[VersionKey, ...]) -> None:
+        if cell.unstaffed(versions):
+            reporter.wake()
+        if on_wanted is not None:
+            on_wanted(versions)
+
+    demand = Demand(lambda: cell.leading, clock, metrics, hear_wanted)
     metrics.wanted_now.set_function(lambda: len(demand.wanted()))
     publisher = RoutePublisher(loop.post, cell.table, metrics, demand.hear)
     reporter = Reporter(controllers, loop.observed, keeper.fenced)
-    desired = DesiredClient(settings.cell, controllers, state, loop.post, metrics)
-    loop.wire(links, publisher, reporter, keeper)
+    desired = DesiredClient(
+        settings.cell, controllers, state, loop.post, metrics, heard=_ignore if pools is None else pools.hear
+    )
+    loop.wire(links, publisher, reporter, keeper, demand, (lambda: ()) if pools is None else pools.observe)
     parts = {
         "cell": loop.run(reserved),
         "desired": desired.run(),
@@ -65,6 +81,8 @@ async def running(
         "reporter": reporter.run(),
         "lease": keeper.run(),
     }
+    if pools is not None:
+        parts["pools"] = pools.run(lambda: leadership.lease_left(clock()), reporter.wake)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(part, name=name) for name, part in parts.items()]
         try:
@@ -74,3 +92,7 @@ async def running(
                 task.cancel()
             await asyncio.wait(running)
             await loop.resign()
+
+
+def _ignore(_: DesiredState) -> None:
+    pass

@@ -30,13 +30,17 @@ class Lease(NamedTuple):
     expires_in: float
 
 
-class Controllers(Protocol):
-    """Every method raises `Unavailable` when the controller that was asked is away; the next call asks another."""
+class Leases(Protocol):
+    """Whoever decides which synchronizer leads a cell."""
 
     async def lease(
         self, cell: str, holder: str, ttl: float, *, release: bool, timeout: float
     ) -> tuple[bool, int, float]:
-        """Acquire, renew or release; the answer has the fields of `Lease`."""
+        """Acquire, renew or release; the answer has the fields of `Lease`. Raises `Unavailable` if there is none."""
+
+
+class Controllers(Leases, Protocol):
+    """Every method raises `Unavailable` when the controller that was asked is away; the next call asks another."""
 
     def watch(self, cell: str, known_generation: int) -> AsyncGenerator[DesiredState, None]:
         """The desired state now (left out if of `known_generation`), and after each change."""

@@ -26,7 +26,10 @@ log = structlog.get_logger(__name__)
 
 
 class DesiredClient:
-    """`silence`: seconds without a message after which another controller is asked; they repeat themselves sooner."""
+    """`silence`: seconds without a message after which another controller is asked; they repeat themselves sooner.
+
+    `heard` is told everything that a controller says and repeats, unless it is refused; never what the disk says.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class DesiredClient:
         post: Callable[[Event], None],
         metrics: Metrics,
         *,
+        heard: Callable[[DesiredState], None] = lambda _: None,
         silence: float = 15.0,
         backoff: Backoff = _RECONNECT,
         rng: random.Random | None = None,
@@ -45,6 +49,7 @@ class DesiredClient:
         self._state = state
         self._post = post
         self._metrics = metrics
+        self._heard = heard
         self._silence = silence
         self._backoff = backoff
         self._rng = rng or random.Random()
@@ -81,6 +86,7 @@ class DesiredClient:
             log.warning("desired state refused", cell=desired.cell, generation=desired.generation, known=self._known)
             return
         if desired.generation == self._known:
+            self._heard(desired)
             return
         try:
             # Before acting on it: a restart must not go back behind what was done.
@@ -90,3 +96,4 @@ class DesiredClient:
             log.error("desired state could not be written", error=str(error))
         self._known = desired.generation
         self._post(DesiredArrived(desired))
+        self._heard(desired)

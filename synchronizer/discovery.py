@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import structlog
 
-from berth.model import ReplicaAddress
 from berth.registry import LocalRegistry
+from synchronizer.core.events import Discovered
 
 log = structlog.get_logger(__name__)
 
 
 class Discovery(Protocol):
-    def watch(self) -> AsyncIterator[Mapping[str, ReplicaAddress]]:
-        """The complete set of replicas of the cell by name: once at the beginning, and after each change."""
+    def watch(self) -> AsyncIterator[Discovered]:
+        """The complete set of replicas of the cell: once at the beginning, and after each change."""
 
 
 class RegistryDiscovery:
@@ -27,8 +27,8 @@ class RegistryDiscovery:
         self._cell = cell
         self._interval = interval
 
-    async def watch(self) -> AsyncIterator[Mapping[str, ReplicaAddress]]:
-        known: Mapping[str, ReplicaAddress] | None = None
+    async def watch(self) -> AsyncIterator[Discovered]:
+        known: Discovered | None = None
         while True:
             try:
                 entries = await asyncio.to_thread(self._registry.read)
@@ -36,7 +36,8 @@ class RegistryDiscovery:
                 # The folder is away: what was known stays known, since an entry is only a hint where to look.
                 log.warning("registry cannot be read", error=str(error))
             else:
-                found = {name: address for name, address in entries.items() if address.cell == self._cell}
+                mine = {name: address for name, address in entries.items() if address.cell == self._cell}
+                found = Discovered(mine)
                 if found != known:
                     known = found
                     yield found

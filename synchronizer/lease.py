@@ -1,4 +1,4 @@
-"""Asks the controllers for the lease of the cell, again and again, and passes on what follows from the answers."""
+"""Asks for the lease of the cell, again and again, and passes on what follows from the answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from berth.errors import Unavailable
-from synchronizer.controllers import Controllers
+from synchronizer.controllers import Leases
 from synchronizer.core.leadership import Denied, Fenced, Granted, Instruction, Leadership, LeaseEvent, Unreachable
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ class LeaseKeeper:
         cell: str,
         instance: str,
         ttl: float,
-        controllers: Controllers,
+        leases: Leases,
         *,
         leadership: Leadership,
         obey: Callable[[Instruction], Awaitable[None]],
@@ -35,7 +35,7 @@ class LeaseKeeper:
         self._cell = cell
         self._instance = instance
         self._ttl = ttl
-        self._controllers = controllers
+        self._leases = leases
         self._leadership = leadership
         self._obey = obey
         self._rng = rng or random.Random()
@@ -43,7 +43,7 @@ class LeaseKeeper:
         self._answered_at: float | None = None
 
     def reached(self, now: float) -> bool:
-        """Whether a controller answered within the last `ttl` seconds of the event loop's clock."""
+        """Whether there was an answer within the last `ttl` seconds of the event loop's clock."""
         return self._answered_at is not None and now - self._answered_at < self._ttl
 
     async def fenced(self, epoch: int) -> None:
@@ -57,7 +57,7 @@ class LeaseKeeper:
             await asyncio.sleep(pause * (0.9 + 0.1 * self._rng.random()))
 
     async def release(self) -> bool:
-        """Give the lease up, so that a standby need not wait for it to expire; whether a controller took it."""
+        """Give the lease up, so that a standby need not wait for it to expire; whether somebody took it."""
         try:
             await self._request(release=True)
         except Unavailable:
@@ -88,9 +88,7 @@ class LeaseKeeper:
         return self._ttl / 3
 
     async def _request(self, *, release: bool) -> tuple[bool, int, float]:
-        return await self._controllers.lease(
-            self._cell, self._holder, self._ttl, release=release, timeout=self._ttl / 3
-        )
+        return await self._leases.lease(self._cell, self._holder, self._ttl, release=release, timeout=self._ttl / 3)
 
     async def _take(self, event: LeaseEvent, now: float) -> None:
         instruction = self._leadership.on(event, now)

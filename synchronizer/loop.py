@@ -8,15 +8,18 @@ posts one event, and yields; so it holds what the streams delivered since the la
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 
-from berth.model import ObservedCell, ReplicaAddress
+from berth.model import ObservedCell, ObservedPool
 from synchronizer.core.cell import Cell
-from synchronizer.core.events import Discovered, Event, Led, Outcome, Reserved, SteppedDown
+from synchronizer.core.events import Event, Led, Outcome, Reserved, SteppedDown
 from synchronizer.core.leadership import Denied, Instruction, Lead, Leadership, Phase
+from synchronizer.demand import Demand
 from synchronizer.discovery import Discovery
 from synchronizer.lease import LeaseKeeper
 from synchronizer.metrics import Metrics
@@ -40,6 +43,8 @@ class CellLoop:
     publisher: RoutePublisher
     reporter: Reporter
     keeper: LeaseKeeper
+    demand: Demand
+    pools: Callable[[], tuple[ObservedPool, ...]]
 
     def __init__(self, cell: Cell, leadership: Leadership, state: KeptState, metrics: Metrics) -> None:
         self._cell = cell
@@ -52,8 +57,17 @@ class CellLoop:
         self._disk = asyncio.Lock()
         self._timeouts_counted = 0
 
-    def wire(self, links: WorkerLinks, publisher: RoutePublisher, reporter: Reporter, keeper: LeaseKeeper) -> None:
+    def wire(
+        self,
+        links: WorkerLinks,
+        publisher: RoutePublisher,
+        reporter: Reporter,
+        keeper: LeaseKeeper,
+        demand: Demand,
+        pools: Callable[[], tuple[ObservedPool, ...]],
+    ) -> None:
         self.links, self.publisher, self.reporter, self.keeper = links, publisher, reporter, keeper
+        self.demand, self.pools = demand, pools
 
     def post(self, event: Event) -> None:
         """Have `event` taken in with the next step."""
@@ -64,7 +78,8 @@ class CellLoop:
         """The report of now, or None while there is nothing to say: not leading, or not settled yet."""
         if not self._cell.leading or not self._cell.settled:
             return None
-        return self._cell.observed(time.time() - asyncio.get_running_loop().time())
+        seen = self._cell.observed(time.time() - asyncio.get_running_loop().time())
+        return dataclasses.replace(seen, pools=self.pools(), wanted=self._cell.unstaffed(self.demand.wanted()))
 
     def not_ready(self) -> str | None:
         """Why this process could not do its part now, or None."""
@@ -77,8 +92,9 @@ class CellLoop:
 
     async def discover(self, discovery: Discovery) -> None:
         """Follow the discovery until cancelled."""
-        async for addresses in discovery.watch():
-            self._found(dict(addresses))
+        async for found in discovery.watch():
+            self.post(found)
+            self.links.set_addresses(found.addresses)
 
     async def obey(self, instruction: Instruction) -> None:
         """Carry out what leadership demands."""
@@ -115,10 +131,6 @@ class CellLoop:
             elif outcome.reserve_after is not None:
                 await self._reserve(outcome.reserve_after)
             await asyncio.sleep(_STEP_S)
-
-    def _found(self, addresses: dict[str, ReplicaAddress]) -> None:
-        self.post(Discovered(addresses))
-        self.links.set_addresses(addresses)
 
     def _drain(self) -> list[Event]:
         events = list(self._inbox)

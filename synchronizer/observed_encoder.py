@@ -35,6 +35,8 @@ class ObservedEncoder:
             desired_generation=observed.desired_generation,
             replicas=[entry.message for entry in encoded.values()],
             routers=observed.routers,
+            pools=[convert.pool_to_wire(pool) for pool in observed.pools],
+            wanted=observed.wanted,
         )
 
     def _replica(self, replica: ObservedReplica) -> _Encoded:
@@ -51,6 +53,9 @@ class ObservedEncoder:
             message.status.memory_used = status.memory_used
             message.status.in_flight = status.in_flight
             message.status.draining = status.draining
+            message.status.load.CopyFrom(convert.replica_load_to_wire(status.load))
+            del message.status.loads[:]
+            message.status.loads.extend(convert.servable_load_to_wire(load) for load in status.loads)
         if routed != replica.routed:
             del message.routed[:]
             message.routed.extend(convert.version_ref_to_wire(key) for key in sorted(replica.routed))

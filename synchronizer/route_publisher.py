@@ -28,6 +28,7 @@ from synchronizer.core.events import Event, RouterGone, RouterSeen
 from synchronizer.core.history import DeltaHistory
 from synchronizer.demand import OnWanted
 from synchronizer.metrics import Metrics
+from synchronizer.race import first_of
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +88,7 @@ class RoutePublisher:
             log.info("router connected", router=router, applied=tuple(applied))
             receiving = asyncio.create_task(self._receive(session, stream))
             sending = asyncio.create_task(self._send(stream, applied, term))
-            await _first_of(receiving, sending)
+            await first_of(receiving, sending)
         except (Unavailable, TimeoutError) as error:
             log.info("router gone", session=session, reason=str(error) or "silent for too long")
         finally:
@@ -128,18 +129,6 @@ class RoutePublisher:
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
-
-
-async def _first_of(*tasks: asyncio.Task[None]) -> None:
-    """Wait until one task ends, end the others, and pass on how it ended."""
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in done:
-        task.result()
 
 
 class RouteFeedServicer(routes_pb2_grpc.RouteFeedServicer):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from berth.settings import ProcessSettings
 
@@ -14,7 +15,31 @@ class SynchronizerSettings(ProcessSettings):
     route_feed_address: str = Field(
         default="127.0.0.1:0", description="host:port where routers get their routes; port 0 picks a free one."
     )
-    registry_dir: Path = Field(description="Folder in which the workers of this machine announce themselves.")
+    discovery: Literal["registry", "kubernetes"] = Field(
+        default="registry",
+        description="Where replicas are found: in a folder of this machine, or by the pods of a namespace.",
+    )
+    registry_dir: Path | None = Field(
+        default=None,
+        description="Folder in which the workers of this machine announce themselves. Needed for discovery registry.",
+    )
+    kubernetes_namespace: str = Field(
+        default="",
+        description="Namespace of the workers. Empty: that of the service account, or of the kubeconfig's context.",
+    )
+    kubernetes_config: Path | None = Field(
+        default=None, description="kubeconfig of the cluster. Empty: the service account of this process's pod."
+    )
+    kubernetes_scale: bool = Field(
+        default=True,
+        description="Whether to scale the workloads of jobs when the controller asks for it. Used with discovery "
+        "kubernetes.",
+    )
+    lease: Literal["controller", "kubernetes"] = Field(
+        default="controller",
+        description="Who decides which synchronizer leads: the controllers, or, for a cell far from them, a Lease in "
+        "the cluster. The same for all synchronizers of a cell; stop all of them to change it.",
+    )
     state_dir: Path = Field(
         description="Folder of this synchronizer alone: the last desired state, its epoch, the generations given out."
     )
@@ -44,6 +69,12 @@ class SynchronizerSettings(ProcessSettings):
         if not any(part.strip() for part in value.split(",")):
             raise ValueError("at least one host:port is needed")
         return value
+
+    @model_validator(mode="after")
+    def _can_discover(self) -> Self:
+        if self.discovery == "registry" and self.registry_dir is None:
+            raise ValueError("BERTH_REGISTRY_DIR: needed while BERTH_DISCOVERY is registry")
+        return self
 
     @property
     def controller_addresses(self) -> tuple[str, ...]:

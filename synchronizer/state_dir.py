@@ -75,6 +75,14 @@ class StateDir:
         content = json.dumps({"epoch": epoch, "reserved": reserved}).encode()
         await asyncio.to_thread(self._write, "leadership", content)
 
+    async def read_epoch(self) -> int:
+        """The highest epoch seen in a Lease of Kubernetes, 0 if none."""
+        content = await asyncio.to_thread(self._read, "epoch")
+        return int(content) if content is not None and content.isdigit() else 0
+
+    async def write_epoch(self, epoch: int) -> None:
+        await asyncio.to_thread(self._write, "epoch", str(epoch).encode())
+
     def _read_desired(self, cell: str) -> DesiredState | None:
         content = self._read("desired")
         if content is None:

@@ -25,6 +25,7 @@ from berth.reconcile import Backoff
 from berth.wire import convert
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
 from synchronizer.core.events import Event, Lost, Push, Reported
+from synchronizer.race import first_of
 
 _RECONNECT = Backoff(first=0.05, most=1.0)
 
@@ -140,14 +141,14 @@ class WorkerLinks:
 
     async def _converse(self, link: _Link) -> str:
         """Hold one stream for as long as it lives, and say why it ended."""
-        reason = ""
         try:
-            async with self._workers.connect(link.address) as stream, asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._send(link, stream))
-                tasks.create_task(self._receive(link, stream))
-        except* (Unavailable, TimeoutError) as group:
-            reason = "; ".join(str(error) or "silent for too long" for error in group.exceptions)
-        return reason
+            async with self._workers.connect(link.address) as stream:
+                sending = asyncio.create_task(self._send(link, stream))
+                receiving = asyncio.create_task(self._receive(link, stream))
+                await first_of(sending, receiving)
+        except (Unavailable, TimeoutError) as error:
+            return str(error) or "silent for too long"
+        return ""
 
     async def _receive(self, link: _Link, stream: WorkerStream) -> None:
         name = link.address.replica

@@ -28,17 +28,23 @@ from berth.process import run
 from berth.registry import LocalRegistry
 from berth.settings import SettingsError, environment
 from berth.states import Runtime as RuntimeName
+from berth.tracing import open_tracing
 from worker.artifacts import ArtifactCache
 from worker.control import WorkerControl, serve_control
 from worker.core.capacity import Limits
+from worker.inference.load import Loads
 from worker.keeper import Keeper, Patience
+from worker.memory import container_limit, device_memory, versions_limit
 from worker.metrics import WorkerMetrics
+from worker.readiness import Probed
 from worker.runtime import Runtime
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
 _INFLIGHT_DRAIN_S = 10.0
+# Unloading when nobody has anything any more; what takes longer ends with the process.
+_LETTING_GO_S = 15.0
 # Without a synchronizer nobody withdraws the routes; routers notice by themselves that the ports close.
 _GRACE_WITHOUT_SYNCHRONIZER_S = 1.0
 _LOOK_AGAIN_S = 0.1
@@ -61,27 +67,36 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
 
     _check_instance(settings.instance)
     credential = PeerCredential.from_settings(settings)
-    replicas = LocalRegistry(settings.registry_dir)
+    tracing = open_tracing(settings, "worker")
     metrics_registry = CollectorRegistry()
+    credential.register(metrics_registry)
     metrics = WorkerMetrics(metrics_registry)
     aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
     store = open_store(settings.artifact_store, aws)
+    probed = Probed(stop)
     async with AsyncExitStack() as stack:
+        if tracing is not None:
+            stack.push_async_callback(tracing.close)
+        # First to come and last to go: whoever probes is answered as long as there is a process.
+        await stack.enter_async_context(serve_admin(settings.admin_address, probed.readiness, metrics_registry))
         cache = ArtifactCache(settings.cache_dir / "artifacts", store, max_bytes=settings.cache_bytes)
         stack.callback(cache.close)
         runtime = await stack.enter_async_context(_open_runtime(settings, credential))
         keeper = Keeper(
             runtime,
             cache,
-            Limits(settings.memory_limit, settings.load_headroom, settings.max_loads),
+            Limits(_memory_limit(settings, runtime), settings.load_headroom, settings.max_loads),
             metrics=metrics,
             patience=Patience(load=settings.load_timeout_s, drain=settings.drain_timeout_s),
         )
-        control = WorkerControl(keeper, lambda: inference.in_flight)
+        loads = Loads()
+        control = WorkerControl(keeper, lambda: inference.in_flight, loads)
         control_port = await stack.enter_async_context(serve_control(control, credential, settings.control_address))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         keeping = tasks.create_task(keeper.run(), name="keeper")
-        stack.push_async_callback(_empty, keeper, keeping, settings.drain_timeout_s)
+        beating = tasks.create_task(probed.pulse.beat(), name="pulse")
+        stack.callback(beating.cancel)
+        stack.push_async_callback(_empty, keeper, keeping)
         inference = await stack.enter_async_context(
             serve_inference(
                 keeper,
@@ -90,6 +105,8 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
                 http_address=settings.http_address,
                 replica=settings.instance,
                 registry=metrics_registry,
+                loads=loads,
+                tracing=tracing,
                 max_body_bytes=settings.max_body_bytes,
                 drain_s=_INFLIGHT_DRAIN_S,
             )
@@ -100,8 +117,10 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         )
         metrics.gauge("memory_limit_bytes", "Bytes that versions may take.", lambda: keeper.memory_limit)
         metrics.gauge("synchronizers", "Synchronizers connected.", lambda: control.synchronizers)
-        await stack.enter_async_context(
-            serve_admin(settings.admin_address, lambda: "asked to stop" if stop.is_set() else None, metrics_registry)
+        metrics.gauge(
+            "loop_late_seconds",
+            "The longest that the event loop was late since the last scrape.",
+            probed.pulse.take_worst,
         )
         address = ReplicaAddress(
             replica=settings.instance,
@@ -114,8 +133,11 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
             zone=settings.zone,
         )
         control.announce(address)
-        stack.callback(replicas.withdraw, address)
-        replicas.announce(address)
+        if settings.registry_dir is not None:
+            replicas = LocalRegistry(settings.registry_dir)
+            stack.callback(replicas.withdraw, address)
+            replicas.announce(address)
+        probed.listening(keeper, runtime, settings.ready_wait_s)
         # What was imported stays: collections need not walk it, and pause requests less.
         gc.freeze()
         log.info("ready", job=address.job, control=address.control, grpc=address.grpc, http=address.http)
@@ -125,34 +147,55 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         log.info("no longer accepting requests", in_flight=inference.in_flight)
 
 
+def _memory_limit(settings: WorkerSettings, runtime: Runtime) -> int:
+    """Raises `SettingsError`."""
+    return versions_limit(
+        settings.memory_limit,
+        settings.load_headroom,
+        container=container_limit() if runtime.in_container else None,
+        device=device_memory() if runtime.on_gpu else None,
+    )
+
+
 @asynccontextmanager
 async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) -> AsyncIterator[Runtime]:
     """The runtime that the settings ask for; what it needs is imported only then."""
+    runtime: Runtime
     if settings.runtime is RuntimeName.TRITON:
-        from worker.triton.runtime import open_triton
+        runtime = await _start_triton(settings, credential)
+    else:
+        from worker.onnx_runtime import OnnxRuntime
 
-        if settings.triton_home is None:
-            raise SettingsError("BERTH_TRITON_HOME: required for runtime triton")
-        async with open_triton(
-            settings.triton_home,
-            settings.cache_dir / "triton",
-            instance=settings.instance,
-            credential=credential,
-            threads=max(1, settings.intra_op_threads),
-        ) as triton:
-            yield triton
-        return
-    from worker.onnx_runtime import OnnxRuntime
-
-    runtime = OnnxRuntime(
-        threads=settings.inference_threads,
-        intra_op_threads=settings.intra_op_threads,
-        providers=settings.providers,
-    )
+        runtime = OnnxRuntime(
+            threads=settings.inference_threads,
+            intra_op_threads=settings.intra_op_threads,
+            providers=settings.providers,
+        )
     try:
         yield runtime
     finally:
         await runtime.close()
+
+
+async def _start_triton(settings: WorkerSettings, credential: PeerCredential) -> Runtime:
+    threads = max(1, settings.intra_op_threads)
+    if settings.triton_repository is not None:
+        from worker.triton.sidecar import SidecarTriton
+
+        return await SidecarTriton.attach(
+            settings.triton_address, settings.triton_repository, backend=settings.triton_backend, threads=threads
+        )
+    from worker.triton.child import ChildTriton
+
+    assert settings.triton_home is not None, "the settings see to that"
+    return await ChildTriton.start(
+        settings.triton_home,
+        settings.cache_dir / "triton",
+        instance=settings.instance,
+        credential=credential,
+        backend=settings.triton_backend,
+        threads=threads,
+    )
 
 
 async def _wait_until_routes_are_gone(keeper: Keeper, control: WorkerControl, grace_s: float) -> None:
@@ -171,11 +214,10 @@ async def _wait_until_routes_are_gone(keeper: Keeper, control: WorkerControl, gr
                 await keeper.changed(keeper.revision)
 
 
-async def _empty(keeper: Keeper, keeping: asyncio.Task[None], drain_timeout_s: float) -> None:
-    """Unload everything; what takes longer than its own time limits allow is abandoned with the process."""
+async def _empty(keeper: Keeper, keeping: asyncio.Task[None]) -> None:
+    """Unload everything. Nobody has anything any more; what takes too long all the same ends with the process."""
     keeper.close()
-    patience = Patience(drain=drain_timeout_s)
-    await asyncio.wait([keeping], timeout=patience.drain + patience.unload)
+    await asyncio.wait([keeping], timeout=_LETTING_GO_S)
     keeping.cancel()
 
 
@@ -188,8 +230,11 @@ def _check_instance(instance: str) -> None:
 
 
 def _reachable(settings: WorkerSettings, address: str, port: int) -> str:
-    host = settings.advertise_host or address.rpartition(":")[0]
-    return f"{host}:{port}"
+    """Where peers reach what listens on `address`. Raises `SettingsError` if that only says "everywhere"."""
+    host = (settings.advertise_host or address.rpartition(":")[0]).strip("[]")
+    if host in ("", "0.0.0.0", "::"):
+        raise SettingsError(f"BERTH_ADVERTISE_HOST: needed, since {address} is no address to be reached at")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 if __name__ == "__main__":

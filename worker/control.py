@@ -18,10 +18,11 @@ import structlog
 
 from berth.auth.peer import PeerCredential
 from berth.errors import InvalidArgument
-from berth.model import ReplicaAddress, ReplicaStatus
-from berth.wire.convert import aspired_from_wire, replica_status_to_wire
+from berth.model import ReplicaAddress, ReplicaStatus, ServableLoad
+from berth.wire.convert import aspired_from_wire, replica_load_to_wire, replica_status_to_wire, servable_load_to_wire
 from berth.wire.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from worker.core.lifecycle import Acceptance
+from worker.inference.load import Loads
 from worker.keeper import Keeper
 
 log = structlog.get_logger(__name__)
@@ -34,11 +35,12 @@ _PAUSE_PER_WORK = 4.0
 
 
 class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
-    """Reports what `keeper` holds; `in_flight` counts the requests under way."""
+    """Reports what `keeper` holds; `in_flight` counts the requests under way, `loads` sums those that are over."""
 
-    def __init__(self, keeper: Keeper, in_flight: Callable[[], int]) -> None:
+    def __init__(self, keeper: Keeper, in_flight: Callable[[], int], loads: Loads) -> None:
         self._keeper = keeper
         self._in_flight = in_flight
+        self._loads = loads
         self._address: ReplicaAddress | None = None
         self._draining = False
         # One per connection: set when its next report is due.
@@ -71,6 +73,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
             self._keeper.memory_used,
             self._in_flight(),
             self._draining,
+            self._loads.total,
         )
 
     async def Sync(self, request_iterator: Any, context: Any) -> None:  # noqa: N802 - the name is the protocol's
@@ -117,27 +120,39 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
 
     async def _write(self, context: Any, session: _Session) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            session.nudge.clear()
-            started = loop.time()
-            reply = worker_pb2.SyncReply(status=self._message(), refused=session.refused)
-            worked = loop.time() - started
-            await context.write(reply)
-            try:
-                async with asyncio.timeout(_SIGN_OF_LIFE_S):
-                    await session.nudge.wait()
-            except TimeoutError:
-                continue
-            await asyncio.sleep(max(_COALESCE_S, _PAUSE_PER_WORK * worked))
+        loads_due = loop.time()
+        with self._loads.reader() as reader:
+            while True:
+                session.nudge.clear()
+                started = loop.time()
+                # What changes does not wait for the versions' loads, nor do these come with each change.
+                due = started >= loads_due
+                if due:
+                    loads_due = started + _SIGN_OF_LIFE_S
+                reply = worker_pb2.SyncReply(
+                    status=self._message(reader.take() if due else ()), refused=session.refused
+                )
+                worked = loop.time() - started
+                await context.write(reply)
+                try:
+                    async with asyncio.timeout_at(loads_due):
+                        await session.nudge.wait()
+                except TimeoutError:
+                    continue
+                await asyncio.sleep(max(_COALESCE_S, _PAUSE_PER_WORK * worked))
 
-    def _message(self) -> common_pb2.ReplicaStatus:
+    def _message(self, loads: tuple[ServableLoad, ...]) -> common_pb2.ReplicaStatus:
         """The report as a message. Its long part is made once per change, whoever asks."""
         if self._made_at != self._keeper.revision:
             self._made_at = self._keeper.revision
             self._made = replica_status_to_wire(self.report())
+            self._loads.retain(self._keeper.held())
         self._made.memory_used = self._keeper.memory_used
         self._made.in_flight = self._in_flight()
         self._made.draining = self._draining
+        self._made.load.CopyFrom(replica_load_to_wire(self._loads.total))
+        del self._made.loads[:]
+        self._made.loads.extend(map(servable_load_to_wire, loads))
         return self._made
 
 

@@ -16,21 +16,21 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
-from berth.errors import BerthError
 from berth.ids import ModelKey, VersionKey
-from berth.model import Artifact, AspiredSet, Order, ServableStatus, VersionSpec
+from berth.model import NEVER, AspiredSet, Order, ServableStatus
 from berth.states import ServableState
 from worker.core.capacity import Limits
 from worker.core.lifecycle import Acceptance, Event, Lifecycle
 from worker.core.policy import Cancel, Drain, Forget, Load, Revive, Wait, next_actions, retry_delay
 from worker.lending import Changes, Guard
+from worker.loading import Artifacts, Held, LoadResult, load, unload
 from worker.metrics import WorkerMetrics
-from worker.runtime import Loaded, LoadFailed, NotHeld, Runtime
+from worker.runtime import Loaded, NotHeld, Runtime
 
 log = structlog.get_logger(__name__)
 
@@ -42,20 +42,6 @@ _LOOKS_PER_TURN = 100
 _TICK_S = 0.001
 
 
-class Lease(Protocol):
-    """An artifact on disk that stays there until it is released."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def release(self) -> None: ...
-
-
-class Artifacts(Protocol):
-    async def obtain(self, artifact: Artifact) -> Lease:
-        """The verified artifact on local disk. Raises `BerthError` or `OSError`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long things may take, in seconds, before the keeper goes on without them."""
@@ -63,25 +49,6 @@ class Patience:
     load: float = 300.0
     drain: float = 30.0
     unload: float = 30.0
-
-
-@dataclass(slots=True)
-class _Held:
-    """What a loaded version consists of, and what must be given back for it."""
-
-    loaded: Loaded
-    lease: Lease
-    guard: Guard
-
-
-@dataclass(frozen=True, slots=True)
-class _LoadResult:
-    """How a load task ended: with a version, or with a reason why not."""
-
-    held: _Held | None = None
-    reason: str = ""
-    permanent: bool = False
-    seconds: float = 0.0
 
 
 class Keeper:
@@ -108,7 +75,7 @@ class Keeper:
         # The core's clock is the loop's, which never jumps; reports are in seconds since the Unix epoch.
         self._epoch = wall() - self._loop.time()
         self._life = Lifecycle(limits)
-        self._held: dict[VersionKey, _Held] = {}
+        self._held: dict[VersionKey, Held] = {}
         # What can be acquired now: a subset of `_held`. The hot path reads this dict and nothing else.
         self._lent: dict[VersionKey, Guard] = {}
         self._lent_keys: frozenset[VersionKey] | None = None
@@ -155,6 +122,11 @@ class Keeper:
     def aspires(self) -> bool:
         """Whether there is anything that it should hold."""
         return self._life.aspires
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was told what to hold, and has loaded or tried to load all of it; what waits, waits for memory."""
+        return self._life.order != NEVER and not self._dirty and not self._life.ledger.total.loads
 
     def aspire(self, aspired: AspiredSet) -> Acceptance:
         """Follow `aspired` from now on, unless it is refused. Raises `InvalidArgument` if it contradicts itself."""
@@ -279,7 +251,9 @@ class Keeper:
         match action:
             case Load(key):
                 servable = self._life.apply(key, Event.LOAD, now)
-                self._start(key, self._load(servable.spec), self._settle_load)
+                self._start(
+                    key, load(self._runtime, self._artifacts, servable.spec, self._patience.load), self._settle_load
+                )
             case Cancel(key):
                 self._life.apply(key, Event.CANCEL, now)
                 self._tasks[key].cancel()
@@ -312,34 +286,7 @@ class Keeper:
         self._tasks[key] = task
         task.add_done_callback(lambda done: settle(key, done))
 
-    async def _load(self, spec: VersionSpec) -> _LoadResult:
-        started = self._loop.time()
-        lease: Lease | None = None
-        held: _Held | None = None
-        reason, permanent = "", False
-        try:
-            async with asyncio.timeout(self._patience.load):
-                lease = await self._artifacts.obtain(spec.artifact)
-                loaded = await self._runtime.load(spec, lease.path)
-            held = _Held(loaded, lease, Guard(spec.key, loaded))
-        except LoadFailed as error:
-            reason, permanent = error.reason, error.permanent
-        except TimeoutError:
-            reason = f"loading took longer than {self._patience.load:g} s"
-        except BerthError as error:
-            reason = f"the artifact could not be fetched: {error.detail}"
-        except OSError as error:
-            reason = f"the artifact could not be stored: {error.strerror or 'I/O error'}"
-        except Exception:
-            # The boundary between one version and the rest: a runtime may fail in ways nobody thought of.
-            log.exception("load failed unexpectedly", version=str(spec.key))
-            reason = "internal error while loading; the worker's log says more"
-        finally:
-            if held is None and lease is not None:
-                lease.release()
-        return _LoadResult(held, reason, permanent, self._loop.time() - started)
-
-    def _settle_load(self, key: VersionKey, task: asyncio.Task[_LoadResult]) -> None:
+    def _settle_load(self, key: VersionKey, task: asyncio.Task[LoadResult]) -> None:
         if self._tasks.get(key) is task:
             del self._tasks[key]
         servable = self._life.find(key)
@@ -350,7 +297,7 @@ class Keeper:
         if servable.state is ServableState.UNLOADING:
             # It was cancelled. If the load was quicker than that, what it made must go.
             if result is not None and result.held is not None:
-                self._start(key, self._unload(key, result.held), self._settle_unload)
+                self._start(key, unload(key, result.held, self._patience.unload), self._settle_unload)
                 return
             self._life.apply(key, Event.UNLOADED, now)
             self._metrics.loads.labels("cancelled").inc()
@@ -362,14 +309,31 @@ class Keeper:
             self._metrics.loads.labels("loaded").inc()
             self._metrics.load_seconds.observe(result.seconds)
             log.info("loaded", version=str(key), seconds=round(result.seconds, 4), bytes=measured)
+            result.held.loaded.when_lost(partial(self._lose, key, result.held))
         else:
-            result = result or _LoadResult(reason="the load was cancelled by the runtime")
+            result = result or LoadResult(reason="the load was cancelled by the runtime")
             retry_at = None if result.permanent else now + retry_delay(servable.attempts, self._rng.random())
             self._life.apply(key, Event.FAILED, now, reason=result.reason, retry_at=retry_at)
             self._metrics.loads.labels("refused" if result.permanent else "failed").inc()
             log.warning("load failed", version=str(key), reason=result.reason, permanent=result.permanent)
         self._changes.publish()
         self._touch([key.model_key])
+
+    def _lose(self, key: VersionKey, held: Held, reason: str) -> None:
+        """The runtime lost it: nobody gets it any more, and it is loaded anew, as every other version is."""
+        servable = self._life.find(key)
+        if self._group is None or self._ending or self._held.get(key) is not held:
+            return
+        if servable is None or servable.state is not ServableState.AVAILABLE:
+            return  # on its way out already
+        self._life.apply(key, Event.LOST, self._loop.time(), reason=reason)
+        self._lent.pop(key).open = False
+        self._lent_keys = None
+        del self._held[key]
+        self._metrics.lost.inc()
+        log.error("lost", version=str(key), reason=reason)
+        self._start(key, unload(key, held, self._patience.unload), self._settle_unload)
+        self._changes.publish()
 
     async def _let_go(self, key: VersionKey) -> None:
         held = self._held[key]
@@ -382,18 +346,7 @@ class Keeper:
         del self._held[key]
         self._life.apply(key, Event.DRAINED, self._loop.time())
         self._changes.publish()
-        await self._unload(key, held)
-
-    async def _unload(self, key: VersionKey, held: _Held) -> None:
-        try:
-            async with asyncio.timeout(self._patience.unload):
-                await held.loaded.unload()
-        except Exception as error:
-            # The boundary again; a TimeoutError is one of its cases. What could not be freed is the runtime's to answer
-            # for: keeping the version in UNLOADING for ever would only lock its memory out for good.
-            log.error("unload failed", version=str(key), error=repr(error))
-        finally:
-            held.lease.release()
+        await unload(key, held, self._patience.unload)
 
     def _settle_unload(self, key: VersionKey, task: asyncio.Task[None]) -> None:
         if self._tasks.get(key) is task:

@@ -24,6 +24,7 @@ class WorkerMetrics:
             registry=registry,
         )
         self.unloads = Counter("berth_worker_unloads", "Versions let go of.", registry=registry)
+        self.lost = Counter("berth_worker_lost", "Versions that their runtime lost by itself.", registry=registry)
         self.forced_drains = Counter(
             "berth_worker_forced_drains", "Drains cut short by their time limit.", registry=registry
         )

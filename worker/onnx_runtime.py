@@ -38,17 +38,14 @@ from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import Signature, VersionSpec
 from berth.settings import SettingsError
 from worker.heap import Heap
+from worker.onnx_load import LoadJob, Made, Meter
 from worker.onnx_values import (
-    load_failure,
     rejection,
     run_plain,
     run_values,
-    smallest,
-    smallest_bytes,
-    tensor_spec,
     to_runtime,
 )
-from worker.runtime import Array, Loaded, LoadFailed, nobody
+from worker.runtime import Array, Loaded, nobody
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -56,13 +53,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _LARGE = 32 * 2**20
-_ARENA_FROM = 8 * 2**20
 _LOADER_NICENESS = 10
 _TRIM_AFTER_S = 0.5
 
-_WARMUP_RUNS = 3
-_WARMUP_S = 10.0
-_WARMUP_BYTES = 64 * 2**20
 
 _INLINE_RUN_S = 100e-6
 _INLINE_BYTES = 64 * 1024
@@ -87,17 +80,24 @@ class OnnxRuntime:
         self._pool = concurrent.futures.ThreadPoolExecutor(threads or cores, thread_name_prefix="infer")
         self._small = _loader("load-small")
         self._large = _loader("load-large")
-        self._meter = _Meter(Heap())
+        self._meter = Meter(Heap())
         self._watchdog = Watchdog()
         self._trim_due: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<OnnxRuntime {ort.get_version_string()} {self._providers[0]} {self._watchdog!r}>"
 
+    in_container = True
+    trouble = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self._providers[0].startswith("CUDA")
+
     async def load(self, spec: VersionSpec, path: Path) -> Loaded:
         """Load the artifact at `path`, which lies alone in its folder. Raises `LoadFailed`."""
         lane = self._large if spec.artifact.size_bytes >= _LARGE else self._small
-        job = _LoadJob(spec, path, self._providers, self._meter, self._watchdog)
+        job = LoadJob(spec, path, self._providers, self._meter, self._watchdog)
         try:
             made = await _in_thread(lane, job.run, stop=job.cancel)
         finally:
@@ -116,7 +116,7 @@ class OnnxRuntime:
         """Run `work` in the serving threads. Cancelling calls `stop` and waits up to a second for it to take effect."""
         return await _in_thread(self._pool, work, stop=stop, patience=1.0)
 
-    async def free(self, made: _Made, lane: concurrent.futures.Executor) -> None:
+    async def free(self, made: Made, lane: concurrent.futures.Executor) -> None:
         await settle(asyncio.wrap_future(lane.submit(self._meter.release, made)))
         self._trim_soon()
 
@@ -137,9 +137,9 @@ class OnnxRuntime:
 class OnnxServable:
     """Implements `worker.runtime.Loaded`: one session."""
 
-    def __init__(self, runtime: OnnxRuntime, made: _Made, lane: concurrent.futures.Executor) -> None:
+    def __init__(self, runtime: OnnxRuntime, made: Made, lane: concurrent.futures.Executor) -> None:
         self._runtime = runtime
-        self._made: _Made | None = made
+        self._made: Made | None = made
         self._lane = lane
         self.signature: Signature = made.signature
         self.measured_bytes: int = made.measured_bytes
@@ -173,6 +173,7 @@ class OnnxServable:
     ) -> dict[str, Array]:
         answer = self.infer_now(inputs, outputs)
         if answer is not None:
+            started()
             return answer
         session, names, feed = self._prepare(inputs, outputs)
         options = ort.RunOptions()
@@ -199,6 +200,9 @@ class OnnxServable:
                 raise InvalidArgument(f"the model has no output {name!r}")
         feed = {name: to_runtime(name, array) for name, array in inputs.items()}
         return self._made.session, outputs or self._outputs, feed
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """Never: it is lost with the process only."""
 
     async def unload(self) -> None:
         made, self._made = self._made, None
@@ -239,120 +243,6 @@ class OnnxServable:
         return answer
 
 
-class _Made:
-    """What a load made: the session, and what is known of it."""
-
-    __slots__ = ("measured_bytes", "run_seconds", "session", "signature")
-
-    def __init__(self, session: Any, signature: Signature, run_seconds: float) -> None:
-        self.session = session
-        self.signature = signature
-        self.run_seconds = run_seconds
-        self.measured_bytes = 0
-
-
-class _LoadJob:
-    """One load, run in a loader thread; `cancel` may be called from another."""
-
-    def __init__(self, spec: VersionSpec, path: Path, providers: list[str], meter: _Meter, watchdog: Watchdog) -> None:
-        self._spec = spec
-        self._path = path
-        self._providers = providers
-        self._meter = meter
-        self._watchdog = watchdog
-        self._cancelled = False
-        self._session_options = _session_options(spec.artifact.size_bytes)
-        self._run_options = ort.RunOptions()
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        self._session_options.set_load_cancellation_flag(True)
-        self._run_options.terminate = True
-
-    def run(self) -> _Made:
-        """Raises `LoadFailed`."""
-        self._check_alone()
-        before = self._meter.begin()
-        try:
-            session = ort.InferenceSession(
-                self._path, self._session_options, providers=self._providers, enable_fallback=False
-            )
-        except Exception as error:
-            # As for runs: there is no narrower class that holds all that ONNX Runtime raises.
-            raise load_failure(error) from None
-        signature = Signature(
-            tuple(tensor_spec("input", node) for node in session.get_inputs()),
-            tuple(tensor_spec("output", node) for node in session.get_outputs()),
-        )
-        made = _Made(session, signature, self._warm_up(session, signature))
-        if self._cancelled:
-            raise LoadFailed("cancelled", permanent=False)
-        estimate = int(1.3 * self._spec.artifact.size_bytes) + 96 * 1024
-        made.measured_bytes = self._meter.end(before, estimate, on_gpu=self._providers[0].startswith("CUDA"))
-        return made
-
-    def _check_alone(self) -> None:
-        folder = self._path.parent
-        if folder.is_dir() and any(entry.name != self._path.name for entry in folder.iterdir()):
-            raise LoadFailed("the artifact does not lie alone in its folder", permanent=False)
-
-    def _warm_up(self, session: Any, signature: Signature) -> float:
-        """Seconds of the quickest of a few runs on zeros; infinity if they fail or are not tried.
-
-        A failure is not one of the load: zeros may be values that a sound model rejects.
-        """
-        if smallest_bytes(signature.inputs) > _WARMUP_BYTES:
-            return float("inf")
-        names = [spec.name for spec in signature.outputs]
-        feed = {spec.name: to_runtime(spec.name, smallest(spec)) for spec in signature.inputs}
-        values = any(spec.datatype == "BF16" for spec in (*signature.inputs, *signature.outputs))
-        best = float("inf")
-        try:
-            with self._watchdog.limit(self._run_options, _WARMUP_S):
-                for _ in range(_WARMUP_RUNS):
-                    started = time.perf_counter()
-                    (run_values if values else run_plain)(session, names, feed, self._run_options)
-                    best = min(best, time.perf_counter() - started)
-                    if best > _INLINE_LIMIT_S:
-                        break  # no tiny run, however cold the first one is
-        except Exception as error:
-            log.info("warm-up failed", version=str(self._spec.key), error=rejection(error) or type(error).__name__)
-        return best
-
-
-class _Meter:
-    """Measures what loads take, also when two overlap: each leaves out what the other has accounted for meanwhile."""
-
-    def __init__(self, heap: Heap) -> None:
-        self.heap = heap
-        self._accounted = 0
-        self._lock = threading.Lock()
-
-    def begin(self) -> tuple[int, int] | None:
-        with self._lock:
-            allocated = self.heap.allocated()
-            return None if allocated is None else (allocated, self._accounted)
-
-    def end(self, before: tuple[int, int] | None, estimate: int, *, on_gpu: bool) -> int:
-        """Bytes taken since `before`; `estimate` if that cannot be known or cannot be true."""
-        with self._lock:
-            measured = estimate
-            allocated = None if before is None or on_gpu else self.heap.allocated()
-            if before is not None and allocated is not None:
-                growth = (allocated - before[0]) - (self._accounted - before[1])
-                # Requests allocate too. Far from the estimate is not a measurement of this load.
-                if estimate // 8 <= growth <= 4 * estimate:
-                    measured = growth
-            self._accounted += measured
-            return measured
-
-    def release(self, made: _Made) -> None:
-        """Free the session, in the thread that calls."""
-        made.session = None
-        with self._lock:
-            self._accounted -= made.measured_bytes
-
-
 async def _in_thread(
     executor: concurrent.futures.Executor, work: Callable[[], T], *, stop: Callable[[], None], patience: float = 60.0
 ) -> T:
@@ -385,14 +275,6 @@ def _is_small(inputs: Mapping[str, Array]) -> bool:
         sum(array.nbytes if not array.dtype.hasobject else _INLINE_BYTES + 1 for array in inputs.values())
         <= _INLINE_BYTES
     )
-
-
-def _session_options(artifact_bytes: int) -> Any:
-    options = ort.SessionOptions()
-    options.use_per_session_threads = False
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = artifact_bytes >= _ARENA_FROM
-    options.log_severity_level = 4  # fatal only: what goes wrong arrives as an exception
-    return options
 
 
 def _share_intra_op_threads(threads: int) -> None:

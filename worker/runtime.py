@@ -67,11 +67,29 @@ class Loaded(Protocol):
         that computes where the runtime can. `started` is called, in any thread, when the run's turn has come.
         """
 
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the reason, once and on the event loop, should the runtime lose the version by itself.
+
+        Only what is loaded outside of this process can be lost. It is still to be unloaded then.
+        """
+
     async def unload(self) -> None:
         """Free everything. Never raises for a version that is already gone."""
 
 
 class Runtime(Protocol):
+    @property
+    def in_container(self) -> bool:
+        """Whether versions take memory of the container that this process is in."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether they take memory of the GPU that this process sees."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be run at the moment, or None."""
+
     async def load(self, spec: VersionSpec, path: Path) -> Loaded:
         """Load the verified artifact at `path` without disturbing requests under way. Raises `LoadFailed`.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from berth.ids import MAX_VERSION, NAME_PATTERN
-from berth.states import Role, Runtime, ServiceClass, VersionState
+from berth.states import Role, Runtime, ScalingMode, ServiceClass, VersionState
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$", max_length=63)]
 VersionNumber = Annotated[int, Field(ge=1, le=MAX_VERSION)]
@@ -97,9 +97,13 @@ class ServingPolicy(Resource):
     version: VersionNumber | None = None
 
 
+_CELLS = "Cells that are to have a copy each; none: one cell, whichever has room."
+
+
 class ModelCreate(Resource):
     name: Name
     description: str = Field(default="", max_length=2_000)
+    cells: list[Name] = Field(default=[], max_length=100, description=_CELLS)
 
 
 class DefaultOutput(Resource):
@@ -122,6 +126,7 @@ class ModelUpdate(Resource):
 
     description: str | None = Field(default=None, max_length=2_000)
     serving: ServingPolicy | None = None
+    cells: list[Name] | None = Field(default=None, max_length=100, description=_CELLS)
     default_answer: DefaultAnswer | None = None
 
 
@@ -135,6 +140,7 @@ class Model(Resource):
     description: str
     serving: ServingPolicy
     labels: dict[str, int]
+    cells: list[Name] = Field(default=[], description=_CELLS)
     latest_version: int | None = None
     default_answer: DefaultAnswer | None = None
     created_at: datetime
@@ -177,10 +183,49 @@ class Version(Resource):
     state: VersionState
     reason: str = ""
     since: datetime
-    job: Name | None = None
+    job: Name | None = Field(default=None, description="The first of `jobs`.")
+    jobs: list[Name] = Field(default=[], description="Where it is assigned: at most one job of each cell.")
     replicas: ReplicaCounts = ReplicaCounts()
     created_at: datetime
     etag: str
+
+
+_Replicas = Annotated[int, Field(ge=0, le=10_000)]
+_Most = Annotated[int, Field(ge=1, le=10_000)]
+_TargetQueue = Annotated[float, Field(gt=0, le=60_000)]
+_StabilizeDown = Annotated[float, Field(ge=0, le=86_400)]
+
+
+class Scaling(Resource):
+    """Who decides how many replicas there are, and within what."""
+
+    mode: ScalingMode = Field(
+        default=ScalingMode.MANUAL,
+        description="manual: whoever scales the workload. berth: the autoscaler, which then sets it. external: HPA or "
+        "KEDA, for which the autoscaler's number is only published.",
+    )
+    min_replicas: _Replicas = 1
+    max_replicas: _Most = 10
+    target_queue_ms: _TargetQueue = Field(default=50.0, description="How long a request may wait on a replica.")
+    stabilize_down_s: _StabilizeDown = Field(
+        default=300.0, description="Fewer replicas only after there were too many for so long."
+    )
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}")
+        return self
+
+
+class ScalingUpdate(Resource):
+    """Members left out keep their value."""
+
+    mode: ScalingMode | None = None
+    min_replicas: _Replicas | None = None
+    max_replicas: _Most | None = None
+    target_queue_ms: _TargetQueue | None = None
+    stabilize_down_s: _StabilizeDown | None = None
 
 
 class JobCreate(Resource):
@@ -192,17 +237,41 @@ class JobCreate(Resource):
     memory_per_replica: Annotated[int, Field(ge=1 << 20, le=_MAX_BYTES)] = Field(default=1 << 30)
     service_class: ServiceClass = ServiceClass.PROD
     dedicated_tenant: Name | None = Field(default=None, description="Only this tenant's models; absent: shared.")
+    scaling: Scaling = Scaling()
 
 
 class JobUpdate(Resource):
     """Members left out keep their value."""
 
-    replicas: int | None = Field(default=None, ge=0, le=10_000)
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="On Kubernetes a wish: it is pushed until the workload has it, and then forgotten.",
+    )
+    scaling: ScalingUpdate | None = None
     memory_per_replica: Annotated[int, Field(ge=1 << 20, le=_MAX_BYTES)] | None = None
 
 
+class Workload(Resource):
+    """What runs the replicas on Kubernetes, and how many it is told to have."""
+
+    workload: str = Field(description="Such as `deployment/berth-pool-gpu`.")
+    replicas: int
+    ready: int
+
+
 class Job(JobCreate):
+    """`desired_replicas` is the autoscaler's last answer, `desired_reason` why it differs from the one before."""
+
     reserved_bytes: Bytes
+    from_file: bool = Field(default=False, description="It comes from the pools file, which alone can delete it.")
+    file_problem: str = Field(default="", description="Why what the pools file says of it cannot be done.")
+    wished_replicas: int | None = None
+    desired_replicas: int | None = None
+    desired_reason: str = ""
+    desired_at: datetime | None = None
+    observed: Workload | None = None
     created_at: datetime
     etag: str
 

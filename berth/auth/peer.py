@@ -1,8 +1,9 @@
 """The deployment's credential: every internal port accepts only peers that present it.
 
-Two ways, one interface. Mutual TLS: a peer's certificate must chain to the deployment's authority. Or, on loopback
-only, a token from a file that `berth up` makes: it travels in the header `berth-credential` and never in an argument
-or a log.
+Two ways, one interface. Mutual TLS: a peer's certificate must chain to the deployment's authority, and carry the
+deployment's name where it has one. The files may be replaced at any time: connections made from then on use the new
+ones. Or, on loopback only, a token from a file that `berth up` makes: it travels in the header `berth-credential` and
+never in an argument or a log.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from prometheus_client import CollectorRegistry
 
+from berth.auth.certificates import Certificates, Material, TlsFiles, publish_expiry
+from berth.auth.channels import RotatingChannel
+from berth.auth.contexts import RotatingContext
+from berth.auth.demand import Demand
 from berth.settings import ProcessSettings, SettingsError
 
 HEADER = "berth-credential"
@@ -43,20 +49,13 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """The PEM files of this process."""
-
-    cert: Path
-    key: Path
-    ca: Path
-
-
-@dataclass(frozen=True, slots=True)
 class PeerCredential:
     """Build channels and ports that carry and demand the credential."""
 
     _token: str | None = field(repr=False, default=None)
-    _tls: TlsFiles | None = None
+    _tls: Certificates | None = None
+    # The DNS name that every certificate of the deployment carries; empty: a server's is that of its address.
+    _peer_name: str = ""
 
     @classmethod
     def from_settings(cls, settings: ProcessSettings) -> PeerCredential:
@@ -64,9 +63,7 @@ class PeerCredential:
         files = (settings.tls_cert, settings.tls_key, settings.tls_ca)
         cert, key, ca = files
         if cert is not None and key is not None and ca is not None:
-            for path in (cert, key, ca):
-                _read(path)
-            return cls(_tls=TlsFiles(cert, key, ca))
+            return cls(_tls=Certificates(TlsFiles(cert, key, ca)), _peer_name=settings.tls_peer_name)
         if any(files):
             raise SettingsError("BERTH_TLS_CERT, BERTH_TLS_KEY and BERTH_TLS_CA go together")
         if settings.credential_file is None:
@@ -88,7 +85,13 @@ class PeerCredential:
     @property
     def tls_files(self) -> TlsFiles | None:
         """What a child process needs to speak mutual TLS itself, or None where the token is used."""
-        return self._tls
+        return None if self._tls is None else self._tls.files
+
+    def register(self, registry: CollectorRegistry, **others: Certificates) -> None:
+        """Publish until when the certificate is good, where there is one, and those of `others` by their use."""
+        ours = {} if self._tls is None else {"internal": self._tls}
+        if ours or others:
+            publish_expiry(registry, {**ours, **others})
 
     def headers(self) -> dict[str, str]:
         """Headers that an HTTP request to a peer must carry."""
@@ -105,20 +108,30 @@ class PeerCredential:
         presented = headers.get(HEADER, "")
         return hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), self._token.encode("ascii"))
 
-    def grpc_channel(self, target: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
-        """A channel to `host:port`. Each call on it passes `metadata=credential.metadata()`."""
+    def grpc_channel(
+        self, target: str, options: Sequence[tuple[str, Any]] = (), *, rotates: bool = True
+    ) -> grpc.aio.Channel:
+        """A channel to `host:port`. Each call on it passes `metadata=credential.metadata()`.
+
+        One that does not rotate keeps the certificates of this moment: for a peer that does the same.
+        """
         options = _merged(options)
         if self._tls is None:
             self._require_loopback(target)
             return grpc.aio.insecure_channel(target, options=options)
-        credentials = grpc.ssl_channel_credentials(
-            _read(self._tls.ca), private_key=_read(self._tls.key), certificate_chain=_read(self._tls.cert)
-        )
-        return grpc.aio.secure_channel(target, credentials, options=options)
+        if self._peer_name:
+            options = (*options, ("grpc.ssl_target_name_override", self._peer_name))
+
+        def connect(material: Material) -> grpc.aio.Channel:
+            credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
+            return grpc.aio.secure_channel(target, credentials, options=options)
+
+        return RotatingChannel(self._tls, connect) if rotates else connect(self._tls.current())
 
     def grpc_server(self, options: Sequence[tuple[str, Any]] = (), **kwargs: Any) -> grpc.aio.Server:
         """A server that refuses calls without the credential."""
-        return grpc.aio.server(interceptors=[_Demand(self)], options=_merged(options), **kwargs)
+        demand = Demand(self.accepts, self._peer_name if self._tls is not None else "")
+        return grpc.aio.server(interceptors=[demand], options=_merged(options), **kwargs)
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:
         """Listen on `host:port` and return the port. Raises `SettingsError` if it cannot be had."""
@@ -127,9 +140,7 @@ class PeerCredential:
                 self._require_loopback(address)
                 port: int = server.add_insecure_port(address)
             else:
-                pair = (_read(self._tls.key), _read(self._tls.cert))
-                credentials = grpc.ssl_server_credentials([pair], _read(self._tls.ca), require_client_auth=True)
-                port = server.add_secure_port(address, credentials)
+                port = server.add_secure_port(address, _server_credentials(self._tls))
         except RuntimeError as error:
             raise SettingsError(f"cannot listen on {address}: {error}") from None
         return port
@@ -139,18 +150,16 @@ class PeerCredential:
         if self._tls is None:
             self._require_loopback(address)
             return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._tls.ca))
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(self._tls.cert, self._tls.key)
-        return context
+        return RotatingContext(self._tls, server_side=True, peer_name=self._peer_name)
 
     def client_tls(self) -> ssl.SSLContext | None:
-        """The TLS context of HTTP requests to peers, or None where the token is used."""
+        """The TLS context of HTTP requests to peers, or None where the token is used.
+
+        It checks the deployment's name, where there is one, instead of the name that a connection is made with.
+        """
         if self._tls is None:
             return None
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self._tls.ca))
-        context.load_cert_chain(self._tls.cert, self._tls.key)
-        return context
+        return RotatingContext(self._tls, server_side=False, peer_name=self._peer_name)
 
     @staticmethod
     def _require_loopback(address: str) -> None:
@@ -163,27 +172,14 @@ class PeerCredential:
             raise SettingsError(f"{address} is not loopback: internal ports elsewhere need the three BERTH_TLS_ files")
 
 
-class _Demand(grpc.aio.ServerInterceptor):
-    def __init__(self, credential: PeerCredential) -> None:
-        self._credential = credential
+def _server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """Asks for the files' content at each handshake, in a thread of gRPC's; None there would mean "as before"."""
 
-        async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this port is for the deployment's own processes")
+    def current() -> grpc.ServerCertificateConfiguration:
+        material = certificates.current()
+        return grpc.ssl_server_certificate_configuration([(material.key, material.cert)], material.ca)
 
-        async def refuse_stream(_: Any, context: grpc.aio.ServicerContext) -> None:
-            await refuse(_, context)
-
-        self._refuse = grpc.stream_stream_rpc_method_handler(refuse_stream)
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        metadata = {key: value for key, value in handler_call_details.invocation_metadata if isinstance(value, str)}
-        if self._credential.accepts(metadata):
-            return await continuation(handler_call_details)
-        return self._refuse
+    return grpc.dynamic_ssl_server_credentials(current(), current, require_client_authentication=True)
 
 
 def _merged(options: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:

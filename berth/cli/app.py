@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from berth.cli import fleet, here, models
+from berth.cli import fleet, here, models, pools
+from berth.cli.doctor import doctor
 from berth.cli.options import group
 from berth.cli.session import NotLoggedIn
 
@@ -42,6 +43,7 @@ def make_app() -> typer.Typer:
     app.command("up")(here.up)
     app.command("demo")(here.demo)
     app.command("login")(here.login)
+    app.command("doctor")(doctor)
     app.command("status")(fleet.show_status)
     app.command("events")(fleet.show_events)
     app.command("infer")(models.infer)
@@ -49,6 +51,7 @@ def make_app() -> typer.Typer:
     app.add_typer(models.version, name="version")
     app.add_typer(models.label, name="label")
     app.add_typer(fleet.job, name="job")
+    app.add_typer(pools.pool, name="pool")
     app.add_typer(fleet.tenant, name="tenant")
     app.add_typer(fleet.key, name="key")
     return app

@@ -46,6 +46,40 @@ def list_tenants(as_json: AsJson = False) -> None:
     print_table(("name", "max models", "max bytes", "age"), rows, empty="There are no tenants yet.")
 
 
+@tenant.command("limit")
+def limit_tenant(
+    name: Annotated[str, typer.Argument(metavar="TENANT")],
+    max_models: Annotated[int | None, typer.Option(min=0, help="Models that it may have.")] = None,
+    max_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="Artifacts, together. Such as 10GiB.")] = None,
+    requests_per_second: Annotated[float | None, typer.Option(min=0, help="0: unlimited.")] = None,
+    bytes_per_second: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of request bodies. Such as 50MiB; 0: unlimited.")
+    ] = None,
+    max_concurrent: Annotated[int | None, typer.Option(min=0, help="Requests at once. 0: unlimited.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Its share of a router that is full. 1 by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what a tenant may have and send. What is not given stays."""
+    given = {
+        "max_models": max_models,
+        "max_bytes": None if max_bytes is None else checked_size(max_bytes, "--max-bytes"),
+        "requests_per_second": requests_per_second,
+        "bytes_per_second": None if bytes_per_second is None else checked_size(bytes_per_second, "--bytes-per-second"),
+        "max_concurrent": max_concurrent,
+        "weight": weight,
+    }
+    with connect() as client:
+        found = client.tenants.get(name)
+        quota = type(found.quota).model_validate(
+            found.quota.model_dump() | {option: value for option, value in given.items() if value is not None}
+        )
+        changed = client.tenants.update(name, quota, etag=found.etag)
+    if as_json:
+        print_json(changed)
+    else:
+        print_one(changed)
+
+
 @key.command("create")
 def create_key(
     role: Annotated[str, typer.Argument(metavar="ROLE", help="admin, operator, developer or viewer.")],

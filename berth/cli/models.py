@@ -78,6 +78,44 @@ def show_model(name: ModelName, tenant: Tenant = None, as_json: AsJson = False) 
         print_table(("", "tensor", "datatype", "shape"), rows, empty="", title="Signature (-1: any)")
 
 
+@model.command("cells")
+def set_cells(
+    name: ModelName,
+    cells: Annotated[
+        list[str] | None, typer.Argument(metavar="[CELL]...", help="None: one cell, whichever has room.")
+    ] = None,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a copy of the model in each CELL. Copies elsewhere leave when each of them answers."""
+    with connect(tenant) as client:
+        found = client.models.set_cells(name, cells or [])
+    _print_model(found, as_json)
+
+
+@model.command("default-answer")
+def set_default_answer(
+    name: ModelName,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help='JSON: {"outputs": […]}. None: remove it.')
+    ] = None,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer with FILE's outputs when no replica answers in time, instead of with an error."""
+    from pydantic import ValidationError
+
+    from berth.api.schemas import DefaultAnswer
+
+    try:
+        answer = None if file is None else DefaultAnswer.model_validate_json(file.read_text())
+    except ValidationError as error:
+        raise typer.BadParameter(f"{file}: {error.errors()[0]['msg']}", param_hint="FILE") from None
+    with connect(tenant) as client:
+        found = client.models.set_default_answer(name, answer)
+    _print_model(found, as_json)
+
+
 @model.command("delete")
 def delete_model(
     name: ModelName,

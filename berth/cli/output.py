@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 _COLOURS = {
     "available": "green",
     "ready": "green",
+    "ok": "green",
     "failed": "red",
     "error": "red",
+    "fail": "red",
+    "warn": "yellow",
     "loading": "yellow",
     "pending": "yellow",
     "draining": "yellow",
     "retired": "dim",
 }
+# Columns of sentences, which may take several lines.
+_PROSE = frozenset({"reason", "seen", "to do"})
 
 
 def console() -> Console:
@@ -48,7 +53,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     for column in columns:
-        table.add_column(column.upper(), no_wrap=column != "reason")
+        table.add_column(column.upper(), no_wrap=column not in _PROSE)
     for row in rows:
         table.add_row(*(Text(str(cell), style=_COLOURS.get(str(cell), "")) for cell in row))
     out = console()

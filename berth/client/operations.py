@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from berth.api import schemas
 from berth.client.calls import Call, Dialogue, FileBody, Pause, Progress, ignore, read_json
 from berth.errors import Conflict, DeadlineExceeded, InvalidArgument
-from berth.states import Role, Runtime, VersionState
+from berth.states import Role, Runtime, ServiceClass, VersionState
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def _get(path: str, kind: type[T], **query: str) -> Call[T]:
 def _send(method: str, path: str, body: BaseModel, kind: type[T], etag: str | None = None) -> Call[T]:
     headers = {"content-type": "application/json"}
     if etag is not None:
-        headers["if-match"] = etag
+        headers["if-match"] = _quoted(etag)
     # Creating twice is a conflict; setting twice is not.
     return Call(
         method=method,
@@ -81,8 +81,12 @@ def _send(method: str, path: str, body: BaseModel, kind: type[T], etag: str | No
     )
 
 
+def _quoted(etag: str) -> str:
+    return f'"{etag}"'
+
+
 def _delete(path: str, etag: str | None = None) -> Call[None]:
-    headers = {} if etag is None else {"if-match": etag}
+    headers = {} if etag is None else {"if-match": _quoted(etag)}
     return Call(method="DELETE", path=path, headers=headers, parse=ignore, repeatable=True)
 
 
@@ -160,9 +164,11 @@ def revoke_key(scope: Scope, key_id: str) -> Dialogue[None]:
 # Models, labels, versions -------------------------------------------------------------------------------------------
 
 
-def create_model(scope: Scope, name: str, description: str = "") -> Dialogue[schemas.Model]:
-    """Create a model without versions. Uploading a version creates it too."""
-    body = schemas.ModelCreate(name=name, description=description)
+def create_model(
+    scope: Scope, name: str, description: str = "", *, cells: Sequence[str] = ()
+) -> Dialogue[schemas.Model]:
+    """Create a model without versions, to have a copy in each of `cells`. Uploading a version creates it too."""
+    body = schemas.ModelCreate(name=name, description=description, cells=list(cells))
     model: schemas.Model = yield _send("POST", (yield from scope.path("models")), body, schemas.Model)
     return model
 
@@ -193,6 +199,16 @@ def unpin_version(scope: Scope, name: str) -> Dialogue[schemas.Model]:
     """Answer with the newest version again."""
     serving = schemas.ServingPolicy(policy="latest")
     return (yield from _update_model(scope, name, schemas.ModelUpdate(serving=serving)))
+
+
+def set_cells(scope: Scope, name: str, cells: Sequence[str]) -> Dialogue[schemas.Model]:
+    """Have a copy of the model in each of `cells`; none of them: in one cell, whichever has room."""
+    return (yield from _update_model(scope, name, schemas.ModelUpdate(cells=list(cells))))
+
+
+def set_default_answer(scope: Scope, name: str, answer: schemas.DefaultAnswer | None) -> Dialogue[schemas.Model]:
+    """What to answer when no replica does in time; None: an error again."""
+    return (yield from _update_model(scope, name, schemas.ModelUpdate(default_answer=answer)))
 
 
 def _update_model(scope: Scope, name: str, body: schemas.ModelUpdate) -> Dialogue[schemas.Model]:
@@ -323,6 +339,7 @@ def create_job(
     memory_per_replica: int = 1 << 30,
     cell: str = "local",
     dedicated_tenant: str | None = None,
+    service_class: ServiceClass | str = ServiceClass.PROD,
 ) -> Dialogue[schemas.Job]:
     """Create a job; memory in bytes. With `dedicated_tenant` it holds models of that tenant alone."""
     body = schemas.JobCreate(
@@ -332,6 +349,7 @@ def create_job(
         replicas=replicas,
         memory_per_replica=memory_per_replica,
         dedicated_tenant=dedicated_tenant,
+        service_class=ServiceClass(service_class),
     )
     job: schemas.Job = yield _send("POST", "/v1/jobs", body, schemas.Job)
     return job
@@ -349,11 +367,16 @@ def get_job(_: Scope, name: str) -> Dialogue[schemas.Job]:
 
 
 def update_job(
-    _: Scope, name: str, *, replicas: int | None = None, memory_per_replica: int | None = None
+    _: Scope,
+    name: str,
+    *,
+    replicas: int | None = None,
+    memory_per_replica: int | None = None,
+    scaling: Mapping[str, Any] | None = None,
 ) -> Dialogue[schemas.Job]:
-    """Change a job's replicas or memory per replica in bytes; what is left out stays."""
-    wanted = {"replicas": replicas, "memory_per_replica": memory_per_replica}
-    body = schemas.JobUpdate(**{key: value for key, value in wanted.items() if value is not None})
+    """Change a job's replicas, memory per replica in bytes, or members of its scaling; what is left out stays."""
+    wanted = {"replicas": replicas, "memory_per_replica": memory_per_replica, "scaling": scaling}
+    body = schemas.JobUpdate.model_validate({key: value for key, value in wanted.items() if value is not None})
     job: schemas.Job = yield _send("PATCH", _path("jobs", name), body, schemas.Job)
     return job
 

@@ -144,6 +144,8 @@ class Blueprint:
             "registry_dir": str(self._home.registry),
             "artifact_store": self.artifact_store,
             "cache_dir": str(self._home.cache(spec.replica)),
+            # Here ready means that it runs; that models are served is waited for by asking the controller.
+            "ready_wait_s": "0",
         }
         if spec.runtime == "triton":
             settings["triton_home"] = str(self._options.triton_home)

@@ -6,6 +6,7 @@ closes in order. The router's and the worker's shells do more.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -33,7 +34,7 @@ Server = Http1Server | Http2Server
 Client = Http1Client | Http2Client
 
 
-class Pipe(asyncio.Protocol):
+class Pipe(asyncio.Protocol, abc.ABC):
     """Moves bytes between a transport and a connection; what the events mean is for `on_event`."""
 
     def __init__(self) -> None:
@@ -90,8 +91,8 @@ class Pipe(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
 
-    def on_event(self, event: Event) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def on_event(self, event: Event) -> None: ...
 
 
 class EchoServer(Pipe):

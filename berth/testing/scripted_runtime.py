@@ -54,6 +54,10 @@ class Script:
 class ScriptedRuntime:
     """`scripts` by version; what has none follows `default`. Its state is there to be asserted."""
 
+    in_container = True
+    on_gpu = False
+    trouble: str | None = None
+
     def __init__(self, scripts: Mapping[VersionKey, Script] | None = None, default: Script | None = None) -> None:
         self.scripts = dict(scripts or {})
         self.default = default or Script()
@@ -95,6 +99,15 @@ class ScriptedServable:
         self.signature = script.signature
         self.measured_bytes = script.measured_bytes
         self.running = 0
+        self._tell: Callable[[str], None] | None = None
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def lose(self, reason: str) -> None:
+        """As a runtime in another process may."""
+        assert self._tell is not None, "nobody wants to know"
+        self._tell(reason)
 
     def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> None:
         """Never: scripts take time."""

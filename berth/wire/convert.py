@@ -94,6 +94,22 @@ def address_from_wire(message: common_pb2.ReplicaAddress) -> model.ReplicaAddres
     )
 
 
+def replica_load_to_wire(load: model.ReplicaLoad) -> common_pb2.ReplicaLoad:
+    return common_pb2.ReplicaLoad(completed=load.completed, busy_s=load.busy_s, queued_s=load.queued_s)
+
+
+def replica_load_from_wire(message: common_pb2.ReplicaLoad) -> model.ReplicaLoad:
+    return model.ReplicaLoad(message.completed, message.busy_s, message.queued_s)
+
+
+def servable_load_to_wire(load: model.ServableLoad) -> common_pb2.ServableLoad:
+    return common_pb2.ServableLoad(ref=version_ref_to_wire(load.key), completed=load.completed, busy_s=load.busy_s)
+
+
+def servable_load_from_wire(message: common_pb2.ServableLoad) -> model.ServableLoad:
+    return model.ServableLoad(version_ref_from_wire(message.ref), message.completed, message.busy_s)
+
+
 def replica_status_to_wire(status: model.ReplicaStatus) -> common_pb2.ReplicaStatus:
     return common_pb2.ReplicaStatus(
         address=address_to_wire(status.address),
@@ -113,6 +129,8 @@ def replica_status_to_wire(status: model.ReplicaStatus) -> common_pb2.ReplicaSta
         memory_used=status.memory_used,
         in_flight=status.in_flight,
         draining=status.draining,
+        load=replica_load_to_wire(status.load),
+        loads=[servable_load_to_wire(load) for load in status.loads],
     )
 
 
@@ -135,6 +153,8 @@ def replica_status_from_wire(message: common_pb2.ReplicaStatus) -> model.Replica
         memory_used=message.memory_used,
         in_flight=message.in_flight,
         draining=message.draining,
+        load=replica_load_from_wire(message.load),
+        loads=tuple(servable_load_from_wire(load) for load in message.loads),
     )
 
 
@@ -156,7 +176,10 @@ def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
         generation=desired.generation,
         jobs=[
             desired_pb2.DesiredJob(
-                name=job.name, runtime=job.runtime, versions=[version_spec_to_wire(spec) for spec in job.versions]
+                name=job.name,
+                runtime=job.runtime,
+                versions=[version_spec_to_wire(spec) for spec in job.versions],
+                replicas=job.replicas,
             )
             for job in desired.jobs
         ],
@@ -181,7 +204,10 @@ def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
         generation=message.generation,
         jobs=tuple(
             model.DesiredJob(
-                job.name, Runtime(job.runtime), tuple(version_spec_from_wire(spec) for spec in job.versions)
+                job.name,
+                Runtime(job.runtime),
+                tuple(version_spec_from_wire(spec) for spec in job.versions),
+                job.replicas if job.HasField("replicas") else None,
             )
             for job in message.jobs
         ),
@@ -194,6 +220,14 @@ def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
         keys=tuple(api_key_from_wire(key) for key in message.keys),
         limits=tuple(limits_from_wire(limits) for limits in message.limits),
     )
+
+
+def pool_to_wire(pool: model.ObservedPool) -> desired_pb2.ObservedPool:
+    return desired_pb2.ObservedPool(job=pool.job, workload=pool.workload, replicas=pool.replicas, ready=pool.ready)
+
+
+def pool_from_wire(message: desired_pb2.ObservedPool) -> model.ObservedPool:
+    return model.ObservedPool(message.job, message.workload, message.replicas, message.ready)
 
 
 def observed_to_wire(observed: model.ObservedCell) -> desired_pb2.ObservedCell:
@@ -211,6 +245,8 @@ def observed_to_wire(observed: model.ObservedCell) -> desired_pb2.ObservedCell:
             for replica in observed.replicas
         ],
         routers=observed.routers,
+        pools=[pool_to_wire(pool) for pool in observed.pools],
+        wanted=observed.wanted,
     )
 
 
@@ -229,6 +265,8 @@ def observed_from_wire(message: desired_pb2.ObservedCell) -> model.ObservedCell:
             for replica in message.replicas
         ),
         routers=tuple(message.routers),
+        pools=tuple(pool_from_wire(pool) for pool in message.pools),
+        wanted=tuple(message.wanted),
     )
 
 

@@ -30,8 +30,8 @@ router = APIRouter(prefix="/v1")
 async def list_jobs(call: Authenticated, limit: Limit = 100, cursor: Cursor = None) -> schemas.Page[schemas.Job]:
     call.demand(OPERATORS)
     (after,) = read_cursor(cursor, [""])
-    found = await call.read(lambda tx: store.page(tx, after, limit + 1))
-    return make_page([views.job(record) for record in found], limit, lambda item: [item.name])
+    found = await call.read(lambda tx: jobs.page(tx, after, limit + 1))
+    return make_page([views.job(*seen) for seen in found], limit, lambda item: [item.name])
 
 
 @router.post("/jobs", status_code=201, response_model=schemas.Job)
@@ -40,7 +40,7 @@ async def create_job(call: Authenticated, body: schemas.JobCreate) -> Response:
 
     async def act(tx: Tx) -> schemas.Job:
         values = body.model_dump(mode="json", exclude={"name"})
-        return views.job(await jobs.create(tx, call.caller.key_id, body.name, values))
+        return views.job(*await jobs.create(tx, call.caller.key_id, body.name, values))
 
     return await call.create(act, fingerprint=fingerprint_of(body))
 
@@ -48,18 +48,19 @@ async def create_job(call: Authenticated, body: schemas.JobCreate) -> Response:
 @router.get("/jobs/{job}", response_model=schemas.Job)
 async def get_job(call: Authenticated, job: str) -> Response:
     call.demand(OPERATORS)
-    return call.show(views.job(await call.read(lambda tx: jobs.get(tx, job))))
+    return call.show(views.job(*await call.read(lambda tx: jobs.get(tx, job))))
 
 
 @router.patch("/jobs/{job}", response_model=schemas.Job)
 async def update_job(call: Authenticated, job: str, body: schemas.JobUpdate) -> Response:
-    """Scale the job or change its memory, which never becomes less than what is reserved."""
+    """Scale the job, say who scales it, or change its memory, which never becomes less than what is reserved."""
     call.demand(OPERATORS)
 
     async def act(tx: Tx) -> schemas.Job:
-        record = await jobs.get(tx, job)
-        call.check_match(views.job(record))
-        return views.job(await jobs.change(tx, call.caller.key_id, record, body.model_dump(exclude_none=True)))
+        seen = await jobs.get(tx, job)
+        call.check_match(views.job(*seen))
+        values = body.model_dump(mode="json", exclude_none=True)
+        return views.job(*await jobs.change(tx, call.caller.key_id, seen, values))
 
     return call.show(await call.change(act))
 
@@ -69,9 +70,9 @@ async def delete_job(call: Authenticated, job: str) -> None:
     call.demand(OPERATORS)
 
     async def act(tx: Tx) -> None:
-        record = await jobs.get(tx, job)
-        call.check_match(views.job(record))
-        await jobs.delete(tx, call.caller.key_id, record)
+        seen = await jobs.get(tx, job)
+        call.check_match(views.job(*seen))
+        await jobs.delete(tx, call.caller.key_id, seen)
 
     await call.change(act)
 
@@ -106,12 +107,12 @@ async def list_replicas(
 async def _assignments(
     call: Call, tenant: str | None, limit: int, cursor: str | None
 ) -> schemas.Page[schemas.Assignment]:
-    owner, model, version = read_cursor(cursor, ["", "", 0])
+    owner, model, version, job = read_cursor(cursor, ["", "", 0, ""])
 
     async def query(tx: Tx) -> list[schemas.Assignment]:
         if tenant is not None:
             await get_tenant(tx, tenant)
-        found = await store.page_assignments(tx, tenant, (owner, model, version), limit + 1)
+        found = await store.page_assignments(tx, tenant, (owner, model, version, job), limit + 1)
         return [views.assignment(record) for record in found]
 
-    return make_page(await call.read(query), limit, lambda item: [item.tenant, item.model, item.version])
+    return make_page(await call.read(query), limit, lambda item: [item.tenant, item.model, item.version, item.job])

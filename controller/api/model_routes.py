@@ -47,7 +47,7 @@ async def create_model(call: Authenticated, tenant: str, body: schemas.ModelCrea
     key = ModelKey(tenant, body.name)
 
     async def act(tx: Tx) -> schemas.Model:
-        return views.model(await models.create(tx, call.caller.key_id, key, body.description))
+        return views.model(await models.create(tx, call.caller.key_id, key, body.description, body.cells))
 
     return await call.create(act, fingerprint=fingerprint_of(body))
 
@@ -60,7 +60,8 @@ async def get_model(call: Authenticated, tenant: str, model: str) -> Response:
 
 @router.patch("/{model}", response_model=schemas.Model)
 async def update_model(call: Authenticated, tenant: str, model: str, body: schemas.ModelUpdate) -> Response:
-    """Describe the model, pin a version, let the newest answer again, or set what to answer when no replica does.
+    """Describe the model, pin a version, let the newest answer again, choose its cells, or set what to answer when no
+    replica does.
 
     A pinned version that had left is placed. A default answer has the outputs of the newest version.
     """
@@ -75,6 +76,8 @@ async def update_model(call: Authenticated, tenant: str, model: str, body: schem
         if body.serving is not None:
             pinned = models.policy_to_pinned(body.serving.policy, body.serving.version)
             await models.serve(tx, call.caller, record, pinned)
+        if body.cells is not None:
+            await models.ask_for_cells(tx, call.caller, await models.get(tx, key), body.cells)
         if "default_answer" in body.model_fields_set:
             await models.set_default_answer(tx, call.caller.key_id, record, body.default_answer)
         return views.model(await models.get(tx, key))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -39,8 +42,27 @@ def bind(address: str) -> socket.socket:
     return listener
 
 
-async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set and requests under way have ended, or `GRACE_S` seconds have passed."""
+class ServerTls(NamedTuple):
+    """PEM files: what the server shows, and the authority that every client's certificate must chain to."""
+
+    cert: Path
+    key: Path
+    client_ca: Path
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "ssl_certfile": self.cert,
+            "ssl_keyfile": self.key,
+            "ssl_ca_certs": str(self.client_ca),
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+        }
+
+
+async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, tls: ServerTls | None = None) -> None:
+    """Serve until `stop` is set and requests under way have ended, or `GRACE_S` seconds have passed.
+
+    Raises `SettingsError` if the files of `tls` cannot be used.
+    """
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -51,7 +73,12 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> N
         timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=_MOST_CONNECTIONS,
         ws="none",
+        **(tls.options() if tls is not None else {}),
     )
+    try:
+        config.load()
+    except OSError as error:
+        raise SettingsError(f"the TLS files cannot be used: {error}") from None
     server = _Server(config)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(sockets=[listener]), name="rest")

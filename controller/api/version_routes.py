@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from berth.api import schemas
 from berth.errors import BerthError, InvalidArgument
-from berth.ids import MAX_VERSION, ModelKey
+from berth.ids import MAX_VERSION, ModelKey, VersionKey
 from berth.model import Artifact
 from controller.api import views
 from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
@@ -148,8 +148,10 @@ async def _accept(call: Call, key: ModelKey, spooled: Spooled, memo: Memo | None
 async def _views(tx: Tx, found: Sequence[records.Version]) -> list[schemas.Version]:
     seen = await statuses(tx, found)
     held = await jobs.assignments_of(tx, {record.model_id for record in found})
-    where = {assignment.key: assignment.job for assignment in held}
-    return [views.version(record, seen[record.key], where.get(record.key)) for record in found]
+    where: dict[VersionKey, list[str]] = {}
+    for assignment in sorted(held, key=lambda one: one.job):
+        where.setdefault(assignment.key, []).append(assignment.job)
+    return [views.version(record, seen[record.key], where.get(record.key, ())) for record in found]
 
 
 def _announced_digest(header: str | None) -> str | None:

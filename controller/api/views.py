@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from berth.api.schemas import Resource
 from controller.core.status import VersionStatus
 from controller.default_answer import answer_of
 from controller.store import records
+from controller.store.jobs import scaling_document
 from controller.usecases.models import serving_of
 
 R = TypeVar("R", bound=Resource)
@@ -40,13 +42,14 @@ def model(record: records.Model) -> schemas.Model:
         description=record.description,
         serving=schemas.ServingPolicy(**serving_of(record)),
         labels=record.labels,
+        cells=list(record.cells),
         latest_version=record.latest,
         default_answer=None if record.default_answer is None else answer_of(record.default_answer),
         created_at=record.created_at,
     )
 
 
-def version(record: records.Version, status: VersionStatus, job: str | None) -> schemas.Version:
+def version(record: records.Version, status: VersionStatus, jobs: Sequence[str]) -> schemas.Version:
     measured = max(status.measured_bytes or 0, record.measured_bytes or 0)
     return _sealed(
         schemas.Version,
@@ -65,14 +68,28 @@ def version(record: records.Version, status: VersionStatus, job: str | None) -> 
         state=status.state,
         reason=status.reason,
         since=instant(status.since),
-        job=job,
+        job=jobs[0] if jobs else None,
+        jobs=list(jobs),
         replicas=schemas.ReplicaCounts(**status.replicas._asdict()),
         created_at=record.created_at,
     )
 
 
-def job(record: records.Job) -> schemas.Job:
-    return _sealed(schemas.Job, **record._asdict())
+def job(record: records.Job, pool: records.Pool | None) -> schemas.Job:
+    """`pool` is what runs its replicas, if anything was observed to."""
+    fields = record._asdict()
+    del fields["scaling_from_file"]
+    return _sealed(
+        schemas.Job,
+        **{
+            **fields,
+            "scaling": schemas.Scaling(**scaling_document(record.scaling)),
+            "desired_reason": record.desired_reason or "",
+            "observed": None
+            if pool is None
+            else schemas.Workload(workload=pool.workload, replicas=pool.replicas, ready=pool.ready),
+        },
+    )
 
 
 def assignment(record: records.Assignment) -> schemas.Assignment:

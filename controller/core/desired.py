@@ -23,6 +23,7 @@ class JobRow(NamedTuple):
     name: str
     cell: str
     runtime: Runtime
+    replicas: int | None = None
 
 
 class AssignmentRow(NamedTuple):
@@ -65,7 +66,9 @@ def build(
         cell=cell,
         generation=generation,
         jobs=tuple(
-            DesiredJob(job.name, job.runtime, tuple(sorted(versions[job.name], key=lambda spec: spec.key)))
+            DesiredJob(
+                job.name, job.runtime, tuple(sorted(versions[job.name], key=lambda spec: spec.key)), job.replicas
+            )
             for job in sorted(jobs, key=lambda job: job.name)
             if job.cell == cell
         ),

@@ -134,6 +134,9 @@ def mismatch(job: JobRoom, need: Need) -> str | None:
         ("service class", job.service_class, need.service_class),
     )
     for aspect, has, asked in wanted:
+        if aspect == "service class" and job.dedicated_tenant is not None:
+            # Whoever has a job to themselves has chosen its class with it: a temporary one sleeps when it is idle.
+            continue
         if asked is not None and has != asked:
             return f"its {aspect} is {has}, not {asked}"
     if need.format not in _SERVES[job.runtime]:

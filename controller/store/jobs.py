@@ -10,8 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from berth.ids import VersionKey
 from berth.model import Artifact
-from berth.states import ArtifactFormat, Runtime, ServiceClass
+from berth.states import ArtifactFormat, Runtime, ScalingMode, ServiceClass
 from controller.core.placement import JobRoom
+from controller.core.scaling import Scaling
 from controller.store import records
 from controller.store.schema import assignments, cells, jobs, models, versions
 from controller.store.transaction import Tx
@@ -27,6 +28,14 @@ _JOB = select(
     jobs.c.dedicated_tenant,
     jobs.c.reserved_bytes,
     jobs.c.created_at,
+    jobs.c.from_file,
+    jobs.c.scaling_from_file,
+    jobs.c.file_problem,
+    jobs.c.scaling,
+    jobs.c.wished_replicas,
+    jobs.c.desired_replicas,
+    jobs.c.desired_reason,
+    jobs.c.desired_at,
 )
 _ASSIGNMENT = (
     select(
@@ -97,6 +106,12 @@ async def remove(tx: Tx, name: str) -> None:
     await tx.execute(jobs.delete().where(jobs.c.name == name))
 
 
+async def counts_of_assignments(tx: Tx) -> dict[str, int]:
+    """How many each job has; those with none are left out."""
+    rows = await tx.execute(select(assignments.c.job, func.count()).group_by(assignments.c.job))
+    return {row[0]: row[1] for row in rows}
+
+
 async def count_assignments(tx: Tx, job: str) -> int:
     statement = select(func.count()).select_from(assignments).where(assignments.c.job == job)
     return int((await tx.execute(statement)).scalar_one())
@@ -121,7 +136,7 @@ async def assign(tx: Tx, model_id: int, version: int, job: str, reserved_bytes: 
 
 async def unassign(tx: Tx, assignment: records.Assignment) -> None:
     """Free the bytes. The caller knows that no replica holds the version."""
-    await tx.execute(assignments.delete().where(_is(assignment.model_id, assignment.key.version)))
+    await tx.execute(assignments.delete().where(_is(assignment)))
     await _reserve(tx, assignment.job, -assignment.reserved_bytes)
 
 
@@ -129,17 +144,13 @@ async def release(tx: Tx, assignment: records.Assignment) -> None:
     """Leave it out of the desired state from the generation that this transaction commits."""
     generation = select(cells.c.generation + 1).where(cells.c.name == assignment.cell).scalar_subquery()
     await tx.execute(
-        update(assignments)
-        .where(_is(assignment.model_id, assignment.key.version))
-        .values(releasing_at=func.now(), releasing_generation=generation)
+        update(assignments).where(_is(assignment)).values(releasing_at=func.now(), releasing_generation=generation)
     )
 
 
-async def keep(tx: Tx, model_id: int, version: int) -> None:
+async def keep(tx: Tx, assignment: records.Assignment) -> None:
     """Take a release back: the version is wanted again before it has left."""
-    await tx.execute(
-        update(assignments).where(_is(model_id, version)).values(releasing_at=None, releasing_generation=None)
-    )
+    await tx.execute(update(assignments).where(_is(assignment)).values(releasing_at=None, releasing_generation=None))
 
 
 async def assignments_of(tx: Tx, model_ids: Collection[int]) -> list[records.Assignment]:
@@ -157,11 +168,11 @@ async def releasing_models(tx: Tx) -> list[int]:
 
 
 async def page_assignments(
-    tx: Tx, tenant: str | None, after: tuple[str, str, int], limit: int
+    tx: Tx, tenant: str | None, after: tuple[str, str, int, str], limit: int
 ) -> list[records.Assignment]:
-    """In order of tenant, model and version; of one tenant, or of all for None."""
-    # A deleted model and its successor never share a version number, so the three identify a row.
-    order = (models.c.tenant, models.c.name, assignments.c.version)
+    """In order of tenant, model, version and job; of one tenant, or of all for None."""
+    # A deleted model and its successor never share a version number, so the four identify a row.
+    order = (models.c.tenant, models.c.name, assignments.c.version, assignments.c.job)
     statement = _ASSIGNMENT.where(tuple_(*order) > tuple_(*after)).order_by(*order).limit(limit)
     if tenant is not None:
         statement = statement.where(models.c.tenant == tenant)
@@ -172,13 +183,56 @@ async def _reserve(tx: Tx, job: str, more: int) -> None:
     await tx.execute(update(jobs).where(jobs.c.name == job).values(reserved_bytes=jobs.c.reserved_bytes + more))
 
 
-def _is(model_id: int, version: int) -> Any:
-    return (assignments.c.model_id == model_id) & (assignments.c.version == version)
+def _is(assignment: records.Assignment) -> Any:
+    row = (assignment.model_id, assignment.key.version, assignment.job)
+    return tuple_(assignments.c.model_id, assignments.c.version, assignments.c.job) == row
 
 
 def _job(row: Any) -> records.Job:
+    name, cell, runtime, hardware, replicas, memory, service_class, tenant, reserved, created_at, *rest = row
+    from_file, scaling_from_file, file_problem, scaling, *numbers = rest
     return records.Job(
-        row[0], row[1], Runtime(row[2]), row[3], row[4], row[5], ServiceClass(row[6]), row[7], row[8], row[9]
+        name=name,
+        cell=cell,
+        runtime=Runtime(runtime),
+        hardware=hardware,
+        replicas=replicas,
+        memory_per_replica=memory,
+        service_class=ServiceClass(service_class),
+        dedicated_tenant=tenant,
+        reserved_bytes=reserved,
+        created_at=created_at,
+        from_file=from_file,
+        scaling_from_file=scaling_from_file,
+        file_problem=file_problem,
+        scaling=_scaling(scaling),
+        wished_replicas=numbers[0],
+        desired_replicas=numbers[1],
+        desired_reason=numbers[2],
+        desired_at=numbers[3],
+    )
+
+
+def scaling_document(scaling: Scaling) -> dict[str, Any]:
+    """As the API spells it."""
+    return {
+        "mode": str(scaling.mode),
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas,
+        "target_queue_ms": round(1e3 * scaling.target_queue_s, 6),
+        "stabilize_down_s": scaling.stabilize_down_s,
+    }
+
+
+def _scaling(document: dict[str, Any] | None) -> Scaling:
+    if document is None:
+        return Scaling()
+    return Scaling(
+        ScalingMode(document["mode"]),
+        document["min_replicas"],
+        document["max_replicas"],
+        document["target_queue_ms"] / 1e3,
+        document["stabilize_down_s"],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Select, func, select, update
@@ -35,6 +35,7 @@ _MODEL = select(
     _LABELS.label("labels"),
     models.c.created_at,
     models.c.default_answer,
+    models.c.cells,
 )
 _VERSION = select(
     versions.c.model_id,
@@ -88,8 +89,9 @@ async def default_answer_bytes(tx: Tx, tenant: str, but: int) -> int:
     return int((await tx.execute(statement)).scalar_one())
 
 
-async def add(tx: Tx, key: ModelKey, description: str) -> records.Model:
-    await tx.execute(models.insert().values(tenant=key.tenant, name=key.model, description=description))
+async def add(tx: Tx, key: ModelKey, description: str, cells: Sequence[str] = ()) -> records.Model:
+    values = {"tenant": key.tenant, "name": key.model, "description": description, "cells": list(cells)}
+    await tx.execute(models.insert().values(**values))
     found = await find(tx, key)
     assert found is not None
     return found
@@ -228,7 +230,8 @@ def _signature_from_json(value: dict[str, Any]) -> Signature:
 
 
 def _model(row: Any) -> records.Model:
-    return records.Model(row[0], ModelKey(row[1], row[2]), *row[3:])
+    model = records.Model(row[0], ModelKey(row[1], row[2]), *row[3:])
+    return model._replace(cells=tuple(model.cells))
 
 
 def _version(row: Any) -> records.Version:

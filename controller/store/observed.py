@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ from sqlalchemy import case, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from berth.ids import ModelKey, VersionKey
-from berth.model import ObservedCell, ObservedReplica
+from berth.model import ObservedCell, ObservedPool, ObservedReplica, ServableLoad
+from controller.core.autoscaling.readings import Counters, ReplicaReading
 from controller.store import records
-from controller.store.schema import leases, observed_cells, observed_replicas, observed_servables
+from controller.store.schema import leases, observed_cells, observed_pools, observed_replicas, observed_servables
 from controller.store.transaction import Tx
 
 _REPLICA = select(
@@ -38,7 +40,23 @@ _SERVABLE = select(
     observed_servables.c.measured_bytes,
     observed_servables.c.routed,
 )
+_LOAD = select(
+    observed_replicas.c.cell,
+    observed_replicas.c.job,
+    observed_replicas.c.replica,
+    observed_replicas.c.incarnation,
+    observed_replicas.c.seen_at,
+    observed_replicas.c.completed,
+    observed_replicas.c.busy_s,
+    observed_replicas.c.queued_s,
+    observed_replicas.c.in_flight,
+    observed_replicas.c.serving,
+    observed_replicas.c.memory_used,
+    observed_replicas.c.memory_limit,
+    observed_replicas.c.loads,
+)
 _LONGEST_REASON = 2_000
+_MOST_LOADS = 200
 
 
 class Lease(NamedTuple):
@@ -87,18 +105,34 @@ async def current_epoch(tx: Tx, cell: str) -> int:
     return 0 if row is None else int(row[0])
 
 
+async def adopt_epoch(tx: Tx, cell: str, epoch: int) -> None:
+    """Go on from an epoch given out elsewhere. Nobody holds the lease then: who asks for it gets a later one."""
+    values = {"holder": "", "epoch": epoch, "expires_at": func.now()}
+    await tx.execute(
+        insert(leases)
+        .values(cell=cell, **values)
+        .on_conflict_do_update(index_elements=["cell"], set_=values, where=leases.c.epoch < epoch)
+    )
+
+
 async def record(tx: Tx, report: ObservedCell) -> set[ModelKey]:
     """Replace what is known of the cell by `report`; return the models of which something changed.
 
     Replicas are compared by fingerprint, so that a report which repeats the last one writes one small row each.
     """
     cell = report.cell
-    values = {"epoch": report.epoch, "desired_generation": report.desired_generation, "routers": list(report.routers)}
+    values = {
+        "epoch": report.epoch,
+        "desired_generation": report.desired_generation,
+        "routers": list(report.routers),
+        "wanted": sorted(set(report.wanted)),
+    }
     await tx.execute(
         insert(observed_cells)
         .values(cell=cell, **values)
         .on_conflict_do_update(index_elements=["cell"], set_={**values, "reported_at": func.now()})
     )
+    await _record_pools(tx, report)
     known_rows = await tx.execute(
         select(observed_replicas.c.replica, observed_replicas.c.job, observed_replicas.c.connected,
                observed_replicas.c.fingerprint)
@@ -132,10 +166,15 @@ async def record(tx: Tx, report: ObservedCell) -> set[ModelKey]:
     if replicas:
         upsert = insert(observed_replicas)
         columns = [column.name for column in observed_replicas.columns if not column.primary_key]
+        same = (observed_replicas.c.incarnation == upsert.excluded.incarnation) & (
+            observed_replicas.c.fingerprint == upsert.excluded.fingerprint
+        )
+        values = {name: upsert.excluded[name] for name in columns}
+        values["loads"] = case(
+            (same, observed_replicas.c.loads.concat(upsert.excluded.loads)), else_=upsert.excluded.loads
+        )
         await tx.execute(
-            upsert.on_conflict_do_update(
-                index_elements=["cell", "replica"], set_={name: upsert.excluded[name] for name in columns}
-            ),
+            upsert.on_conflict_do_update(index_elements=["cell", "replica"], set_=values),
             [_replica_row(cell, replica, marks[name][2]) for name, replica in replicas.items()],
         )
     return changed
@@ -217,7 +256,106 @@ def _replica_row(cell: str, replica: ObservedReplica, fingerprint: bytes) -> dic
         "in_flight": status.in_flight,
         "seen_at": replica.seen_at,
         "fingerprint": fingerprint,
+        "incarnation": status.address.incarnation,
+        "completed": status.load.completed,
+        "busy_s": status.load.busy_s,
+        "queued_s": status.load.queued_s,
+        "serving": replica.connected and not status.draining and bool(replica.routed),
+        "loads": {load.key.servable: [load.completed, load.busy_s] for load in _busiest(status.loads)},
     }
+
+
+def _busiest(loads: tuple[ServableLoad, ...]) -> Iterable[ServableLoad]:
+    """All, or the greatest: the rest is learned of together, and a row stays small."""
+    return loads if len(loads) <= _MOST_LOADS else heapq.nlargest(_MOST_LOADS, loads, key=lambda load: load.busy_s)
+
+
+async def _record_pools(tx: Tx, report: ObservedCell) -> None:
+    """Replace the cell's pools, writing only what changed: they are read far more often than they change."""
+    columns = (observed_pools.c.job, observed_pools.c.workload, observed_pools.c.replicas, observed_pools.c.ready)
+    rows = await tx.execute(select(*columns).where(observed_pools.c.cell == report.cell))
+    known = {row[0]: ObservedPool(*row) for row in rows}
+    now = {pool.job: pool for pool in report.pools}
+    if gone := [job for job in known if job not in now]:
+        await tx.execute(
+            delete(observed_pools).where(observed_pools.c.cell == report.cell, observed_pools.c.job.in_(gone))
+        )
+    if changed := [pool for job, pool in now.items() if known.get(job) != pool]:
+        upsert = insert(observed_pools)
+        await tx.execute(
+            upsert.on_conflict_do_update(
+                index_elements=["cell", "job"],
+                set_={name: upsert.excluded[name] for name in ("workload", "replicas", "ready")},
+            ),
+            [
+                {
+                    "cell": report.cell,
+                    "job": pool.job,
+                    "workload": pool.workload,
+                    "replicas": pool.replicas,
+                    "ready": pool.ready,
+                }
+                for pool in changed
+            ],
+        )
+
+
+async def pools_of(tx: Tx, jobs: Collection[str]) -> dict[tuple[str, str], records.Pool]:
+    """What runs the replicas of these jobs, by cell and job."""
+    statement = select(
+        observed_pools.c.job,
+        observed_pools.c.cell,
+        observed_pools.c.workload,
+        observed_pools.c.replicas,
+        observed_pools.c.ready,
+    ).where(observed_pools.c.job.in_(jobs))
+    found = [records.Pool(*row) for row in await tx.execute(statement)] if jobs else []
+    return {(pool.cell, pool.job): pool for pool in found}
+
+
+async def cell_loads(tx: Tx, jobs: Collection[str]) -> dict[str, records.CellLoad]:
+    """What the cells' present leaders last said of these jobs' load. A cell that says nothing is left out."""
+    age = func.extract("epoch", func.clock_timestamp() - observed_cells.c.reported_at)
+    statement = (
+        select(observed_cells.c.cell, age, observed_cells.c.wanted)
+        .join_from(observed_cells, leases, leases.c.cell == observed_cells.c.cell)
+        .where(leases.c.epoch == observed_cells.c.epoch)
+    )
+    cells = {
+        row[0]: records.CellLoad(max(0.0, float(row[1])), frozenset(row[2]), {}) for row in await tx.execute(statement)
+    }
+    statement = _LOAD.where(observed_replicas.c.job.in_(jobs), observed_replicas.c.connected)
+    for cell, job, *row in await tx.execute(statement) if jobs else ():
+        if cell in cells:
+            cells[cell].replicas.setdefault(job, []).append(_reading(*row))
+    return cells
+
+
+def _reading(
+    name: str,
+    incarnation: str,
+    at: float,
+    completed: int,
+    busy_s: float,
+    queued_s: float,
+    in_flight: int,
+    serving: bool,
+    memory_used: int,
+    memory_limit: int,
+    loads: dict[str, tuple[int, float]],
+) -> ReplicaReading:
+    return ReplicaReading(
+        name,
+        incarnation,
+        at,
+        completed,
+        busy_s,
+        queued_s,
+        in_flight,
+        serving,
+        memory_used / memory_limit if memory_limit else 0.0,
+        {model: Counters(*counters) for model, counters in loads.items()},
+    )
 
 
 def _servable(row: Any) -> records.Servable:

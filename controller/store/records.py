@@ -8,6 +8,8 @@ from typing import NamedTuple
 from berth.ids import ModelKey, VersionKey
 from berth.model import Artifact, Signature
 from berth.states import Role, Runtime, ServiceClass
+from controller.core.autoscaling.readings import ReplicaReading
+from controller.core.scaling import Scaling
 
 
 class Tenant(NamedTuple):
@@ -41,6 +43,7 @@ class Model(NamedTuple):
     labels: dict[str, int]
     created_at: datetime
     default_answer: str | None = None
+    cells: tuple[str, ...] = ()
 
 
 class Version(NamedTuple):
@@ -67,6 +70,32 @@ class Job(NamedTuple):
     dedicated_tenant: str | None
     reserved_bytes: int
     created_at: datetime
+    from_file: bool
+    scaling_from_file: bool
+    file_problem: str
+    scaling: Scaling
+    wished_replicas: int | None
+    desired_replicas: int | None
+    desired_reason: str | None
+    desired_at: datetime | None
+
+
+class Pool(NamedTuple):
+    """What runs a job's replicas, as its cell's synchronizer last reported it."""
+
+    job: str
+    cell: str
+    workload: str
+    replicas: int
+    ready: int
+
+
+class CellLoad(NamedTuple):
+    """What the autoscaler needs of a cell's last report. `age_s` by the database's clock."""
+
+    age_s: float
+    wanted: frozenset[str]
+    replicas: dict[str, list[ReplicaReading]]
 
 
 class Assignment(NamedTuple):

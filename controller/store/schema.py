@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-HEAD = "0003"
+HEAD = "0005"
 """The newest revision in `migrations/`: written here so that a start need not import Alembic to find it current."""
 
 metadata = MetaData(
@@ -91,6 +91,8 @@ models = Table(
     Column("pinned", BigInteger),
     # A whole answer of OIP, as a router gives it; JSON in ASCII.
     Column("default_answer", Text),
+    # Names of the cells that are to have a copy each; none: one cell, whichever has room first.
+    Column("cells", JSONB, nullable=False, server_default=text("'[]'")),
     _now(),
     # A deleted model stays until no replica holds any of its versions; its name is free at once.
     _moment("deleted_at"),
@@ -159,6 +161,20 @@ jobs = Table(
     Column("dedicated_tenant", _name(), ForeignKey("tenants.name")),
     # The sum of its assignments. Placement never exceeds the memory; the check is the net below it.
     Column("reserved_bytes", BigInteger, nullable=False, server_default="0"),
+    # Defaults in the database, here and below: a controller of the release before writes rows without them.
+    # The job comes from the pools file, and its scaling too: the API changes neither.
+    Column("from_file", Boolean, nullable=False, server_default=text("false")),
+    Column("scaling_from_file", Boolean, nullable=False, server_default=text("false")),
+    # Why the file's wish for it cannot be done; empty if it is done.
+    Column("file_problem", Text, nullable=False, server_default=""),
+    # As `Scaling` of the API; absent: its defaults.
+    Column("scaling", JSONB),
+    # What an operator asked its workload to have, until it has.
+    Column("wished_replicas", Integer),
+    # The autoscaler's last answer.
+    Column("desired_replicas", Integer),
+    Column("desired_reason", Text),
+    _moment("desired_at"),
     _now(),
     CheckConstraint("reserved_bytes BETWEEN 0 AND memory_per_replica", name="no_over_commit"),
 )
@@ -168,7 +184,8 @@ assignments = Table(
     metadata,
     Column("model_id", BigInteger, primary_key=True),
     Column("version", BigInteger, primary_key=True),
-    Column("job", _name(), ForeignKey("jobs.name"), nullable=False, index=True),
+    # At most one job of each cell: placement sees to it under the fleet's lock.
+    Column("job", _name(), ForeignKey("jobs.name"), primary_key=True, index=True),
     Column("reserved_bytes", BigInteger, nullable=False),
     _now(),
     _moment("releasing_at"),
@@ -229,6 +246,8 @@ observed_cells = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("desired_generation", BigInteger, nullable=False),
     Column("routers", JSONB, nullable=False),
+    # Jobs without a replica for which requests wait.
+    Column("wanted", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     _now("reported_at"),
     prefixes=_UNLOGGED,
 )
@@ -245,8 +264,29 @@ observed_replicas = Table(
     Column("memory_used", BigInteger, nullable=False),
     Column("in_flight", Integer, nullable=False),
     Column("seen_at", Float, nullable=False),
+    # Load, cumulative within an incarnation of the replica.
+    Column("incarnation", Text, nullable=False, server_default=""),
+    Column("completed", BigInteger, nullable=False, server_default=text("0")),
+    Column("busy_s", Float, nullable=False, server_default=text("0")),
+    Column("queued_s", Float, nullable=False, server_default=text("0")),
+    # Routers send it requests.
+    Column("serving", Boolean, nullable=False, server_default=text("false")),
+    # The same by version, as [answers, seconds]: a report names those with requests since the one before, and they are
+    # merged here.
+    Column("loads", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     # Of its servables: a report that says what the last one said writes none of them.
     Column("fingerprint", LargeBinary(32), nullable=False),
+    prefixes=_UNLOGGED,
+)
+
+observed_pools = Table(
+    "observed_pools",
+    metadata,
+    Column("cell", _name(), primary_key=True),
+    Column("job", Text, primary_key=True),
+    Column("workload", Text, nullable=False),
+    Column("replicas", Integer, nullable=False),
+    Column("ready", Integer, nullable=False),
     prefixes=_UNLOGGED,
 )
 

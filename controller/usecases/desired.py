@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from berth.model import DesiredState
 from controller.core import desired, rollout
+from controller.core.scaling import asked_replicas
 from controller.store import jobs, models, tenants
 from controller.store.transaction import Tx
 
@@ -14,7 +15,15 @@ async def read(tx: Tx, cell: str) -> DesiredState:
     return desired.build(
         cell,
         generation,
-        jobs=[desired.JobRow(job.name, job.cell, job.runtime) for job in await jobs.every(tx)],
+        jobs=[
+            desired.JobRow(
+                job.name,
+                job.cell,
+                job.runtime,
+                asked_replicas(job.scaling.mode, job.wished_replicas, job.desired_replicas),
+            )
+            for job in await jobs.every(tx)
+        ],
         assignments=[
             desired.AssignmentRow(
                 assignment.key,

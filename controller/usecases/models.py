@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from berth.api import schemas
@@ -37,15 +38,17 @@ async def get_version(tx: Tx, model: records.Model, text: str) -> records.Versio
     return version
 
 
-async def create(tx: Tx, actor: str, key: ModelKey, description: str) -> records.Model:
-    """Raises `NotFound` without the tenant, `Conflict` if the name is taken, `QuotaExceeded`."""
+async def create(tx: Tx, actor: str, key: ModelKey, description: str, cells: Sequence[str]) -> records.Model:
+    """Raises `NotFound` without the tenant, `Conflict` if the name is taken, `QuotaExceeded`, and `InvalidArgument` for
+    a cell that is none.
+    """
     tenant = await get_tenant(tx, key.tenant)
     check_name("model", key.model)
     if await models.find(tx, key) is not None:
         raise Conflict(f"tenant {key.tenant!r} has a model {key.model!r} already")
     count, _ = await tenants.usage(tx, tenant.name)
     quota.check_models(tenant.max_models, count)
-    model = await models.add(tx, key, naming.check_text("description", description))
+    model = await models.add(tx, key, naming.check_text("description", description), await _checked(tx, cells))
     tx.change_desired()
     tx.tell("model.created", actor, key.tenant, naming.model_subject(key))
     return model
@@ -54,6 +57,29 @@ async def create(tx: Tx, actor: str, key: ModelKey, description: str) -> records
 async def describe(tx: Tx, actor: str, model: records.Model, description: str) -> None:
     await models.change(tx, model.id, description=naming.check_text("description", description))
     tx.tell("model.updated", actor, model.key.tenant, naming.model_subject(model.key))
+
+
+async def ask_for_cells(tx: Tx, caller: Caller, model: records.Model, cells: Sequence[str]) -> None:
+    """Have a copy of the model in each of `cells`; none of them: in one, whichever has room.
+
+    A copy elsewhere leaves when each of them answers. Raises `InvalidArgument` for a cell that is none, and
+    `InsufficientCapacity`.
+    """
+    asked = await _checked(tx, cells)
+    if asked == list(model.cells):
+        return
+    await models.change(tx, model.id, cells=asked)
+    await assign_wanted(tx, await get(tx, model.key), caller.tenant)
+    tx.change_desired()
+    tx.tell("model.updated", caller.key_id, model.key.tenant, naming.model_subject(model.key), cells=asked)
+
+
+async def _checked(tx: Tx, cells: Sequence[str]) -> list[str]:
+    """In order and each once. A cell is one that a job was ever in."""
+    unknown = sorted(set(cells) - (await jobs.generations(tx)).keys())
+    if unknown:
+        raise InvalidArgument(f"there is no cell {unknown[0]!r}")
+    return sorted(set(cells))
 
 
 async def set_default_answer(tx: Tx, actor: str, model: records.Model, answer: schemas.DefaultAnswer | None) -> None:

@@ -32,8 +32,13 @@ async def report(tx: Tx, report: ObservedCell) -> set[ModelKey]:
 
     Raises `PreconditionFailed` if the reporter was deposed, or never led. Where it is deposed at the same moment,
     PostgreSQL makes one of the two transactions wait or try again: an old report never replaces a newer leader's.
+
+    A later epoch than ours was given out by somebody else, a Lease in the cell's cluster or a database that this one
+    was restored from before: it leads, and our own epochs go on after it.
     """
     epoch = await observed.current_epoch(tx, report.cell)
-    if report.epoch == 0 or report.epoch != epoch:
+    if report.epoch > epoch:
+        await observed.adopt_epoch(tx, report.cell, report.epoch)
+    elif report.epoch == 0 or report.epoch != epoch:
         raise PreconditionFailed(f"epoch {report.epoch} does not lead cell {report.cell!r}, epoch {epoch} does")
     return await observed.record(tx, report)

@@ -15,13 +15,15 @@ from controller.core.status import VersionStatus
 from controller.store import jobs, models, observed, records
 from controller.store.transaction import Tx
 from controller.usecases import naming
-from controller.usecases.placement import try_assign
+from controller.usecases.placement import homes, try_assign
 from controller.usecases.statuses import derive_all
 
 ACTOR = "controller"
 # What is told of; the states between them are short and can be read from the resource.
 Said = dict[VersionKey, list[records.Servable]]
 """What replicas say of each version."""
+Seen = dict[tuple[VersionKey, str], rollout.Seen]
+"""What counts of each version in each cell."""
 
 _TOLD = (VersionState.AVAILABLE, VersionState.FAILED, VersionState.RETIRED)
 
@@ -31,7 +33,7 @@ class Work(NamedTuple):
 
     release: list[records.Assignment]
     free: list[records.Assignment]
-    assign: list[tuple[records.Version, list[records.Assignment]]]
+    assign: list[tuple[records.Version, list[records.Assignment], str | None]]
     measured: list[tuple[records.Version, int]]
     tell: list[tuple[records.Version, VersionStatus]]
 
@@ -86,15 +88,18 @@ async def _move(tx: Tx, work: Work) -> None:
         tx.change_desired()
     for assignment in work.free:
         await jobs.unassign(tx, assignment)
-        if assignment.deleted:
-            await models.remove_version(tx, assignment.model_id, assignment.key.version)
-        else:
+        if not assignment.deleted:
             await models.touch_version(tx, assignment.model_id, assignment.key.version)
-    if any(assignment.deleted for assignment in work.free):
+    gone = {(assignment.model_id, assignment.key.version) for assignment in work.free if assignment.deleted}
+    if gone:
+        # Copies in other cells may still be on their way out.
+        left = await jobs.assignments_of(tx, {model_id for model_id, _ in gone})
+        for model_id, number in gone - {(assignment.model_id, assignment.key.version) for assignment in left}:
+            await models.remove_version(tx, model_id, number)
         await models.remove_emptied(tx)
-    for version, held in work.assign:
+    for version, held, cell in work.assign:
         # No room is no error here: the next look may find some.
-        await try_assign(tx, version, held)
+        await try_assign(tx, version, held, cell)
 
 
 def _plan(
@@ -102,29 +107,53 @@ def _plan(
     model: records.Model | None,
     versions: list[records.Version],
     held: list[records.Assignment],
-    seen: dict[VersionKey, rollout.Seen],
+    seen: Seen,
 ) -> None:
+    """Each cell for itself: it is a set of routers, and what they can reach."""
     by_number = {version.key.version: version for version in versions}
     live = [number for number, version in by_number.items() if not version.deleted]
     target = rollout.target(model.pinned, live) if model is not None else 0
     wanted = rollout.wanted(target, model.labels if model is not None else {})
-    assigned = {
-        assignment.key.version: rollout.Held(
-            deleted=assignment.deleted,
-            releasing=assignment.releasing_at is not None,
-            proven=by_number[assignment.key.version].measured_bytes is not None,
-        )
+    asked = model.cells if model is not None else ()
+    # A copy outside the cells that are asked for is the last to go: it answers until each of them does.
+    settled = bool(asked) and all(_serves(target, cell, held, seen) for cell in asked)
+    for cell in sorted({assignment.cell for assignment in held}):
+        here = [assignment for assignment in held if assignment.cell == cell]
+        assigned = {
+            assignment.key.version: rollout.Held(
+                deleted=assignment.deleted,
+                releasing=assignment.releasing_at is not None,
+                proven=by_number[assignment.key.version].measured_bytes is not None,
+            )
+            for assignment in here
+        }
+        counts = {key.version: count for (key, where), count in seen.items() if where == cell and key in _keys(here)}
+        let_go = rollout.releasable(assigned, target, wanted, counts)
+        if settled and cell not in asked:
+            let_go |= {number for number, state in assigned.items() if not state.releasing}
+        work.release.extend(assignment for assignment in here if assignment.key.version in let_go)
+    for home in homes(asked, held):
+        there = {
+            assignment.key.version
+            for assignment in held
+            if assignment.releasing_at is None and home in (None, assignment.cell)
+        }
+        for number in sorted(wanted - there):
+            if number in live:
+                work.assign.append((by_number[number], held, home))
+
+
+def _keys(held: list[records.Assignment]) -> set[VersionKey]:
+    return {assignment.key for assignment in held}
+
+
+def _serves(number: int, cell: str, held: list[records.Assignment], seen: Seen) -> bool:
+    """Whether routers of `cell` send requests to version `number` of the model that has these assignments."""
+    return any(
+        seen[assignment.key, cell].routed > 0
         for assignment in held
-    }
-    here = {
-        key.version: count for key, count in seen.items() if versions and key.model_key == versions[0].key.model_key
-    }
-    let_go = rollout.releasable(assigned, target, wanted, here)
-    work.release.extend(assignment for assignment in held if assignment.key.version in let_go)
-    for number in sorted(wanted):
-        missing = number not in assigned or assigned[number].releasing
-        if missing and number in live:
-            work.assign.append((by_number[number], held))
+        if assignment.key.version == number and assignment.cell == cell and (assignment.key, cell) in seen
+    )
 
 
 def _count(
@@ -133,16 +162,21 @@ def _count(
     replicas: list[records.Replica],
     fleet: dict[str, records.Job],
     reports: dict[str, records.CellReport],
-) -> dict[VersionKey, rollout.Seen]:
+) -> Seen:
     """Nothing counts in a cell that has no report of its present leader: see `rollout`."""
     connected = {(replica.cell, replica.name) for replica in replicas if replica.connected}
-    seen = {}
+    seen: Seen = {}
     for assignment in held:
         if assignment.cell not in reports:
             continue
-        here = [servable for servable in said.get(assignment.key, ()) if servable.state != ServableState.END]
+        here = [
+            servable
+            for servable in said.get(assignment.key, ())
+            if servable.cell == assignment.cell and servable.state != ServableState.END
+        ]
         routed = sum(servable.routed and (servable.cell, servable.replica) in connected for servable in here)
-        seen[assignment.key] = rollout.Seen(routed, len(here), fleet[assignment.job].replicas)
+        failed = sum(servable.state == ServableState.ERROR for servable in here)
+        seen[assignment.key, assignment.cell] = rollout.Seen(routed, len(here), fleet[assignment.job].replicas, failed)
     return seen
 
 
@@ -153,7 +187,9 @@ def _is_free(assignment: records.Assignment, said: Said, reports: dict[str, reco
     if assignment.releasing_generation is None or report is None:
         return False
     return report.desired_generation >= assignment.releasing_generation and not any(
-        servable.state != ServableState.END or servable.routed for servable in said.get(assignment.key, ())
+        servable.state != ServableState.END or servable.routed
+        for servable in said.get(assignment.key, ())
+        if servable.cell == assignment.cell
     )
 
 

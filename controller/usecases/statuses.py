@@ -27,23 +27,28 @@ def derive_all(
     servables: Iterable[records.Servable],
 ) -> dict[VersionKey, VersionStatus]:
     """As `statuses`, from what was read before."""
-    by_key = {assignment.key: assignment for assignment in held}
+    by_key: dict[VersionKey, list[records.Assignment]] = {}
+    for assignment in held:
+        by_key.setdefault(assignment.key, []).append(assignment)
     by_job: dict[str, list[records.Replica]] = {}
     for replica in replicas:
         by_job.setdefault(replica.job, []).append(replica)
     seen = {(servable.cell, servable.replica, servable.key): servable for servable in servables}
     found = {}
     for version in versions:
-        assignment = by_key.get(version.key)
-        if assignment is None:
+        own = by_key.get(version.key, [])
+        # Where it stays counts; where it is on its way out only if it stays nowhere.
+        staying = [assignment for assignment in own if assignment.releasing_at is None]
+        if not own:
             found[version.key] = derive(None, (), version.changed_at.timestamp())
             continue
         sightings = [
             _sighting(replica, seen.get((replica.cell, replica.name, version.key)))
+            for assignment in staying or own
             for replica in by_job.get(assignment.job, ())
         ]
-        since = assignment.releasing_at or assignment.created_at
-        where = Assigned.HELD if assignment.releasing_at is None else Assigned.RELEASING
+        since = max((assignment.releasing_at or assignment.created_at) for assignment in staying or own)
+        where = Assigned.HELD if staying else Assigned.RELEASING
         found[version.key] = derive(where, sightings, since.timestamp())
     return found
 

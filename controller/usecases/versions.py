@@ -9,12 +9,11 @@ from berth.ids import ModelKey, check_name
 from berth.model import Artifact, Signature
 from berth.states import VersionState
 from controller.core import footprint, quota, rollout
-from controller.core.placement import Refused
 from controller.store import jobs, journal, models, records, tenants
 from controller.store.transaction import Tx
 from controller.usecases import naming
 from controller.usecases.keys import Caller
-from controller.usecases.placement import try_assign
+from controller.usecases.placement import assign_everywhere
 from controller.usecases.tenants import get as get_tenant
 
 
@@ -66,12 +65,10 @@ async def accept(tx: Tx, caller: Caller, key: ModelKey, upload: Upload) -> recor
     version = await models.find_version(tx, model.id, number)
     assert version is not None
     target = rollout.target(model.pinned, {model.latest or 0, number} - {0})
-    job = None
+    placed: list[str] = []
     if number == target:
-        answer = await try_assign(tx, version, await jobs.assignments_of(tx, [model.id]))
-        if isinstance(answer, Refused):
-            raise answer.as_error(caller.tenant)
-        job = answer.job.name if answer is not None else None
+        held = await jobs.assignments_of(tx, [model.id])
+        placed = [answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, caller.tenant)]
     else:
         # Unassigned from the start: no event needs to tell of it later.
         await models.change_version(tx, model.id, number, announced=str(VersionState.RETIRED))
@@ -83,6 +80,6 @@ async def accept(tx: Tx, caller: Caller, key: ModelKey, upload: Upload) -> recor
         naming.model_subject(key, number),
         sha256=upload.artifact.sha256,
         size_bytes=upload.artifact.size_bytes,
-        job=job,
+        job=", ".join(placed) or None,
     )
     return version

@@ -113,6 +113,7 @@ class Attempts:
         "_rules",
         "_sent",
         "_tried",
+        "denied",
     )
 
     def __init__(
@@ -129,6 +130,8 @@ class Attempts:
         self._last: Failure | None = None
         self._hedge_after = hedge_after
         self._hedged = False
+        # Whether a twin was due and not sent; kept here for `hedging`, which counts requests and not their questions.
+        self.denied = False
         self._pause = rules.first_pause
         self._patient_until: float | None = None
 
@@ -136,6 +139,11 @@ class Attempts:
     def sent(self) -> int:
         """Copies sent so far, hedges included."""
         return self._sent
+
+    @property
+    def may_hedge(self) -> bool:
+        """Whether the request has, or may come to have, a second copy beside the first."""
+        return self._hedge_after is not None and self._idempotent
 
     def next_step(self, now: float, candidates: Sequence[ReplicaAddress]) -> Send | Pause | GiveUp:
         """What to do while no copy is under way. `candidates` hold the version now; they may be none."""

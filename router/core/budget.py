@@ -79,14 +79,18 @@ class Budget:
         self._count(now)
         return self._tokens >= self._reserve and self._hedge_tokens >= self._hedge_reserve
 
-    def deposit(self, now: float) -> None:
-        """A request has come."""
+    def deposit(self, now: float) -> float:
+        """A request has come. Returns what part of the hedges' reserve is in hand, 0 to 1."""
         self._count(now)
         # Every request passes here three times: comparisons instead of min().
         tokens = self._tokens + self._share
         self._tokens = tokens if tokens < self._reserve else self._reserve  # noqa: FURB136
         tokens = self._hedge_tokens + self._hedge_share
-        self._hedge_tokens = tokens if tokens < self._hedge_reserve else self._hedge_reserve  # noqa: FURB136
+        if tokens < self._hedge_reserve:
+            self._hedge_tokens = tokens
+            return tokens / self._hedge_reserve
+        self._hedge_tokens = self._hedge_reserve
+        return 1.0
 
     def has_retry(self, now: float) -> bool:
         self._count(now)
@@ -228,10 +232,12 @@ class Account:
         self._budgets = budgets
         self._key = key
 
-    def deposit(self, now: float) -> None:
-        """A request has come."""
+    def deposit(self, now: float) -> float:
+        """A request has come. Returns what part of the hedges' reserve is in hand, at the level that has least."""
+        least = 1.0
         for level in self._budgets.levels(self._key, now):
-            level.deposit(now)
+            least = min(least, level.deposit(now))
+        return least
 
     def take_retry(self, now: float) -> bool:
         """As `Budget.take_retry`, at all levels."""

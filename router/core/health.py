@@ -29,6 +29,8 @@ _USUAL: Final = 30.0
 _BEGINNING: Final = 50
 _FEW: Final = 3
 _REMEMBERED: Final = 128
+# What is left of the longest latency with each answer: a half after 350.
+_FADING: Final = 0.998
 _NOISE: Final = 1.5
 
 SLOW: Final = 2.0
@@ -72,6 +74,7 @@ class Health:
     __slots__ = (
         "_begun",
         "_counted_at",
+        "_longest",
         "_pace",
         "_paced_at",
         "_rejoined_at",
@@ -118,6 +121,8 @@ class Health:
         self._paced_at = now
         self._waiting_since: float | None = None
         self._waited_typical = 0.0
+        # The longest that it took to answer anything, s, slowly forgotten.
+        self._longest = 0.0
         self.pushed_back_until = 0.0
         # The observations it made last, to be taken back should it turn out that they are not normal.
         self.taught: deque[tuple[Line, int]] = deque(maxlen=_REMEMBERED)
@@ -175,9 +180,13 @@ class Health:
             self.usual += (self.outstanding - self.usual) * (min(1.0, weight))
             self._counted_at = now
         self.outstanding += 1
-        if self._waiting_since is None and typical is not None:
-            self._waiting_since = now
-            self._waited_typical = max(typical, FLOOR)
+        if self._waiting_since is None:
+            # Of a version without history nobody can say how long is long. But when nothing at all has come for longer
+            # than anything took, more of the same is suspect.
+            usual = self._longest if typical is None else typical
+            if usual > 0.0:
+                self._waiting_since = now
+                self._waited_typical = max(usual, FLOOR)
 
     def ended(self) -> None:
         self.outstanding -= 1
@@ -195,6 +204,8 @@ class Health:
         self.misses = 0
         self.failures = 0
         self.rests_until = 0.0
+        longest = self._longest * _FADING
+        self._longest = max(seconds, longest)
         if typical is not None:
             pace = _pace(seconds, typical)
             self._weigh(now, pace)

@@ -1,14 +1,17 @@
 """When a second copy of a request is sent, and to whom: backup requests after Dean and Barroso ("The Tail at Scale",
 2013), with an adaptive delay and a budget after Finagle's BackupRequestFilter.
 
-The delay is the latency that only a share of the requests exceed (`latency`), the same share that the budget allows
-as extra load (`budget`): in a steady state the two meet, and every request in the tail can have its twin. When all
+The delay is the latency at which the tail begins (`latency`): what only a share of the requests exceed, the same share
+that the budget allows as extra load (`budget`). It is estimated on the low side, and the budget corrects it: what is in
+hand is the integral of what the share allows less what was spent, and the less there is, the more the delay is
+stretched, up to fourfold. So all that is allowed is spent, on those that wait longest, and no more. When all
 replicas become slow at once, more requests pass the delay than the budget has tokens for, and the rest wait, as they
-should.
+should. A delay is never shorter than what `latency` says, whose rule for withdrawn copies counts on that.
 
 Not hedged are: requests that ask for it (`berth-no-hedge`), that are not idempotent, that are part of a stream or a
 sequence, and those of versions without enough history. A twin that is due is denied when it would not help: no fit
 replica beside the first, most replicas of the version with clearly more to do than usual, nothing left in the budget.
+Such a state may pass while the request still waits: it asks again after `again`, less and less often.
 """
 
 from __future__ import annotations
@@ -25,6 +28,15 @@ from router.core.selection import Dice, Selection
 
 ADAPTIVE = None
 """The delay that is learned."""
+
+# What part of the reserve is plenty; below it the delay grows, to `_STRETCH` times when nothing is left.
+_PLENTY = 0.8
+_STRETCH = 4.0
+
+# What may be otherwise in a moment, and when to look, s and as a part of the time waited.
+_PASSING = frozenset((Denial.BUDGET, Denial.NO_REPLICA, Denial.OVERLOADED))
+_SOONEST = 0.005
+_PART = 0.25
 
 
 class Event(Enum):
@@ -78,10 +90,11 @@ class Hedging:
     def unarmed(self) -> Mapping[Unarmed, int]:
         return self._unarmed
 
-    def arm(self, line: Line | None, *, allowed: bool, replicas: int) -> float | None:
+    def arm(self, line: Line | None, *, allowed: bool, replicas: int, in_hand: float = 1.0) -> float | None:
         """After how many seconds a request's first copy gets a twin; None for never.
 
-        `allowed`: neither the client nor the kind of request forbids it.
+        `allowed`: neither the client nor the kind of request forbids it. `in_hand`: what part of the reserve for
+        hedges is there, 0 to 1.
         """
         if not allowed:
             reason = Unarmed.ASKED
@@ -92,7 +105,7 @@ class Hedging:
         elif self._delay is not ADAPTIVE:
             return self._delay
         elif line is not None and line.tail is not None:
-            return line.tail
+            return line.tail if in_hand >= _PLENTY else line.tail * _STRETCH ** (1.0 - in_hand / _PLENTY)
         else:
             reason = Unarmed.NO_HISTORY
         self._unarmed[reason] += 1
@@ -107,20 +120,34 @@ class Hedging:
         *,
         now: float,
         dice: Dice,
-    ) -> ReplicaAddress | None:
-        """Where the twin of the copy at `first` goes; None if there shall be none.
+    ) -> ReplicaAddress | Denial:
+        """Where the twin of the copy at `first` goes, or why there is none (yet).
 
-        `versions` are that of the first copy and the one that the table resolves to now, at `candidates`.
+        `versions` are that of the first copy and the one that the table resolves to now, at `candidates`. A denial is
+        counted when it is the request's first.
         """
         if self._selection.overloaded(candidates, now):
-            self._denials[Denial.OVERLOADED] += 1
-            return None
+            return self._deny(attempts, Denial.OVERLOADED)
         step = attempts.hedge(now, *versions, self._selection.fit_for_extra(candidates, first, now))
         if isinstance(step, Denial):
-            self._denials[step] += 1
-            return None
+            return self._deny(attempts, step)
         self._events[Event.SENT] += 1
         return self._selection.pick_twin(step.among, first, now, dice)
+
+    @staticmethod
+    def again(denial: Denial, waited: float) -> float | None:
+        """In how many seconds a request that has waited so long, and was denied its twin, asks again; None: never.
+
+        In proportion to what it has waited: few questions however long it takes, and those that came last, which a
+        twin helps most, ask most often.
+        """
+        return max(_SOONEST, _PART * waited) if denial in _PASSING else None
+
+    def _deny(self, attempts: Attempts, denial: Denial) -> Denial:
+        if not attempts.denied:
+            attempts.denied = True
+            self._denials[denial] += 1
+        return denial
 
     def count(self, event: Event) -> None:
         """Something came of a twin."""

@@ -5,14 +5,25 @@ typical (the median), and where does the tail begin (the quantile that `share` o
 a sketch of fixed size and are worked out at most once a second per line, by whichever request comes first: a timer
 that walked ten thousand lines would make the requests behind it wait.
 
+The tail begins as early as what was seen allows:
+
+* *A short memory.* No more is remembered than the quantile needs: a line with much traffic forgets a bad spell in
+  seconds. With half a minute of memory, five seconds in which everything was slow put the tail's beginning there for
+  a minute after.
+* *Chance is on its side.* Of few observations the share beyond the quantile is uncertain; the quantile is taken as low
+  as that allows. Too high, it hedges nobody; too low, it costs tokens, and the budget stretches the delay (`hedging`).
+* *It is not the slow ones themselves.* When more than `share` are slow, the quantile lies among them, and a twin sent
+  then helps nobody. The tail begins at most `_REACH` times beyond nine tenths of the requests.
+
 What is recorded decides whether hedging can be trusted with its own trigger. Three rules, kept by `selection`:
 
 1. One observation per request, that of its first copy. A twin is only sent into the tail and would add quick answers
    that no request without a tail has.
 2. A first copy that lost to its twin was never seen to end: it is a censored observation. It counts with the time
-   it had run. That is at least the delay after which the twin was sent, so it stays on the tail's side of the quantile:
-   the share of observations beyond the delay is the same as if nobody had hedged. Left out, every hedge would remove
-   one slow observation, the delay would sink, and more would be hedged, until the budget is all that holds.
+   it had run. That is at least the delay after which the twin was sent, and no twin is sent before the tail begins, so
+   it stays on the tail's side: the share of observations beyond is the same as if nobody had hedged. Left out, every
+   hedge would remove one slow observation, the delay would sink, and more would be hedged, until the budget is all
+   that holds.
 3. Replicas that are ejected or clearly slower than their peers are not recorded: with one slow replica of three, the
    pooled tail *is* that replica, and no hedge would ever come before it. What one taught just before it was found out
    is taken back.
@@ -42,6 +53,17 @@ _LIMITS.append(math.ldexp(0.5, _LOWEST + 1 + _OCTAVES))
 _EMPTY: Final = bytes(4 * _BUCKETS)
 
 _REFRESH: Final = 1.0
+# So many observations in the tail make a pane; it ends then, or after so many seconds.
+_IN_THE_TAIL: Final = 8
+_PANE: Final = 30.0
+# How far chance is trusted to go, in standard deviations.
+_DOUBT: Final = 1.5
+# Seconds in which the typical latency follows what is seen. Replicas are judged by it, some by requests of seconds ago:
+# were it to jump, those that had none since would look much slower than the others, or much quicker.
+_SETTLING: Final = 20.0
+# What is certainly no tail, and how many times as long the delay may be.
+_BODY: Final = 0.9
+_REACH: Final = 4.0
 _KIB: Final = 1024
 _SIZES: Final = (4 * _KIB, 64 * _KIB, 1024 * _KIB)
 
@@ -56,16 +78,18 @@ def size_class(size: int) -> int:
 
 
 class Sketch:
-    """Counts of the last one to two panes of time, in buckets that grow with the value; about 1.5 KB.
+    """Counts of the last one to two panes, in buckets that grow with the value; about 1.5 KB. A pane ends after `pane`
+    seconds, or when `turn` finds `enough` values in it.
 
     Panes slide instead of decaying: a quantile far out is made of few values, and an old one that fades slowly would
     hold it up for many half-lives. The buckets are HdrHistogram's (linear within each power of two).
     """
 
-    __slots__ = ("_count", "_current", "_ends", "_old_count", "_pane", "_previous")
+    __slots__ = ("_count", "_current", "_ends", "_enough", "_old_count", "_pane", "_previous")
 
-    def __init__(self, now: float, pane: float = 30.0) -> None:
+    def __init__(self, now: float, pane: float = _PANE, enough: int = 2**31) -> None:
         self._pane = pane
+        self._enough = enough
         self._ends = now + pane
         self._current = array("I", _EMPTY)
         self._previous = array("I", _EMPTY)
@@ -97,6 +121,11 @@ class Sketch:
         elif self._previous[index]:
             self._previous[index] -= 1
             self._old_count -= 1
+
+    def turn(self, now: float) -> None:
+        """End the pane if there is enough in it. Not done by `record`, which every request pays for."""
+        if self._count >= self._enough:
+            self._slide(min(now, self._ends))
 
     def count(self, now: float) -> int:
         """How many values are remembered."""
@@ -140,25 +169,27 @@ class LineState(NamedTuple):
 class Line:
     """The latencies of one version for one size of body. Requests hold on to their line while they are under way."""
 
-    __slots__ = ("_fresh_until", "_least", "_share", "_sketch", "_tail", "_typical", "used_at")
+    __slots__ = ("_fresh_until", "_least", "_share", "_sketch", "_tail", "_typical", "_typical_at", "used_at")
 
     def __init__(self, now: float, share: float, least: int) -> None:
-        self._sketch = Sketch(now)
+        self._sketch = Sketch(now, enough=_IN_THE_TAIL * least)
         self._share = share
         self._least = least
         self._typical: float | None = None
+        self._typical_at = now
         self._tail: float | None = None
         self._fresh_until = now
         self.used_at = now
 
     @property
     def typical(self) -> float | None:
-        """The median, s, of the last half minute to minute; None before there is any history."""
+        """The median, s, which follows the requests in `_SETTLING` seconds; None before there is any history."""
         return self._typical
 
     @property
     def tail(self) -> float | None:
-        """What only `share` of the requests exceed, s, at least `FLOOR`; None until there is enough history."""
+        """Where the tail begins, s, at least `FLOOR`: about `share` of the requests take longer. None until there is
+        enough history."""
         return self._tail
 
     @property
@@ -178,14 +209,27 @@ class Line:
         self.used_at = now
         if now < self._fresh_until:
             # The first typical latency is needed as soon as there is one: until then nobody can be called slow.
-            if self._typical is None and self._sketch.count(now) >= _FEW:
-                self._typical = self._sketch.quantile(now, 0.5)
+            if self._typical is None:
+                self._follow(now, self._sketch.count(now))
             return
         self._fresh_until = now + _REFRESH
         count = self._sketch.count(now)
-        self._typical = self._sketch.quantile(now, 0.5) if count >= _FEW else None
-        tail = self._sketch.quantile(now, 1.0 - self._share) if count >= self._least else None
-        self._tail = None if tail is None else max(FLOOR, tail)
+        self._follow(now, count)
+        self._tail = self._beginning(now, count) if count >= self._least else None
+        self._sketch.turn(now)
+
+    def _follow(self, now: float, count: int) -> None:
+        median = self._sketch.quantile(now, 0.5) if count >= _FEW else None
+        if median is not None and self._typical is not None:
+            weight = min(1.0, (now - self._typical_at) / _SETTLING)
+            median = self._typical * (median / self._typical) ** weight
+        self._typical = median
+        self._typical_at = now
+
+    def _beginning(self, now: float, count: int) -> float | None:
+        beyond = self._share + _DOUBT * math.sqrt(self._share * (1.0 - self._share) / count)
+        tail, body = self._sketch.quantile(now, max(0.0, 1.0 - beyond)), self._sketch.quantile(now, _BODY)
+        return None if tail is None or body is None else max(FLOOR, min(tail, _REACH * body))
 
 
 _FEW: Final = 10

@@ -26,7 +26,7 @@ from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
 from berth.model import ReplicaAddress
-from router.core.health import FIRST_REST, LONGEST_REST, TRIALS, Cause, Health, Standing
+from router.core.health import FIRST_REST, LONGEST_REST, SLOW, TRIALS, Cause, Health, Standing
 from router.core.latency import Line
 
 __all__ = ["FIRST_REST", "LONGEST_REST", "Cause", "Dice", "Done", "Outcome", "Place", "ReplicaState", "Selection"]
@@ -174,7 +174,7 @@ class Selection:
         two = self._records.get((second.replica, second.incarnation))
         if one is None or two is None or now < one.plain_from or now < two.plain_from:
             one, two = self._record(first, now), self._record(second, now)
-            if not (_takes_part(one, now, dice) and _takes_part(two, now, dice)):
+            if not (_takes_part(one, two, now, dice) and _takes_part(two, one, now, dice)):
                 fit = self._fit(candidates, now)
                 if len(fit) == 1:
                     return fit[0]
@@ -336,7 +336,7 @@ class Selection:
             # No table has it any more, or it says nothing.
             return
         if record.standing is Standing.PROBATION:
-            usual = self._usual_level(job, place) or 1.0
+            usual = self._usual_pace(job, place, now)
             if outcome is not Outcome.ANSWERED or record.pace_at(now) >= TOO_SLOW * usual:
                 self._eject(job, record, Cause.TRIAL, now)
                 return
@@ -355,6 +355,16 @@ class Selection:
         levels = sorted(peer.level for peer in peers if peer.paces >= _FEW and peer.standing is Standing.FIT)
         return levels[len(levels) // 2] if levels else None
 
+    def _usual_pace(self, job: _Job, place: tuple[str, str], now: float) -> float:
+        """What a trial is compared with. A level says no more than how much slower than usual its clip lets through;
+        when all peers are beyond that, their paces say more."""
+        level = self._usual_level(job, place) or 1.0
+        if level < SLOW:
+            return level
+        peers = (self._records[peer] for peer in job.places if peer != place)
+        paces = sorted(peer.pace_at(now) for peer in peers if peer.standing is Standing.FIT)
+        return max(level, paces[len(paces) // 2]) if paces else level
+
     def _eject(self, job: _Job, record: Health, cause: Cause, now: float) -> None:
         if record.standing is Standing.FIT and 2 * (self._unfit(job) + 1) > len(job.places):
             return
@@ -365,12 +375,13 @@ class Selection:
         return sum(self._records[place].standing is not Standing.FIT for place in job.places)
 
 
-def _takes_part(record: Health, now: float, dice: Dice) -> bool:
-    """Whether a replica that was drawn stays: newcomers as often as is their share."""
+def _takes_part(record: Health, other: Health, now: float, dice: Dice) -> bool:
+    """Whether a replica that was drawn with `other` stays: newcomers as often as is their share, and whenever `other`
+    has so much to do that even their share of it is more than they have."""
     if not record.is_open(now):
         return False
     share = record.share_at(now)
-    return share >= 1.0 or dice.random() < share
+    return share >= 1.0 or dice.random() < share or record.load_at(now) < share * other.load_at(now)
 
 
 def _zone_of(address: ReplicaAddress) -> str:

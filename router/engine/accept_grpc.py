@@ -30,13 +30,16 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
     plan = base.derived
     if type(plan) is not Plan:
         plan = base.derived = Plan(service, base)
-    request_id, timeout = plan.request_id, plan.timeout
+    request_id, timeout, trace = plan.request_id, plan.timeout, plan.trace
     for name, value in tail:
         if name == of.REQUEST_ID:
             request_id = value
         elif name == of.GRPC_TIMEOUT:
             timeout = value
+        else:
+            trace = (*trace, (name, value))
     inbound: GrpcInbound = GrpcStream(plan, client, stream_id) if plan.stream else GrpcInbound(plan, client, stream_id)
+    inbound.trace = trace
     inbound.started = now = client.common.loop.time()
     given = request_id is not None and request_id_is_good(request_id)
     inbound.request_id = request_id if given and request_id is not None else service.new_request_id()

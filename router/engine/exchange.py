@@ -16,16 +16,18 @@ from berth.errors import BerthError, DeadlineExceeded, Internal, Unavailable
 from berth.model import ReplicaAddress
 from router.answers import default_answer, default_reply, hurried, is_no_answer
 from router.core.admission import Admitted, Ticket
-from router.core.attempts import Attempts, Failure, GiveUp, Pause, Send
+from router.core.attempts import Attempts, Denial, Failure, GiveUp, Pause, Send
 from router.core.hedging import Event
 from router.core.paths import Operation
 from router.core.routes import Resolved
 from router.core.selection import Outcome
+from router.engine import fields as of
 from router.engine.request import WITHOUT_END, Answer, Copy, Request
 from router.engine.wheel import NEVER
 
 if TYPE_CHECKING:
     from router.forward import Forwarder
+    from router.trace import Trace
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +46,7 @@ class Exchange:
 
     __slots__ = (
         "_attempts", "_begun", "_copies", "_core", "_deadline_slot", "_default", "_hedge_slot", "_line", "_over",
-        "_pause_slot", "_resolved", "_slot", "_spare", "_started", "_ticket", "request",
+        "_pause_slot", "_resolved", "_slot", "_spare", "_started", "_ticket", "_trace", "request",
     )  # fmt: skip
 
     def __init__(self, core: Forwarder, request: Request) -> None:
@@ -62,6 +64,7 @@ class Exchange:
         self._resolved: Resolved
         self._attempts: Attempts
         self._started = 0.0
+        self._trace: Trace | None = None
 
     def __repr__(self) -> str:
         state = "over" if self._over else "waiting" if self._ticket else "begun" if self._begun else "under way"
@@ -71,6 +74,8 @@ class Exchange:
 
     def start(self) -> None:
         core, request = self._core, self.request
+        if core.traces is not None:
+            self._trace = core.traces.begin(request)
         try:
             self._default = self._default_answer()
             if self._default:
@@ -120,6 +125,8 @@ class Exchange:
             self._refuse(error)
             return
         self._resolved = resolved
+        if self._trace is not None:
+            self._trace.resolved(resolved.key)
         self._started = now = core.time()
         if core.kept is not None and (kept := core.kept.get(request.as_call(), resolved.key, now)) is not None:
             self._conclude()
@@ -128,7 +135,7 @@ class Exchange:
         if request.deadline != float("inf"):
             self._deadline_slot = core.deadlines.add(self, request.deadline)
         account = core.budgets.account(resolved.key)
-        account.deposit(now)
+        in_hand = account.deposit(now)
         infer = request.operation is Operation.INFER
         self._line = core.latencies.line(resolved.key, len(request.body), now) if infer else None
         allowed = infer and request.hedge and request.idempotent
@@ -137,7 +144,7 @@ class Exchange:
             account,
             deadline=request.deadline,
             idempotent=request.idempotent,
-            hedge_after=core.hedging.arm(self._line, allowed=allowed, replicas=len(resolved.replicas)),
+            hedge_after=core.hedging.arm(self._line, allowed=allowed, replicas=len(resolved.replicas), in_hand=in_hand),
         )
         self._step(resolved.replicas, now)
 
@@ -153,6 +160,8 @@ class Exchange:
             self._send(address, now)
             delay = attempts.hedge_delay(self._resolved.replicas)
             if delay is not None:
+                if self._hedge_slot != NEVER:
+                    core.hedges.discard(self, self._hedge_slot)
                 self._hedge_slot = core.hedges.add(self, now + delay)
         elif isinstance(step, Pause):
             core.paused.add(self)
@@ -166,6 +175,10 @@ class Exchange:
         copy = Copy(self, address, self._resolved.servable, twin)
         copy.done = core.selection.begin(address, now, self._line, twin=twin)
         copy.pool = core.upstreams.take(self.request.wire, address)
+        if self._trace is not None:
+            self._trace.attempt(copy, first=self._attempts.sent == 1)
+        if core.tied and self._attempts.may_hedge:
+            copy.fields = (*copy.fields, (of.TWIN, b"%b-%d" % (self.request.request_id, 1 if twin else 2)))
         self._copies.append(copy)
         copy.pool.upstream.send(copy)
 
@@ -229,6 +242,17 @@ class Exchange:
         copy.chunks = []
         self.request.begun(answer, copy)
 
+    def begins_to_run(self, copy: Copy) -> None:
+        """Of two tied copies the one that comes to be computed first withdraws the other, if that still waits."""
+        copy.started = True
+        waiting = [other for other in self._copies if not other.started]
+        if not waiting or len(self._copies) < 2:
+            return
+        self._copies.remove(waiting[0])
+        self._core.hedging.count(Event.RECALLED)
+        # A first copy that has to give way has waited longer than is usual; a twin has only come too late.
+        self._end(waiting, Outcome.OTHER if waiting[0].twin else Outcome.LOST)
+
     def failed(self, copy: Copy, failure: Failure, why: str, pushback: float | None) -> None:
         core = self._core
         now = core.time()
@@ -287,9 +311,13 @@ class Exchange:
             now=now,
             dice=core.dice,
         )
-        if address is not None:
-            self._attempts.began(address)
-            self._send(address, now, twin=True)
+        if isinstance(address, Denial):
+            delay = core.hedging.again(address, now - self._started)
+            if delay is not None:
+                self._hedge_slot = core.hedges.add(self, now + delay)
+            return
+        self._attempts.began(address)
+        self._send(address, now, twin=True)
 
     def pause_over(self) -> None:
         """Its time has passed, or a new table has come."""
@@ -330,6 +358,8 @@ class Exchange:
     def _refuse(self, error: BerthError) -> None:
         if self._over:
             return
+        if self._trace is not None:
+            self._trace.refused(error)
         self._end_copies(Outcome.LOST if isinstance(error, DeadlineExceeded) else Outcome.OTHER)
         self._conclude(none=True)
         if self._default and isinstance(error, DeadlineExceeded | Unavailable):
@@ -372,6 +402,9 @@ class Exchange:
                 core.models.answered(self._resolved.key.model_key, answer, core.time() - self._started)
             core.gate.leave(self._slot)
             self._slot = None
+        if self._trace is not None:
+            self._trace.end("none" if none else "bad" if faulty else "good")
+            self._trace = None
 
     def _withdraw_losers(self) -> None:
         if self._copies:
@@ -381,6 +414,9 @@ class Exchange:
 
     def _end_copies(self, end: Outcome) -> None:
         copies, self._copies = self._copies, []
+        self._end(copies, end)
+
+    def _end(self, copies: list[Copy], end: Outcome) -> None:
         if copies:
             core = self._core
             now = core.time()

@@ -23,6 +23,9 @@ REPLICA: Final[bytes] = b"berth-replica"
 AUTHORIZATION: Final[bytes] = b"authorization"
 CONTENT_TYPE: Final[bytes] = b"content-type"
 NO_HEDGE: Final[bytes] = b"berth-no-hedge"
+TRACE: Final = frozenset((b"traceparent", b"tracestate"))
+TWIN: Final[bytes] = b"berth-twin"
+STARTED: Final[bytes] = b"berth-started"
 GRPC_STATUS: Final[bytes] = b"grpc-status"
 GRPC_MESSAGE: Final[bytes] = b"grpc-message"
 
@@ -38,7 +41,7 @@ _GRPC_OWN: Final = frozenset(name.encode() for name in headers.GRPC_OWN)
 _GRPC_KEPT: Final = frozenset((b"grpc-encoding",))
 
 # What may be different in each request, and is therefore not part of what is remembered of a head.
-VARIABLE: Final = frozenset((REQUEST_ID, TIMEOUT_MS, GRPC_TIMEOUT))
+VARIABLE: Final = frozenset((REQUEST_ID, TIMEOUT_MS, GRPC_TIMEOUT)) | TRACE
 
 
 def rest_to_worker(fields: Fields) -> list[Field]:
@@ -94,6 +97,11 @@ def _said(authorization: bytes | None, no_hedge: bytes | None) -> Said:
     key = key_from_headers(given)
     asked = {} if no_hedge is None else {headers.NO_HEDGE: no_hedge.decode("latin-1")}
     return Said(None if key is None else digest(key), headers.may_hedge(asked))
+
+
+def trace_of(fields: Fields) -> Fields:
+    """Those of W3C Trace Context."""
+    return tuple(field for field in fields if field[0] in TRACE)
 
 
 def as_text(fields: list[Field] | Fields) -> Headers:

@@ -68,6 +68,7 @@ class Plan:
         "said",
         "stream",
         "timeout",
+        "trace",
     )
 
     def __init__(self, service: Service, head: RequestHead) -> None:
@@ -80,6 +81,7 @@ class Plan:
         self.encoding = first(head.fields, b"grpc-encoding")
         self.request_id = first(head.fields, of.REQUEST_ID)
         self.timeout = first(head.fields, of.GRPC_TIMEOUT)
+        self.trace = of.trace_of(head.fields)
         self.block = b""
         if head.method != b"POST" or not (head.path in PATHS or self.stream or self.answer is not None):
             self.error = refusal_of(rpc.UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")

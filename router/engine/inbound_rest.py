@@ -40,7 +40,7 @@ class Plan:
 
     __slots__ = (
         "allowed", "block", "error", "fields", "method", "question", "request_id", "said", "servable", "tf",
-        "timeout_ms",
+        "timeout_ms", "trace",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead) -> None:
@@ -52,6 +52,7 @@ class Plan:
         self.fields = of.rest_to_worker(head.fields)
         self.request_id = first(head.fields, of.REQUEST_ID)
         self.timeout_ms = first(head.fields, of.TIMEOUT_MS)
+        self.trace = of.trace_of(head.fields)
         # The encoded head for the worker, up to what differs from request to request; it names the servable.
         self.servable = ""
         self.block = b""
@@ -82,13 +83,16 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
     plan = base.derived
     if type(plan) is not Plan:
         plan = base.derived = Plan(base)
-    request_id, timeout_ms = plan.request_id, plan.timeout_ms
+    request_id, timeout_ms, trace = plan.request_id, plan.timeout_ms, plan.trace
     for name, value in tail:
         if name == of.REQUEST_ID:
             request_id = value
         elif name == of.TIMEOUT_MS:
             timeout_ms = value
+        else:
+            trace = (*trace, (name, value))
     inbound = RestInbound(plan, client, stream_id, head.content_length, head.expects_continue)
+    inbound.trace = trace
     inbound.started = now = client.common.loop.time()
     given = request_id is not None and request_id_is_good(request_id)
     inbound.request_id = request_id if given and request_id is not None else service.new_request_id()
@@ -240,7 +244,9 @@ class RestInbound(Inbound):
         request_id = self.request_id.decode("latin-1")
         try:
             self._check_who()
-            asked = TfAsked(question, self.api_key, self.headers(), body, request_id, self.deadline)
+            asked = TfAsked(
+                question, self.api_key, self.headers(), body, request_id, self.deadline, self.hedge, self.trace
+            )
             reply = await service.tfserving.answer(asked)
         except BerthError as error:
             self.refused(error)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from berth.auth.certificates import Certificates, TlsFiles
+from berth.auth.contexts import RotatingContext
 from berth.settings import SettingsError
 from router.engine.attached import Attached
 from router.engine.client import ClientConnection
@@ -42,17 +44,17 @@ async def listen(
         server.close()
 
 
-def client_tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """The context of the clients' ports, or None where they speak cleartext. Raises `SettingsError`."""
+def client_certificates(cert: Path | None, key: Path | None) -> Certificates | None:
+    """What the clients' ports show, or None where they speak cleartext. Raises `SettingsError`."""
     if cert is None and key is None:
         return None
     if cert is None or key is None:
         raise SettingsError("BERTH_CLIENT_TLS_CERT and BERTH_CLIENT_TLS_KEY go together")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(f"cannot use {cert} and {key}: {error}") from None
+    return Certificates(TlsFiles(cert, key))
+
+
+def client_tls(certificates: Certificates) -> ssl.SSLContext:
+    """The context of the clients' ports. The files may be replaced; connections made from then on get the new ones."""
+    context = RotatingContext(certificates, server_side=True)
     context.set_alpn_protocols(["h2", "http/1.1"])
     return context

@@ -14,6 +14,7 @@ from router.core.paths import Operation
 from router.core.selection import Done, Outcome
 from router.engine import fields as of
 from router.engine import rpc
+from router.engine.ledger import Ledger
 
 if TYPE_CHECKING:
     from router.engine.carrier import Carrier
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Answers up to this size are held back until they are complete, so that one that breaks off can be had elsewhere.
 # Larger ones pass through as they come.
 HELD: Final = 1024 * 1024
+_COUNTED: Final = 16 * 1024
 WITHOUT_END: Final = 2**63
 
 
@@ -83,7 +85,7 @@ class Request(ABC):
 
     __slots__ = (
         "api_key", "body", "complete", "deadline", "digest", "exchange", "hedge", "held_back", "idempotent", "model",
-        "operation", "request_id", "version", "wire",
+        "operation", "request_id", "trace", "version", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, operation: Operation) -> None:
@@ -103,6 +105,8 @@ class Request(ABC):
         # How much of an answer is kept back until it is complete.
         self.held_back = HELD
         self.exchange: Exchange | None = None
+        # What the client said of its trace (`traceparent`, `tracestate`).
+        self.trace: Fields = ()
 
     @abstractmethod
     def message(self) -> bytes:
@@ -162,12 +166,13 @@ class Request(ABC):
 class Copy:
     """A copy of a request at one replica. The upstream fills in what comes back and says how it ended, once.
 
-    `end` is what it comes to if it is withdrawn; whoever withdraws it for a reason says so.
+    `end` is what it comes to if it is withdrawn; whoever withdraws it for a reason says so. `fields` go to the replica
+    beside those of the request. `started`: the replica said that it has begun to compute (asked only of tied copies).
     """
 
     __slots__ = (
-        "address", "begun", "carrier", "chunks", "done", "end", "exchange", "head", "held_back", "pool", "request",
-        "servable", "size", "stream_id", "twin", "unsent",
+        "address", "begun", "carrier", "chunks", "counted", "done", "end", "exchange", "fields", "head", "held_back",
+        "pool", "request", "servable", "size", "started", "stream_id", "twin", "unsent",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, address: ReplicaAddress, servable: str, twin: bool) -> None:
@@ -185,7 +190,11 @@ class Copy:
         self.head: ResponseHead | None = None
         self.chunks: list[bytes] = []
         self.size = 0
+        # How much of the answer counts as memory in use.
+        self.counted = 0
         self.held_back = request.held_back
+        self.fields = request.trace
+        self.started = False
         # Whether the answer passes through as it comes.
         self.begun = False
         # Bytes of a request that is not complete which wait for the replica's window.
@@ -205,6 +214,19 @@ class Copy:
         self.unsent -= size
         if not self.unsent:
             self.request.passed_on()
+
+    def keep(self, chunk: bytes, ledger: Ledger) -> None:
+        """Hold back some of the answer. Most answers are whole in an instant, and not worth counting."""
+        self.chunks.append(chunk)
+        self.size += len(chunk)
+        if self.size > _COUNTED:
+            ledger.held += self.size - self.counted
+            self.counted = self.size
+
+    def let_go(self, ledger: Ledger) -> None:
+        """What was held back goes on, or away."""
+        ledger.held -= self.counted
+        self.counted = 0
 
     def withdraw(self) -> None:
         if self.carrier is not None:

@@ -14,6 +14,7 @@ from berth.http.events import (
     DataSent,
     Event,
     GoingAway,
+    InformationalReceived,
     ResponseReceived,
     StreamReset,
     TrailersReceived,
@@ -23,6 +24,7 @@ from berth.http.http2 import header_codec
 from berth.http.http2.client import Http2Client
 from berth.http.limits import Http2Limits
 from router.core.attempts import Failure
+from router.engine import fields as of
 from router.engine import rpc
 from router.engine.carrier import Carrier
 from router.engine.dialer import Dialer
@@ -169,6 +171,8 @@ class GrpcConnection(Carrier):
         exchange = copy.exchange
         pieces = request.body_for(copy.servable)
         block = request.block_for(copy.servable, exchange.seconds_left(), self._pool.credential)
+        if copy.fields:
+            block += header_codec.encode(copy.fields)
         copy.carrier = self
         copy.stream_id = stream_id = http.open(block)
         self.copies[stream_id] = copy
@@ -214,9 +218,9 @@ class GrpcConnection(Carrier):
             self.http.consume(copy.stream_id, gone)
         else:
             self.http.consume(copy.stream_id, len(chunk))
-            copy.chunks.append(chunk)
-            copy.size += len(chunk)
+            copy.keep(chunk, self.common.ledger)
             if copy.size > copy.held_back:
+                copy.let_go(self.common.ledger)
                 copy.exchange.begins(copy)
         if ended:
             self._complete(copy, ())
@@ -225,6 +229,8 @@ class GrpcConnection(Carrier):
         head = copy.head
         assert isinstance(head, ResponseHead)
         del self.copies[copy.stream_id]
+        if copy.counted:
+            copy.let_go(self.common.ledger)
         if self.http.open_streams > len(self.copies):
             # It was answered before all of it was sent: the rest is not wanted.
             self.http.reset(copy.stream_id, ErrorCode.NO_ERROR)
@@ -253,7 +259,12 @@ class GrpcConnection(Carrier):
         elif isinstance(event, StreamReset):
             copy = self.copies.pop(event.stream_id, None)
             if copy is not None:
+                copy.let_go(self.common.ledger)
                 copy.failed(Failure.UNREACHED if event.unprocessed else Failure.BROKEN, event.detail)
+        elif isinstance(event, InformationalReceived):
+            copy = self.copies.get(event.stream_id)
+            if copy is not None and event.head.get(of.STARTED) is not None:
+                copy.exchange.begins_to_run(copy)
         elif isinstance(event, GoingAway | ConnectionClosed):
             self._pool.lost(self)
 
@@ -267,6 +278,7 @@ class GrpcConnection(Carrier):
 
     def withdraw(self, copy: Copy) -> None:
         if self.copies.pop(copy.stream_id, None) is not None:
+            copy.let_go(self.common.ledger)
             self.http.reset(copy.stream_id, ErrorCode.CANCEL)
             self.mark()
             if self._pool.anyone_waits:

@@ -11,6 +11,7 @@ from berth.http.events import (
     ConnectionClosed,
     DataReceived,
     Event,
+    InformationalReceived,
     ResponseReceived,
     StreamReset,
     TrailersReceived,
@@ -139,6 +140,8 @@ class RestConnection(Carrier):
         request, http = copy.request, self.http
         [body] = request.body_for(copy.servable)
         block = request.block_for(copy.servable, copy.exchange.seconds_left(), self._pool.credential)
+        if copy.fields:
+            block += encoding.encode_fields(copy.fields)
         self._copy = copy
         copy.carrier = self
         if body:
@@ -152,23 +155,26 @@ class RestConnection(Carrier):
     def handle(self, events: Sequence[Event]) -> None:
         for event in events:
             copy = self._copy
-            if isinstance(event, DataReceived):
-                if copy is not None:
-                    self._on_data(copy, event.data, event.ended)
-            elif isinstance(event, ResponseReceived):
-                if copy is not None:
-                    self._on_head(copy, event.head, event.ended)
-            elif isinstance(event, TrailersReceived):
-                if copy is not None:
-                    self._complete(copy)
-            elif isinstance(event, StreamReset):
-                if copy is not None:
-                    self._copy = None
-                    copy.failed(Failure.BROKEN, event.detail)
-            elif isinstance(event, ConnectionClosed):
+            if copy is not None:
+                self._on_event(copy, event)
+            if isinstance(event, ConnectionClosed):
                 self._pool.lost(self)
         if self.http.closed:
             self._pool.lost(self)
+
+    def _on_event(self, copy: Copy, event: Event) -> None:
+        if isinstance(event, DataReceived):
+            self._on_data(copy, event.data, event.ended)
+        elif isinstance(event, ResponseReceived):
+            self._on_head(copy, event.head, event.ended)
+        elif isinstance(event, TrailersReceived):
+            self._complete(copy)
+        elif isinstance(event, StreamReset):
+            self._copy = None
+            copy.let_go(self.common.ledger)
+            copy.failed(Failure.BROKEN, event.detail)
+        elif isinstance(event, InformationalReceived) and event.head.get(of.STARTED) is not None:
+            copy.exchange.begins_to_run(copy)
 
     def _on_head(self, copy: Copy, head: ResponseHead, ended: bool) -> None:
         copy.head = head
@@ -183,9 +189,9 @@ class RestConnection(Carrier):
         else:
             self.http.consume(copy.stream_id, len(chunk))
             if chunk:
-                copy.chunks.append(chunk)
-                copy.size += len(chunk)
+                copy.keep(chunk, self.common.ledger)
             if copy.size > copy.held_back and not ended:
+                copy.let_go(self.common.ledger)
                 copy.exchange.begins(copy)
         if ended:
             self._complete(copy)
@@ -194,6 +200,8 @@ class RestConnection(Carrier):
         head = copy.head
         assert isinstance(head, ResponseHead)
         self._copy = None
+        if copy.counted:
+            copy.let_go(self.common.ledger)
         # Before the copy is told: a repeat may want this connection.
         if self.http.can_open:
             self._pool.free(self)
@@ -217,6 +225,7 @@ class RestConnection(Carrier):
     def withdraw(self, copy: Copy) -> None:
         if self._copy is copy:
             self._copy = None
+            copy.let_go(self.common.ledger)
             self._pool.lost(self)
             self.http.reset(copy.stream_id)
             # Not when the batch is done but now, and without a farewell: the worker works for nothing until then.

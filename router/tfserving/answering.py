@@ -25,6 +25,7 @@ from berth.errors import (
     PayloadTooLarge,
     Unavailable,
 )
+from berth.http.head import Fields
 from berth.ids import VersionKey
 from berth.model import Signature
 from router.answers import DEFAULTED, default_answer, hurried
@@ -60,6 +61,7 @@ class TfAsked:
     request_id: str
     deadline: float
     hedge: bool = True
+    trace: Fields = ()
 
 
 class _Refused(Exception):
@@ -225,6 +227,7 @@ def _call(asked: TfAsked, operation: Operation, version: str, body: bytes, heade
         request_id=asked.request_id,
         deadline=asked.deadline,
         hedge=asked.hedge,
+        trace=asked.trace,
     )
 
 

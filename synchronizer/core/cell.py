@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from berth.ids import VersionKey
 from berth.model import (
@@ -72,6 +72,7 @@ class Cell:
         # Specs of versions that were desired before: replicas may still hold them, and report names only.
         self._dropped: dict[VersionKey, VersionSpec] = {}
         self._registered: frozenset[str] | None = None
+        self._leaving: frozenset[str] = frozenset()
         self._generation = 0
         self._reserved_upto = 0
         self._epoch = 0
@@ -161,7 +162,7 @@ class Cell:
         """The report to the controller. `wall_offset` plus the cell's clock gives seconds since the Unix epoch."""
         replicas = tuple(
             ObservedReplica(
-                status=replica.status,
+                status=replace(replica.status, draining=True) if name in self._leaving else replica.status,
                 connected=replica.connected,
                 routed=self._ledger.routed(name),
                 seen_at=wall_offset + replica.seen_at,
@@ -170,6 +171,16 @@ class Cell:
         )
         generation = self._desired.generation if self._desired else 0
         return ObservedCell(self._name, self._epoch, generation, replicas, self._ledger.routers())
+
+    def unstaffed(self, wanted: Iterable[VersionKey]) -> tuple[str, ...]:
+        """The jobs of these versions that have no replica to load them."""
+        keys = frozenset(wanted)
+        staffed = {
+            replica.status.address.job
+            for replica in self._replicas.values()
+            if replica.connected and not self._drains(replica)
+        }
+        return tuple(sorted(job for job in self._jobs.keys() - staffed if not keys.isdisjoint(self._jobs[job])))
 
     def validate(self) -> None:
         """Raise AssertionError where the pieces contradict each other."""
@@ -196,7 +207,7 @@ class Cell:
             case DesiredArrived():
                 self._desire(event.state, now)
             case Discovered():
-                self._discover(frozenset(event.addresses), now)
+                self._discover(event, now)
             case RouterSeen():
                 self._ledger.router_seen(event.session, event.router, event.applied)
                 self._republish = self._republish or self._is_ahead(event.applied)
@@ -246,10 +257,14 @@ class Cell:
         self._board.set_desired(state)
         self._changed = True
 
-    def _discover(self, names: frozenset[str], now: float) -> None:
+    def _discover(self, event: Discovered, now: float) -> None:
         if self._registered is None:
             self._settle_at = now + self._timings.settle
-        self._registered = names
+        names = self._registered = frozenset(event.addresses)
+        turned, self._leaving = self._leaving ^ event.leaving, event.leaving
+        if turned & self._replicas.keys():
+            self._touched |= turned & self._replicas.keys()
+            self._changed = True
         for name in [name for name, replica in self._replicas.items() if not replica.connected]:
             if name not in names:
                 del self._replicas[name]
@@ -344,7 +359,7 @@ class Cell:
         status = replica.status
         routes: set[VersionKey] = set()
         others: dict[VersionKey, ServableStatus] = {}
-        for servable in () if status.draining else status.servables:
+        for servable in () if self._drains(replica) else status.servables:
             if servable.key not in self._named.get(status.address.job, ()):
                 continue
             if servable.state is not ServableState.AVAILABLE:
@@ -362,7 +377,7 @@ class Cell:
         if replica is None or not replica.connected:
             return None
         status = replica.status
-        desired = _NO_SPECS if status.draining else self._jobs.get(status.address.job, _NO_SPECS)
+        desired = _NO_SPECS if self._drains(replica) else self._jobs.get(status.address.job, _NO_SPECS)
         versions = aspire(
             desired,
             # What was left out once stays out: reports are older than the sets under way, and to follow each of
@@ -386,6 +401,10 @@ class Cell:
             del replica.added[key]
         replica.sent, replica.specs, replica.resend = AspiredSet(order, versions), specs, False
         return Push(name, replica.sent)
+
+    def _drains(self, replica: Replica) -> bool:
+        """It says so, or will hear it any moment: either way, what it holds is on its way out."""
+        return replica.status.draining or replica.status.address.replica in self._leaving
 
     def _wake_at(self, now: float) -> float | None:
         deadlines = [self._ledger.next_deadline(now), None if self._settled else self._settle_at]

@@ -36,9 +36,10 @@ class DesiredArrived:
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """The complete set of registered replicas of the cell, by name."""
+    """The complete set of registered replicas of the cell, by name; those of `leaving` will end, whatever they say."""
 
     addresses: Mapping[str, ReplicaAddress]
+    leaving: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

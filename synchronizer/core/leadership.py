@@ -127,6 +127,16 @@ class Leadership:
         """The epoch to remember on disk for a restart without controllers; 0 if there is none."""
         return self.epoch or self._resumable
 
+    @property
+    def fence(self) -> int:
+        """The highest epoch known to be over or another's."""
+        return self._fence
+
+    def lease_left(self, now: float) -> float:
+        """For how many seconds nobody else can lead: what has no other protection against a second leader may be
+        written. 0 while the lease is not known to be held."""
+        return max(0.0, self._lease_until - now) if self.phase is Phase.LEADING else 0.0
+
     def holds_lease(self, now: float) -> bool:
         """Whether the lease is known to be held; a leader for whom it is not leads on what it last knew."""
         return self.phase is Phase.LEADING and now < self._lease_until

@@ -12,7 +12,7 @@ from berth import model
 from berth.ids import NAME_PATTERN, ModelKey, VersionKey
 from berth.states import VersionState
 from berth.wire import convert
-from berth.wire.v1 import common_pb2, routes_pb2
+from berth.wire.v1 import common_pb2, desired_pb2, routes_pb2
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True)
 counts = st.integers(0, 2**53)
@@ -41,6 +41,9 @@ def tuples(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]
 servables = st.builds(
     model.ServableStatus, since=instants, measured_bytes=counts, attempts=small, reason=st.text(max_size=20)
 )
+seconds = st.floats(0, 1e12)
+loads = st.builds(model.ReplicaLoad, counts, seconds, seconds)
+servable_loads = st.builds(model.ServableLoad, st.from_type(VersionKey), counts, seconds)
 statuses = st.builds(
     model.ReplicaStatus,
     address=addresses,
@@ -48,6 +51,8 @@ statuses = st.builds(
     memory_limit=counts,
     memory_used=counts,
     in_flight=small,
+    load=loads,
+    loads=tuples(servable_loads),
 )
 routes = st.builds(
     model.ModelRoute,
@@ -69,7 +74,7 @@ desired = st.builds(
     model.DesiredState,
     cell=names,
     generation=counts,
-    jobs=tuples(st.builds(model.DesiredJob, name=names, versions=tuples(specs))),
+    jobs=tuples(st.builds(model.DesiredJob, name=names, versions=tuples(specs), replicas=st.none() | small)),
     models=tuples(
         st.builds(model.DesiredModel, target=st.integers(0, 2**63 - 1), labels=labels, default_answer=answers)
     ),
@@ -90,6 +95,8 @@ observed = st.builds(
         )
     ),
     routers=tuples(names),
+    pools=tuples(st.builds(model.ObservedPool, names, names, small, small)),
+    wanted=tuples(names),
 )
 deltas = st.builds(
     model.RouteDelta,
@@ -130,6 +137,10 @@ def test_a_value_survives_the_wire(
 
 
 def test_what_an_older_peer_leaves_out() -> None:
+    (job,) = convert.desired_from_wire(desired_pb2.DesiredState(jobs=[{"name": "j", "runtime": "triton"}])).jobs
+    assert job.replicas is None
+    old = common_pb2.ReplicaStatus(address={"replica": "r"})
+    assert convert.replica_status_from_wire(old).load == model.ReplicaLoad(0, 0.0, 0.0)
     assert convert.limits_from_wire(common_pb2.TenantLimits(tenant="t")) == model.TenantLimits("t", weight=1.0)
     assert convert.delta_from_wire(routes_pb2.RouteDelta(base=3)).routers == 1
     (version,) = convert.model_route_from_wire(routes_pb2.ModelRoute(versions=[{"version": 1}])).versions

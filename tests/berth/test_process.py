@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import asyncio, sys
 from berth.process import run
-from berth.settings import ProcessSettings, environment
+from berth.settings import ProcessSettings, SettingsError, environment
 
 class Sample(ProcessSettings):
     mode: str = "wait"
@@ -26,6 +26,12 @@ async def serve(settings, stop):
         await asyncio.Event().wait()
     elif settings.mode == "raise":
         raise RuntimeError("boom")
+    elif settings.mode == "nested":
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(refuse())
+
+async def refuse():
+    raise SettingsError("BERTH_MODE: not this one")
 
 raise SystemExit(run("sample", Sample, serve, environment(), sys.argv[1:]))
 """
@@ -72,6 +78,22 @@ def test_ending_unasked_is_a_failure(mode: str, text: str) -> None:
         _, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
     assert text in stderr
+
+
+def test_a_setting_found_wrong_by_a_part_is_named_too() -> None:
+    with start("nested") as process:
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 64
+    assert stderr.splitlines()[-1] == "sample: BERTH_MODE: not this one"
+
+
+def test_help_may_be_read_in_part() -> None:
+    with start("wait", "--help") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=20) == 0
 
 
 def test_a_wrong_setting_is_named_and_nothing_starts() -> None:

@@ -96,6 +96,35 @@ def berth(
     return run
 
 
+async def test_cells_and_default_answers_are_sent_whole(berth: Berth, server: ScriptedServer, tmp_path: Path) -> None:
+    assert (await berth("model", "cells", "digits", "east", "west")).status == 0
+    assert json.loads(server.asked[-1].body) == {"cells": ["east", "west"]}
+    assert (await berth("model", "cells", "digits")).status == 0
+    assert json.loads(server.asked[-1].body) == {"cells": []}
+    output = {"name": "y", "datatype": "FP32", "shape": [1], "data": [0.5]}
+    file = tmp_path / "answer.json"
+    file.write_text(json.dumps({"outputs": [output]}))
+    assert (await berth("model", "default-answer", "digits", file)).status == 0
+    assert json.loads(server.asked[-1].body) == {"default_answer": {"outputs": [output]}}
+    assert (await berth("model", "default-answer", "digits")).status == 0
+    assert json.loads(server.asked[-1].body) == {"default_answer": None}
+    file.write_text("{}")
+    got = await berth("model", "default-answer", "digits", file)
+    assert (got.status, "Field required" in got.err) == (2, True)
+
+
+async def test_a_limit_changes_and_the_others_stay(berth: Berth, server: ScriptedServer) -> None:
+    quota = {"max_models": 7, "weight": 2.0}
+    tenant = {"name": "acme", "quota": quota, "created_at": AT, "etag": "e1"}
+    server.script("GET /v1/tenants/acme", Scripted.json(tenant))
+    server.script("PATCH /v1/tenants/acme", Scripted.json(tenant))
+    got = await berth("tenant", "limit", "acme", "--bytes-per-second", "50MiB", "--max-concurrent", "9")
+    assert got.status == 0, got.err
+    sent = json.loads(server.asked[-1].body)["quota"]
+    assert (sent["max_models"], sent["weight"], sent["bytes_per_second"], sent["max_concurrent"]) == (7, 2, 50 << 20, 9)
+    assert server.asked[-1].headers["if-match"] == '"e1"'
+
+
 async def test_login_checks_the_key_and_keeps_it_private(
     berth: Berth, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,9 +222,16 @@ async def test_an_absent_server_is_a_status_of_its_own(berth: Berth, monkeypatch
         (["label", "set", "digits", "stable", "2"], 0, f"PUT {MODELS}/digits/labels/stable"),
         (["label", "delete", "digits", "stable"], 0, f"DELETE {MODELS}/digits/labels/stable"),
         (["model", "delete", "digits", "--yes"], 0, f"DELETE {MODELS}/digits"),
+        (["model", "cells", "digits", "east", "west"], 0, f"PATCH {MODELS}/digits"),
+        (["model", "default-answer", "digits"], 0, f"PATCH {MODELS}/digits"),
         (["job", "create", "onnxruntime", "--memory", "512MiB"], 0, "POST /v1/jobs"),
         (["job", "scale", "onnxruntime", "4"], 0, "PATCH /v1/jobs/onnxruntime"),
         (["job", "delete", "onnxruntime"], 0, "DELETE /v1/jobs/onnxruntime"),
+        (["pool", "scale", "onnxruntime", "4"], 0, "PATCH /v1/jobs/onnxruntime"),
+        (["pool", "autoscale", "onnxruntime", "--mode", "berth", "--max", "9"], 0, "PATCH /v1/jobs/onnxruntime"),
+        (["pool", "autoscale", "onnxruntime"], 2, None),
+        (["pool", "autoscale", "onnxruntime", "--mode", "magic"], 2, None),
+        (["pool", "scale", "onnxruntime", "-1"], 2, None),
         (["key", "revoke", "k1", "--tenant", "acme"], 0, "DELETE /v1/tenants/acme/keys/k1"),
         (["version", "pin", "digits", "0"], 2, None),
         (["job", "create", "x", "--memory", "much"], 2, None),
@@ -222,6 +258,45 @@ async def test_commands_ask_for_what_they_say(
     got = await berth(*arguments)
     assert got.status == status, got.err
     assert asked is None or asked in [f"{one.method} {one.path}" for one in server.asked]
+
+
+POOL = JOB | {
+    "scaling": {"mode": "berth", "min_replicas": 1, "max_replicas": 9},
+    "desired_replicas": 3,
+    "desired_reason": "27.2 requests at work, one replica sustains 12.1",
+    "observed": {"workload": "deployment/berth-pool-onnxruntime", "replicas": 2, "ready": 1},
+}
+
+
+async def test_pools_say_who_decides_and_why(berth: Berth, server: ScriptedServer) -> None:
+    server.script("GET /v1/jobs", Scripted.json({"items": [POOL]}))
+    server.script("GET /v1/jobs/onnxruntime", Scripted.json(POOL))
+    got = await berth("pool", "list")
+    assert got.status == 0, got.err
+    row = got.out.splitlines()[1].split()
+    assert row[:10] == [
+        *("onnxruntime", "local", "deployment/berth-pool-onnxruntime", "2", "1", "berth", "1", "to", "9", "3")
+    ]
+    assert "one replica sustains 12.1" in got.out
+    shown = await berth("pool", "show", "onnxruntime")
+    assert "27.2 requests at work" in shown.out
+    assert json.loads((await berth("pool", "show", "onnxruntime", "--json")).out)["observed"]["ready"] == 1
+
+
+async def test_scaling_a_pool_asks_and_an_owned_one_says_who_owns_it(berth: Berth, server: ScriptedServer) -> None:
+    route = "PATCH /v1/jobs/onnxruntime"
+    refused = errors.Conflict(
+        "HPA or KEDA decides how many replicas job 'onnxruntime' has: its scaling mode is external"
+    )
+    server.script(route, Scripted.json(JOB | {"wished_replicas": 4}), Scripted.json(JOB), Scripted.problem(refused))
+    assert "is asked to have 4" in (await berth("pool", "scale", "onnxruntime", "4")).out
+    assert json.loads(server.asked[-1].body) == {"replicas": 4}
+    assert "has 2" in (await berth("pool", "scale", "onnxruntime", "2")).out
+    got = await berth("pool", "scale", "onnxruntime", "5")
+    assert (got.status, "HPA or KEDA decides" in got.err) == (1, True)
+    server.script(route, Scripted.json(POOL))
+    assert (await berth("pool", "autoscale", "onnxruntime", "--min", "0", "--stabilize-down-s", "60")).status == 0
+    assert json.loads(server.asked[-1].body) == {"scaling": {"min_replicas": 0, "stabilize_down_s": 60.0}}
 
 
 async def test_a_new_key_is_shown_once(berth: Berth, server: ScriptedServer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,16 @@ class Controller:
     settings: ControllerSettings
     feed_target: str
     stop: Callable[[], Awaitable[None]]
-    epoch: int = 0
+    epochs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """Of the cell `local`."""
+        return self.epochs.get("local", 0)
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self.epochs["local"] = value
 
     def as_key(self, secret: str) -> dict[str, str]:
         return {"authorization": f"Bearer {secret}"}
@@ -91,40 +100,43 @@ class Controller:
                 pass
         return found
 
-    async def lead(self, holder: str = "sync-1") -> None:
+    async def lead(self, holder: str = "sync-1", cell: str = "local") -> None:
         reply = await self.feed.Lease(
-            desired_pb2.LeaseRequest(cell="local", holder=holder, ttl_seconds=30),
+            desired_pb2.LeaseRequest(cell=cell, holder=holder, ttl_seconds=30),
             metadata=self.credential.metadata(),
         )
         assert reply.granted
-        self.epoch = reply.epoch
+        self.epochs[cell] = reply.epoch
 
-    async def desired(self) -> desired_pb2.DesiredState:
+    async def desired(self, cell: str = "local") -> desired_pb2.DesiredState:
         """The cell's desired state now."""
-        call = self.feed.WatchDesired(
-            desired_pb2.WatchDesiredRequest(cell="local"), metadata=self.credential.metadata()
-        )
+        call = self.feed.WatchDesired(desired_pb2.WatchDesiredRequest(cell=cell), metadata=self.credential.metadata())
         state = await call.read()
         call.cancel()
         assert isinstance(state, desired_pb2.DesiredState)
         return state
 
-    async def report(self, *replicas: ObservedReplica, generation: int | None = None) -> None:
+    async def report(self, *replicas: ObservedReplica, generation: int | None = None, cell: str = "local") -> None:
         """Report the cell as a synchronizer that has acted on `generation`, the newest if none is given."""
         if generation is None:
-            generation = (await self.desired()).generation
-        observed = ObservedCell("local", self.epoch, generation, replicas, ("router-1",))
+            generation = (await self.desired(cell)).generation
+        observed = ObservedCell(cell, self.epochs.get(cell, 0), generation, replicas, ("router-1",))
         await self.feed.ReportObserved(iter([convert.observed_to_wire(observed)]), metadata=self.credential.metadata())
 
 
 def replica(
-    name: str, *servables: tuple[VersionKey, ServableState], job: str = "pool", routed: bool = True, reason: str = ""
+    name: str,
+    *servables: tuple[VersionKey, ServableState],
+    job: str = "pool",
+    routed: bool = True,
+    reason: str = "",
+    cell: str = "local",
 ) -> ObservedReplica:
     """What a synchronizer says of a replica; available servables are routed."""
     statuses = tuple(
         ServableStatus(key, state, reason, since=1_700_000_000.0, measured_bytes=200_000) for key, state in servables
     )
-    address = ReplicaAddress(name, job, "local", "1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+    address = ReplicaAddress(name, job, cell, "1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
     available = frozenset(key for key, state in servables if state is ServableState.AVAILABLE)
     status = ReplicaStatus(address, NEVER, statuses, memory_limit=1 << 30, memory_used=1 << 20, in_flight=3)
     return ObservedReplica(status, connected=True, routed=available if routed else frozenset(), seen_at=1_700_000_001.0)

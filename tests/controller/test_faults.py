@@ -104,7 +104,7 @@ async def test_placements_of_two_controllers_never_over_commit(pools: list[Trans
 
     placed = sum(await asyncio.gather(*(write(writer) for writer in range(8))))
     fleet = await pools[0].read(jobs.every)
-    held = await pools[0].read(lambda tx: jobs.page_assignments(tx, None, ("", "", 0), 100))
+    held = await pools[0].read(lambda tx: jobs.page_assignments(tx, None, ("", "", 0, ""), 100))
     assert placed == len(held) == 10
     for job in fleet:
         assert job.reserved_bytes == sum(entry.reserved_bytes for entry in held if entry.job == job.name)

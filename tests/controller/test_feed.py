@@ -87,6 +87,23 @@ async def test_a_reporter_that_never_led_is_stopped(controller: Any) -> None:
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+async def test_an_epoch_given_elsewhere_is_gone_on_from(controller: Any) -> None:
+    """A Lease in the cluster decides who leads the cell, or did until now."""
+    await controller.lead("ours")
+    ours = controller.epoch
+    controller.epoch = ours + 40
+    await controller.report()
+    await controller.report()
+    controller.epoch = ours
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await controller.report()
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    taken = await lease(controller, "ours")
+    assert (taken.granted, taken.epoch) == (True, ours + 41)
+    controller.epoch = taken.epoch
+    await controller.report()
+
+
 async def test_reports_stream_and_are_counted(controller: Any) -> None:
     await controller.lead()
     message = convert.observed_to_wire(ObservedCell("local", controller.epoch, 1, (), ()))

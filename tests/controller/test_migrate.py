@@ -23,7 +23,8 @@ def test_a_new_database_gets_every_table_and_matches_the_models(empty_database_u
     with psycopg.connect(migrate.libpq_url(empty_database_url)) as connection:
         rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         unlogged = connection.execute("SELECT relname FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'")
-        assert {row[0] for row in unlogged} == {"observed_cells", "observed_replicas", "observed_servables"}
+        observed = {"observed_cells", "observed_pools", "observed_replicas", "observed_servables"}
+        assert {row[0] for row in unlogged} == observed
     assert {row[0] for row in rows} == {*metadata.tables, "alembic_version"}
     command.check(migrate.configuration(empty_database_url))
 
@@ -53,6 +54,30 @@ def test_tenants_of_the_release_before_have_no_new_limits_and_it_may_go_on_addin
         connection.execute(insert, ["during"])
         rows = connection.execute("SELECT name, bytes_per_second, weight FROM tenants ORDER BY name").fetchall()
     assert rows == [("before", 0.0, 1.0), ("during", 0.0, 1.0)]
+
+
+def test_jobs_of_the_release_before_are_scaled_by_hand_and_it_may_go_on_adding_some(empty_database_url: str) -> None:
+    configuration = migrate.configuration(empty_database_url)
+    command.upgrade(configuration, "0003")
+    insert = (
+        "INSERT INTO jobs (name, cell, runtime, hardware, replicas, memory_per_replica, service_class) "
+        "VALUES (%s, 'local', 'triton', 'cpu', 2, 1, 'prod')"
+    )
+    observe = (
+        "INSERT INTO observed_replicas (cell, replica, job, connected, draining, memory_limit, memory_used, in_flight, "
+        "seen_at, fingerprint) VALUES ('local', %s, 'j', true, false, 1, 1, 0, 0, '')"
+    )
+    with psycopg.connect(migrate.libpq_url(empty_database_url), autocommit=True) as connection:
+        connection.execute("INSERT INTO cells (name, generation) VALUES ('local', 1)")
+        for name in ("before", "during"):
+            connection.execute(insert, [name])
+            connection.execute(observe, [name])
+            if name == "before":
+                command.upgrade(configuration, "0004")
+        jobs = connection.execute("SELECT from_file, scaling, wished_replicas, desired_replicas FROM jobs").fetchall()
+        loads = connection.execute("SELECT completed, busy_s, serving, loads FROM observed_replicas").fetchall()
+    assert jobs == [(False, None, None, None)] * 2
+    assert loads == [(0, 0.0, False, {})] * 2
 
 
 def test_concurrent_starts_migrate_once(empty_database_url: str) -> None:

@@ -87,6 +87,24 @@ async def test_a_broken_target_never_takes_the_working_version_away(controller: 
     assert not any(held["releasing"] for held in (await controller.get("/v1/assignments"))["items"])
 
 
+async def test_a_version_that_failed_everywhere_frees_its_bytes_for_the_next(
+    controller: Any, observed_replica: Replica
+) -> None:
+    await controller.tenant("acme")
+    await controller.upload("acme/digits")
+    await controller.lead()
+    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
+    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
+    await controller.upload("acme/digits")
+    await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, ERROR), reason="no"))
+    await controller.upload("acme/digits")
+    await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, ERROR), (V3, LOADING), reason="no"))
+    held = await controller.until(
+        "/v1/assignments", lambda page: any(assignment["releasing"] for assignment in page["items"])
+    )
+    assert {item["version"]: item["releasing"] for item in held["items"]} == {1: False, 2: True, 3: False}
+
+
 async def test_pinning_a_retired_version_places_it_again(controller: Any, observed_replica: Replica) -> None:
     await controller.tenant("acme")
     await controller.lead()

@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 
 from berth.auth.keys import digest
 from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Unavailable
-from berth.ids import ModelKey
+from berth.ids import ModelKey, VersionKey
 from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
 from berth.states import Role
 from router.board import RouteBoard
 from router.call import Call, Reply, Wire
 from router.core.admission import Admission
-from router.core.attempts import Failure, Rules
+from router.core.attempts import Denial, Failure, Rules
 from router.core.budget import Budgets, Scale
 from router.core.hedging import Hedging
 from router.core.latency import Latencies
@@ -306,6 +306,33 @@ async def test_hedges_stay_in_budget_when_everything_is_slow(slow: float) -> Non
             await asyncio.gather(*(forwarder.forward(call()) for _ in range(10)))
         extra = len(world.copies) - 300
         assert 10 <= extra <= 300 * 0.1 + 20
+
+
+async def test_a_twin_that_was_denied_is_sent_when_there_are_tokens_again() -> None:
+    world = World({"A": [(5.0, OK)], "B": [(0.2, OK)]})
+    # One token at once, and the next one two seconds after that was taken.
+    budgets = Budgets(Scale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
+    assert budgets.account(VersionKey("t", "m", 1)).take_hedge(now())
+    async with forwarding(world, table("AB"), hedge=0.1, budgets=budgets) as forwarder:
+        assert (await forwarder.forward(call())).status == OK
+        first, twin = world.copies
+        assert (first.replica, first.withdrawn, twin.replica) == ("A", True, "B")
+        assert 2.0 <= twin.began - first.began <= 2.5
+        assert forwarder.hedging.denials == {Denial.BUDGET: 1}
+
+
+async def test_a_client_that_leaves_asks_for_no_twin_any_more() -> None:
+    world = World({"A": [(5.0, OK)], "B": [(0.2, OK)]})
+    budgets = Budgets(Scale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
+    assert budgets.account(VersionKey("t", "m", 1)).take_hedge(now())
+    async with forwarding(world, table("AB"), hedge=0.1, budgets=budgets) as forwarder:
+        asking = asyncio.create_task(forwarder.forward(call()))
+        await asyncio.sleep(0.5)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await asyncio.sleep(4.0)
+        assert [(copy.replica, copy.withdrawn) for copy in world.copies] == [("A", True)]
+        assert repr(forwarder.hedges) == "<Wheel items=0 buckets=0>"
 
 
 async def test_a_killed_replica_costs_no_request() -> None:

@@ -309,3 +309,42 @@ def test_whatever_happens_someone_answers_and_half_stay(script: list[tuple[objec
     for done in open_copies:
         done(Outcome.OTHER, now)
     assert all(state.outstanding == 0 for state in selection.states(now))
+
+
+def test_a_silent_replica_is_suspected_of_versions_without_history_too() -> None:
+    """Ten thousand versions, each asked for now and then: what one replica does not answer, others are not sent."""
+    selection, candidates = known(3)
+    stuck = candidates[0]
+    for number in range(60):
+        selection.begin(candidates[number % 3], OLD + number)(Outcome.ANSWERED, OLD + number + 0.02)
+    now = OLD + 100.0
+    for address in candidates:
+        for _ in range(2):
+            selection.begin(address, now)
+    assert picks(selection, candidates, now + 0.01)[stuck.replica] > 100
+    for address in candidates[1:]:
+        selection.begin(address, now)(Outcome.ANSWERED, now + 0.02)
+    # The others go on answering; nothing has come from this one for five times as long as anything took.
+    assert picks(selection, candidates, now + 0.1)[stuck.replica] == 0
+
+
+def test_a_version_that_is_slow_by_nature_is_no_suspicion(line: Line) -> None:
+    selection, candidates = known(2)
+    for address in candidates:
+        # 3 s now and then is what it is used to.
+        selection.begin(address, OLD)(Outcome.ANSWERED, OLD + 3.0)
+    now = OLD + 10.0
+    selection.begin(candidates[0], now)
+    assert [state.pace for state in selection.states(now + 2.0)] == [1.0, 1.0]
+
+
+def test_a_newcomer_helps_when_the_others_have_more_than_enough(line: Line) -> None:
+    """Slow start spares the newcomer; it does not have the others drown."""
+    selection, candidates = known(2)
+    candidates = [*candidates, *(ReplicaAddress("new", "job", "local", "1", "", "", "", "") for _ in range(1))]
+    assert 5 <= picks(selection, candidates, OLD)["new"] <= 120
+    for address in candidates[:2]:
+        for _ in range(30):
+            selection.begin(address, OLD)
+    assert picks(selection, candidates, OLD)["new"] >= 300
+    selection.validate()

@@ -74,7 +74,7 @@ class Rig:
         self.attempts = Attempts(Rules(), budget, deadline=10.0, idempotent=True, hedge_after=0.1)
         self.attempts.began(candidates[0])
 
-    def twin(self, now: float = 1.0, current: VersionKey = V1, seed: int = 0) -> ReplicaAddress | None:
+    def twin(self, now: float = 1.0, current: VersionKey = V1, seed: int = 0) -> ReplicaAddress | Denial:
         first = self.candidates[0]
         return self.hedging.twin(
             self.attempts, first, (V1, current), self.candidates, now=now, dice=random.Random(seed)
@@ -100,8 +100,9 @@ def test_a_twin_stays_in_the_zone_where_there_is_no_other() -> None:
 
 
 def denied(rig: Rig, **how: object) -> Denial:
-    assert rig.twin(**how) is None  # type: ignore[arg-type]
-    [reason] = rig.hedging.denials
+    reason = rig.twin(**how)  # type: ignore[arg-type]
+    assert isinstance(reason, Denial)
+    assert rig.hedging.denials == {reason: 1}
     assert Event.SENT not in rig.hedging.events
     return reason
 
@@ -115,9 +116,54 @@ def test_why_a_twin_is_not_sent() -> None:
 
 def test_a_request_has_one_hedge() -> None:
     rig = Rig([A, B, C])
-    assert rig.twin() is not None
-    assert rig.twin() is None
+    assert rig.twin() in (B, C)
+    assert rig.twin() is Denial.SPENT
     assert rig.hedging.denials == {Denial.SPENT: 1}
+
+
+def test_a_request_that_was_denied_may_get_its_twin_later() -> None:
+    rig = Rig([A, B])
+    rig.selection.push_back(B, until=0.0)
+    rig.selection.begin(B, 0.0)(Outcome.UNREACHABLE, 1.0)
+    # The questions of one request are one denial.
+    for now in (1.05, 1.1, 1.15):
+        assert rig.twin(now=now) is Denial.NO_REPLICA
+    assert rig.hedging.denials == {Denial.NO_REPLICA: 1}
+    assert rig.twin(now=1.3) == B
+    assert rig.hedging.events == {Event.SENT: 1}
+
+
+@pytest.mark.parametrize(
+    ("denial", "waited", "expected"),
+    [
+        (Denial.BUDGET, 0.001, 0.005),
+        (Denial.BUDGET, 0.1, 0.025),
+        (Denial.NO_REPLICA, 0.1, 0.025),
+        (Denial.OVERLOADED, 4.0, 1.0),
+        (Denial.VERSION, 0.1, None),
+        (Denial.SPENT, 0.1, None),
+    ],
+)
+def test_when_it_asks_again(denial: Denial, waited: float, expected: float | None) -> None:
+    assert Hedging.again(denial, waited) == expected
+
+
+def test_the_questions_of_a_long_wait_are_few() -> None:
+    waited, asked = 0.01, 0
+    while waited < 30.0:
+        waited += Hedging.again(Denial.BUDGET, waited) or 30.0
+        asked += 1
+    assert asked <= 40
+
+
+@pytest.mark.parametrize(("in_hand", "times"), [(1.0, 1.0), (0.8, 1.0), (0.4, 2.0), (0.0, 4.0)])
+def test_an_empty_budget_stretches_the_delay(in_hand: float, times: float) -> None:
+    line = learned()
+    assert line.tail is not None
+    hedging = Hedging(Selection())
+    assert hedging.arm(line, allowed=True, replicas=3, in_hand=in_hand) == pytest.approx(line.tail * times)
+    # A delay that an operator chose is theirs.
+    assert Hedging(Selection(), 0.05).arm(line, allowed=True, replicas=3, in_hand=in_hand) == 0.05
 
 
 def test_no_twin_for_a_replica_that_pushes_back_until_it_no_longer_does() -> None:
@@ -154,7 +200,7 @@ def test_no_twin_while_most_replicas_have_more_to_do_than_usual(strained: int, e
     # Slow but not more loaded than usual would be just what hedging is for.
     rig.attempts = Attempts(Rules(), Budget(), deadline=200.0, idempotent=True, hedge_after=0.1)
     rig.attempts.began(A)
-    assert (rig.twin(now=100.1) is None) == (expected is not None)
+    assert isinstance(rig.twin(now=100.1), Denial) == (expected is not None)
     assert list(rig.hedging.denials) == ([] if expected is None else [expected])
 
 

@@ -93,9 +93,26 @@ def test_figures_change_at_most_once_a_second() -> None:
     for _ in range(1000):
         line.record(2.1, 1.0)
     line.refresh(2.9)
-    assert line.typical == pytest.approx(0.01, rel=0.13)
+    assert line.tail == pytest.approx(0.01, rel=0.13)
     line.refresh(3.1)
-    assert line.typical == pytest.approx(1.0, rel=0.13)
+    assert line.tail == pytest.approx(1.0, rel=0.13)
+
+
+@pytest.mark.parametrize("times", [10.0, 0.1])
+def test_what_is_typical_follows_without_a_jump(times: float) -> None:
+    """Judged by it are replicas that answered a second ago, and others that just did."""
+    line = Latencies(0.015).line(V, 0, 0.0)
+    assert line is not None
+    before, now = None, 0.0
+    for usual, until in ((0.01, 30.0), (0.01 * times, 150.0)):
+        while now < until:
+            now += 0.01
+            line.record(now, usual)
+            line.refresh(now)
+            if before is not None and line.typical is not None:
+                assert 1 / 1.2 < line.typical / before < 1.2
+            before = line.typical
+        assert line.typical == pytest.approx(usual, rel=0.15)
 
 
 def test_sizes_and_versions_do_not_mix() -> None:
@@ -171,3 +188,56 @@ def test_a_clearly_slower_replica_does_not_move_the_tail() -> None:
                 selection.begin(address, now, line)(Outcome.ANSWERED, now + seconds)
     line.refresh(now + 2.0)
     assert line.tail == pytest.approx(0.01, rel=0.15)
+
+
+def test_a_bad_spell_is_forgotten_in_seconds() -> None:
+    """Four seconds in which everything took ten times as long, and then two of the usual."""
+    dice = random.Random(5)
+    line = Latencies(0.015).line(V, 0, 0.0)
+    assert line is not None
+    now = 0.0
+    for seconds, times in ((10.0, 1.0), (4.0, 10.0), (4.0, 1.0)):
+        until = now + seconds
+        while now < until:
+            now += 1.0 / 400.0
+            line.record(now, times * (0.001 + dice.expovariate(1000.0)))
+            line.refresh(now)
+        assert line.tail is not None
+        assert 0.003 * times <= line.tail <= 0.009 * times
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("count", [100, 400, 2000])
+def test_one_percent_of_stragglers_is_not_taken_for_the_body(count: int, seed: int) -> None:
+    dice = random.Random(seed)
+    line = Latencies(0.015).line(V, 0, 0.0)
+    assert line is not None
+    for _ in range(count):
+        line.record(0.5, 0.2 if dice.random() < 0.01 else 0.001 + dice.expovariate(1000.0))
+    line.refresh(2.0)
+    assert line.tail is not None
+    assert FLOOR <= line.tail <= 0.02
+
+
+@pytest.mark.parametrize("slow", [0.02, 0.05, 0.09])
+def test_more_slow_ones_than_the_share_do_not_set_the_delay(slow: float) -> None:
+    """A twin sent when they are about to answer would help nobody."""
+    line = Latencies(0.015).line(V, 0, 0.0)
+    assert line is not None
+    for number in range(1000):
+        line.record(0.5, 0.2 if number < 1000 * slow else 0.002)
+    line.refresh(2.0)
+    assert line.tail is not None
+    assert line.tail <= 4 * 0.002 * 1.13
+
+
+@given(st.lists(st.floats(1e-4, 10.0), min_size=70, max_size=400))
+def test_the_tail_is_never_later_than_the_quantile(values: list[float]) -> None:
+    line = Latencies(0.015).line(V, 0, 0.0)
+    assert line is not None
+    for value in values:
+        line.record(0.5, value)
+    line.refresh(2.0)
+    assert line.tail is not None
+    exact = sorted(values)[max(0, math.ceil(0.985 * len(values)) - 1)]
+    assert FLOOR <= line.tail <= max(FLOOR, exact) * 1.13

@@ -104,7 +104,6 @@ def test_a_client_cannot_speak_as_a_part_of_berth() -> None:
         b"content-type": b"application/json",
         b"content-encoding": b"gzip",
         b"inference-header-content-length": b"10",
-        b"traceparent": b"00-1",
     }
     metadata = (
         (b"authorization", b"Bearer key"),
@@ -115,7 +114,7 @@ def test_a_client_cannot_speak_as_a_part_of_berth() -> None:
         (b"traceparent", b"00-1"),
         (b"mine-bin", b"AA"),
     )
-    assert grpc_to_worker(metadata) == [(b"traceparent", b"00-1"), (b"mine-bin", b"AA")]
+    assert grpc_to_worker(metadata) == [(b"mine-bin", b"AA")]
 
 
 def test_a_worker_tells_clients_only_who_answered() -> None:

@@ -106,7 +106,7 @@ async def synchronizer(
                 state,
                 port,
                 workers=GrpcWorkers(CREDENTIAL),
-                discovery=RegistryDiscovery(LocalRegistry(settings.registry_dir), "c", interval=0.05),
+                discovery=RegistryDiscovery(LocalRegistry(folder / "registry"), "c", interval=0.05),
                 registry=registry or CollectorRegistry(),
                 on_wanted=on_wanted,
             )
@@ -341,19 +341,6 @@ def test_a_state_folder_has_one_user(tmp_path: Path) -> None:
         pass
     with StateDir(tmp_path).locked():
         pass
-
-
-async def test_discovery_sees_workers_of_its_cell_come_and_go(tmp_path: Path) -> None:
-    registry = LocalRegistry(tmp_path)
-    mine, other = ScriptedWorker("w1", "j"), ScriptedWorker("w2", "j", cell="elsewhere")
-    registry.announce(other.address)
-    found = RegistryDiscovery(registry, "c", interval=0.01).watch()
-    async with asyncio.timeout(5.0):
-        assert await anext(found) == {}
-        registry.announce(mine.address)
-        assert await anext(found) == {"w1": mine.address}
-        registry.withdraw(mine.address)
-        assert await anext(found) == {}
 
 
 def test_the_encoder_encodes_what_convert_does() -> None:

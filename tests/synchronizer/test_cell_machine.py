@@ -109,6 +109,7 @@ class CellMachine(RuleBasedStateMachine):
         self.history = [DesiredState("c", 1)]
         self.forgetful = False
         self.workers = {name: Worker(name) for name in WORKERS}
+        self.leaving: set[str] = set()
         self.tables = {name: RouteTable() for name in ROUTERS}
         self.nodes = {name: Node() for name in NODES}
 
@@ -130,13 +131,16 @@ class CellMachine(RuleBasedStateMachine):
 
     def boot(self, name: str) -> None:
         node = self.nodes[name] = Node()
-        registered = {worker.name: worker.status().address for worker in self.workers.values()}
-        node.cell.step([Discovered(registered)], self.now)
+        node.cell.step([self.discovered()], self.now)
         high = max([0, *(table.order.generation for table in self.tables.values())])
         high = max([high, *(worker.accepted.generation for worker in self.workers.values())])
         node.cell.step([Reserved(high + 100, high + 100_000)], self.now)
         for router in ROUTERS:
             self.connect_router(name, router)
+
+    def discovered(self) -> Discovered:
+        registered = {worker.name: worker.status().address for worker in self.workers.values()}
+        return Discovered(registered, frozenset(self.leaving))
 
     def connect_router(self, name: str, router: str) -> None:
         self.sessions += 1
@@ -242,6 +246,7 @@ class CellMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(sorted(WORKERS)))
     def restart_worker(self, worker: str) -> None:
         self.workers[worker] = Worker(worker, self.workers[worker].start + 1)
+        self.leaving.discard(worker)
         for name in NODES:
             self.connect_worker(name, worker)
 
@@ -249,6 +254,15 @@ class CellMachine(RuleBasedStateMachine):
     def drain_worker(self, worker: str) -> None:
         self.workers[worker].draining = True
         self.report(worker)
+
+    @rule(worker=st.sampled_from(sorted(WORKERS)))
+    def leave(self, worker: str) -> None:
+        """It will end; the worker itself need not know yet, and synchronizers learn of it one after the other."""
+        self.leaving.add(worker)
+
+    @rule(name=st.sampled_from(NODES))
+    def discover(self, name: str) -> None:
+        self.tell(name, self.discovered())
 
     @rule(name=st.sampled_from(NODES), worker=st.sampled_from(sorted(WORKERS)))
     def aspire(self, name: str, worker: str) -> None:
@@ -361,6 +375,7 @@ class CellMachine(RuleBasedStateMachine):
             return
         self.take_over("b" if self.holder == "a" else "a")
         self.learn_desired(self.holder)
+        self.discover(self.holder)
         self.deliver_everything()
         self.wait(6.0)
         self.deliver_everything()
@@ -369,7 +384,8 @@ class CellMachine(RuleBasedStateMachine):
         assert [name for name in NODES if self.nodes[name].cell.leading] == [self.holder]
         jobs = {job.name: {spec.key for spec in job.versions} for job in self.desired.jobs}
         for worker in self.workers.values():
-            wanted = set() if worker.draining else jobs.get(WORKERS[worker.name], set())
+            leaves = worker.draining or worker.name in self.leaving
+            wanted = set() if leaves else jobs.get(WORKERS[worker.name], set())
             assert worker.states.keys() == wanted, f"{worker} does not hold what is desired"
             available = {key for key, state in worker.states.items() if state is ServableState.AVAILABLE}
             for table in self.tables.values():

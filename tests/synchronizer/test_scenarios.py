@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from berth.ids import VersionKey
-from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, ReplicaAddress, VersionSpec
+from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, VersionSpec
 from berth.states import Runtime
 from berth.testing.news import News
 from berth.testing.scripted_controller import ScriptedController
 from berth.testing.scripted_router import ScriptedRouter, stay_connected
 from berth.testing.scripted_worker import ScriptedFleet, ScriptedWorker
 from synchronizer.cell_process import running
+from synchronizer.core.events import Discovered
 from synchronizer.loop import CellLoop
 from synchronizer.settings import SynchronizerSettings
 
@@ -58,11 +59,13 @@ class ScriptedDiscovery:
         self._fleet = fleet
         self._news = News()
         self.left: set[str] = set()
+        self.leaving: set[str] = set()
 
-    async def watch(self) -> AsyncIterator[Mapping[str, ReplicaAddress]]:
+    async def watch(self) -> AsyncIterator[Discovered]:
         while True:
             workers = self._fleet.workers.items()
-            yield {name: worker.address for name, worker in workers if name not in self.left}
+            there = {name: worker.address for name, worker in workers if name not in self.left}
+            yield Discovered(there, frozenset(self.leaving))
             await self._news.next()
 
     def changed(self) -> None:
@@ -105,6 +108,10 @@ class Stage:
             feed = tasks.create_task(stay_connected(router or self.router, loop.publisher.serve))
             yield loop
             feed.cancel()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        return self.controller.observed.wanted if self.controller.observed is not None else ()
 
     async def routed(self, key: VersionKey, *replicas: str, timeout: float = 10.0) -> None:
         await self.router.news.until(lambda: self.router.replicas(key) == set(replicas), timeout)
@@ -215,6 +222,48 @@ async def test_a_draining_replica_loses_its_routes_then_its_versions() -> None:
         await stage.w1.news.until(lambda: not stage.w1.states)
         assert stage.router.replicas(V1) == {"w2"}
     assert stage.wrong == []
+
+
+async def test_a_replica_known_to_leave_loses_its_routes_before_it_says_so() -> None:
+    stage = Stage()
+    async with stage.synchronizer(MemoryState()):
+        await stage.observed(V1, "w1", "w2")
+        stage.discovery.leaving.add("w1")
+        stage.discovery.changed()
+        await stage.routed(V1, "w2", timeout=0.2)
+        await stage.w1.news.until(lambda: not stage.w1.states)
+        await stage.observed(V1, "w2")
+        assert stage.controller.observed is not None
+        draining = {seen.status.address.replica: seen.status.draining for seen in stage.controller.observed.replicas}
+        assert draining == {"w1": True, "w2": False}
+        # A StatefulSet's next pod has the same name.
+        stage.w1.restart()
+        stage.discovery.leaving.clear()
+        stage.discovery.changed()
+        await stage.routed(V1, "w1", "w2")
+    assert stage.wrong == []
+
+
+async def test_a_job_without_replicas_is_reported_as_wanted_while_requests_wait() -> None:
+    stage = Stage()
+    async with stage.synchronizer(MemoryState()) as loop:
+        await stage.observed(V1, "w1", "w2")
+        loop.demand.hear((V1,))
+        stage.discovery.left |= {"w1", "w2"}
+        stage.discovery.changed()
+        stage.w1.kill()
+        stage.w2.kill()
+        await stage.routed(V1)
+        loop.demand.hear((V1,))
+        await stage.controller.news.until(lambda: stage.wanted == ("j",), 0.2)
+        await stage.controller.news.until(lambda: stage.wanted == (), 5.0)
+        loop.demand.hear((V2,))
+        loop.demand.hear((V1,))
+        await stage.controller.news.until(lambda: stage.wanted == ("j",), 0.2)
+        stage.w1.restart()
+        stage.discovery.left.discard("w1")
+        stage.discovery.changed()
+        await stage.controller.news.until(lambda: stage.wanted == ())
 
 
 async def test_the_job_of_a_replica_is_deleted() -> None:

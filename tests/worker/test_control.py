@@ -14,13 +14,24 @@ from prometheus_client import CollectorRegistry
 
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
-from berth.model import NEVER, Artifact, AspiredSet, Order, ReplicaAddress, ReplicaStatus, VersionSpec
+from berth.model import (
+    NEVER,
+    Artifact,
+    AspiredSet,
+    Order,
+    ReplicaAddress,
+    ReplicaLoad,
+    ReplicaStatus,
+    ServableLoad,
+    VersionSpec,
+)
 from berth.states import ServableState as S
 from berth.testing.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
 from worker.control import WorkerControl, serve_control
 from worker.core.capacity import Limits
+from worker.inference.load import Loads
 from worker.keeper import Keeper
 from worker.metrics import WorkerMetrics
 
@@ -79,7 +90,10 @@ class Synchronizer:
 
 
 class Worker:
-    def __init__(self, keeper: Keeper, control: WorkerControl, runtime: ScriptedRuntime, port: int) -> None:
+    def __init__(
+        self, keeper: Keeper, control: WorkerControl, runtime: ScriptedRuntime, port: int, loads: Loads
+    ) -> None:
+        self.loads = loads
         self.keeper = keeper
         self.control = control
         self.runtime = runtime
@@ -95,14 +109,15 @@ class Worker:
 async def worker() -> AsyncIterator[Worker]:
     runtime = ScriptedRuntime(default=Script(measured_bytes=70))
     keeper = Keeper(runtime, ScriptedArtifacts(), Limits(memory_bytes=2500), metrics=WorkerMetrics(CollectorRegistry()))
-    control = WorkerControl(keeper, lambda: 3)
+    loads = Loads()
+    control = WorkerControl(keeper, lambda: 3, loads)
     async with (
         asyncio.TaskGroup() as tasks,
         serve_control(control, PeerCredential.from_token(TOKEN), "127.0.0.1:0") as port,
     ):
         tasks.create_task(keeper.run())
         control.announce(ADDRESS)
-        worker = Worker(keeper, control, runtime, port)
+        worker = Worker(keeper, control, runtime, port, loads)
         yield worker
         for connection in worker.connections:
             await connection.close()
@@ -216,6 +231,36 @@ async def test_a_set_that_makes_no_sense_ends_the_stream_and_nothing_else(
     assert await bad.code() is grpc.StatusCode.INVALID_ARGUMENT
     status, _ = await good.reply()
     assert status.accepted == Order(1, 1)
+
+
+async def test_load_goes_with_the_signs_of_life_to_everybody_once(worker: Worker) -> None:
+    first, second = worker.connect(), worker.connect()
+    for synchronizer in (first, second):
+        status, _ = await synchronizer.reply()
+        assert (status.load, status.loads) == (ReplicaLoad(), ())
+    one, two = spec(1).key, spec(2).key
+    worker.loads.add(one, 0.5, queued=0.25)
+    worker.loads.add(one, 0.25)
+    worker.loads.add(two, 1.0, completed=0)
+    for synchronizer in (first, second):
+        status = await synchronizer.until(lambda status, _: bool(status.loads))
+        assert status.load == ReplicaLoad(2, 1.75, 0.25)
+        assert set(status.loads) == {ServableLoad(one, 2, 0.75), ServableLoad(two, 0, 1.0)}
+    status, _ = await first.reply()
+    assert (status.load.completed, status.loads) == (2, ()), "no requests since"
+    worker.loads.add(one, 0.25)
+    status = await first.until(lambda status, _: bool(status.loads))
+    assert status.loads == (ServableLoad(one, 3, 1.0),), "sums since the start"
+
+
+async def test_changes_are_reported_without_the_versions_loads(worker: Worker) -> None:
+    synchronizer = worker.connect()
+    await synchronizer.reply()
+    worker.loads.add(spec(1).key, 0.5)
+    await synchronizer.send(Order(1, 1), 1)
+    status = await synchronizer.until_states({1: S.AVAILABLE})
+    assert (status.load.completed, status.loads) == (1, ())
+    assert (await synchronizer.until(lambda status, _: bool(status.loads))).accepted == Order(1, 1)
 
 
 async def test_strangers_are_refused(worker: Worker) -> None:

@@ -68,6 +68,9 @@ class Echo:
                 raise
         return {"y": inputs["x"]}
 
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """Never."""
+
     async def unload(self) -> None:
         raise AssertionError("only the keeper unloads")
 

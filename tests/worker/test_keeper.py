@@ -405,3 +405,51 @@ async def test_random_orders_end_in_exactly_the_last_one(seed: int) -> None:
             assert here.keeper.held() <= set(here.runtime.held)
             assert here.runtime.most_at_once <= 2
         await here.until_states({one.key: S.AVAILABLE for one in wanted})
+
+
+async def test_what_the_runtime_loses_is_not_available_and_is_loaded_again() -> None:
+    script = Script(load_s=2.0, unload_s=1.0)
+    async with world(default=script) as it:
+        it.aspire(spec(1))
+        await it.until(lambda: it.states() == {key(1): S.AVAILABLE})
+        first = it.runtime.held[key(1)]
+        with it.keeper.acquire(key(1)):
+            first.lose("its process ended")
+            assert it.states() == {key(1): S.UNLOADING}
+            assert it.reason(1) == "its process ended"
+            assert it.keeper.held() == frozenset()
+            with pytest.raises(NotHeld):
+                it.keeper.acquire(key(1))
+            first.lose("its process ended")
+            assert await it.until(lambda: it.states() == {key(1): S.LOADING}) == pytest.approx(1.0)
+            assert await it.until(lambda: it.states() == {key(1): S.AVAILABLE}) == pytest.approx(2.0)
+        assert it.reason(1) == ""
+        assert it.runtime.held[key(1)] is not first
+        first.lose("late news of the old one")
+        assert it.states() == {key(1): S.AVAILABLE}
+
+
+async def test_what_is_lost_while_it_drains_just_goes() -> None:
+    async with world() as it:
+        it.aspire(spec(1))
+        await it.until(lambda: it.states() == {key(1): S.AVAILABLE})
+        servable = it.runtime.held[key(1)]
+        with it.keeper.acquire(key(1)):
+            it.aspire()
+            await it.until(lambda: it.states() == {key(1): S.DRAINING})
+            servable.lose("its process ended")
+            assert it.states() == {key(1): S.DRAINING}
+        await it.until(lambda: it.states() == {})
+
+
+async def test_it_is_settled_once_it_has_tried_everything() -> None:
+    scripts = {key(2): Script(load_s=5.0, failures=[LoadFailed("no", permanent=True)])}
+    async with world(scripts, default=Script(load_s=2.0)) as it:
+        assert not it.keeper.settled, "nobody has said what to hold"
+        it.aspire(spec(1, reserved=99_500), spec(2), spec(3))
+        assert not it.keeper.settled
+        await it.until(lambda: it.states() == {key(1): S.NEW, key(2): S.LOADING, key(3): S.AVAILABLE})
+        assert not it.keeper.settled
+        await it.until(lambda: it.states() == {key(1): S.NEW, key(2): S.ERROR, key(3): S.AVAILABLE})
+        await asyncio.sleep(0.1)
+        assert it.keeper.settled

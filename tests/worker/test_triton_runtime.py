@@ -28,11 +28,11 @@ from berth.model import Artifact, Signature, TensorSpec, VersionSpec
 from berth.oip.datatypes import bytes_array
 from berth.settings import ProcessSettings
 from berth.testing import onnx_models
-from berth.testing.certificates import Authority
+from berth.testing.certificates import Authority, Mount
 from tests.worker.runtime_conformance import RuntimeConformance
 from worker.runtime import Array, LoadFailed, NotHeld
+from worker.triton.child import ChildTriton, open_triton
 from worker.triton.repository import Repository
-from worker.triton.runtime import TritonRuntime, open_triton
 from worker.triton.servable import TritonServable
 from worker.triton.stubs import Watch, find_stubs
 
@@ -49,11 +49,11 @@ class Shared:
     def __init__(self, home: Path, work_dir: Path) -> None:
         self._home = home
         self._work_dir = work_dir
-        self.running: TritonRuntime | None = None
+        self.running: ChildTriton | None = None
 
-    async def get(self) -> TritonRuntime:
+    async def get(self) -> ChildTriton:
         if self.running is None or self.running._server is None:
-            self.running = await TritonRuntime.start(self._home, self._work_dir, instance="w-1")
+            self.running = await ChildTriton.start(self._home, self._work_dir, instance="w-1")
         return self.running
 
 
@@ -66,7 +66,7 @@ async def shared(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def runtime(shared: Shared) -> AsyncIterator[TritonRuntime]:
+async def runtime(shared: Shared) -> AsyncIterator[ChildTriton]:
     running = await shared.get()
     assert list(running._repository.path.iterdir()) == []
     yield running
@@ -89,7 +89,7 @@ CONFORMANCE_MODELS = {
 class TritonBench:
     load_patience = 30.0
 
-    def __init__(self, runtime: TritonRuntime, folder: Path) -> None:
+    def __init__(self, runtime: ChildTriton, folder: Path) -> None:
         self.runtime = runtime
         self._folder = folder
 
@@ -101,11 +101,11 @@ class TritonBench:
 
 class TestTritonRuntime(RuntimeConformance):
     @pytest_asyncio.fixture(loop_scope="module")
-    async def bench(self, runtime: TritonRuntime, tmp_path: Path) -> TritonBench:
+    async def bench(self, runtime: ChildTriton, tmp_path: Path) -> TritonBench:
         return TritonBench(runtime, tmp_path)
 
 
-async def load(runtime: TritonRuntime, folder: Path, model: bytes, name: str = "double") -> TritonServable:
+async def load(runtime: ChildTriton, folder: Path, model: bytes, name: str = "double") -> TritonServable:
     path = folder / f"{name}.onnx"
     path.write_bytes(model)
     loaded = await runtime.load(spec(name), path)
@@ -113,17 +113,35 @@ async def load(runtime: TritonRuntime, folder: Path, model: bytes, name: str = "
     return loaded
 
 
-async def answers_again(servable: TritonServable) -> Array:
-    async with asyncio.timeout(WAIT_S):
-        await servable.available.wait()
+async def doubled(servable: TritonServable) -> Array:
     return (await servable.infer({"x": X}, ("y",)))["y"]
 
 
-def left_in_memory(runtime: TritonRuntime) -> list[Path]:
+class Lost:
+    """Waits until servables are lost, as the keeper does. (It then unloads them and loads them again.)"""
+
+    def __init__(self, *servables: TritonServable) -> None:
+        self._untold = len(servables)
+        self._all = asyncio.Event()
+        self.reasons: list[str] = []
+        for servable in servables:
+            servable.when_lost(self._tell)
+
+    def _tell(self, reason: str) -> None:
+        self.reasons.append(reason)
+        if len(self.reasons) == self._untold:
+            self._all.set()
+
+    async def wait(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            await self._all.wait()
+
+
+def left_in_memory(runtime: ChildTriton) -> list[Path]:
     return list(Path("/dev/shm").glob(f"{runtime._shm_prefix}*"))
 
 
-async def test_it_answers_and_leaves_nothing(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_it_answers_and_leaves_nothing(runtime: ChildTriton, tmp_path: Path) -> None:
     servable = await load(runtime, tmp_path, onnx_models.double())
     stub = servable.stub
     assert stub is not None
@@ -150,7 +168,7 @@ async def test_it_answers_and_leaves_nothing(runtime: TritonRuntime, tmp_path: P
     await servable.unload()
 
 
-async def test_every_kind_of_tensor(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_every_kind_of_tensor(runtime: ChildTriton, tmp_path: Path) -> None:
     rows: list[tuple[str, int, Array]] = [
         ("bfloat16", TensorProto.BFLOAT16, np.array([1, 2.5, -3], ml_dtypes.bfloat16)),
         ("float16", TensorProto.FLOAT16, np.array([1, 2.5, -3], np.float16)),
@@ -165,7 +183,7 @@ async def test_every_kind_of_tensor(runtime: TritonRuntime, tmp_path: Path) -> N
         assert back.tolist() == array.tolist()
 
 
-async def test_scalars_and_awkward_names(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_scalars_and_awkward_names(runtime: ChildTriton, tmp_path: Path) -> None:
     given, got = 'the "x"/é', "y:0\n"
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ()) for name in (given, got)]
     graph = helper.make_graph([helper.make_node("Neg", [given], [got])], "g", value[:1], value[1:])
@@ -177,7 +195,7 @@ async def test_scalars_and_awkward_names(runtime: TritonRuntime, tmp_path: Path)
     assert (answer.shape, answer.tolist()) == ((), -2.5)
 
 
-async def test_what_the_model_rejects(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_what_the_model_rejects(runtime: ChildTriton, tmp_path: Path) -> None:
     servable = await load(runtime, tmp_path, onnx_models.reshape())
     with pytest.raises(InvalidArgument) as caught:
         await servable.infer({"x": np.zeros(5, np.float32), "shape": np.array([2, 3], np.int64)}, ())
@@ -187,7 +205,7 @@ async def test_what_the_model_rejects(runtime: TritonRuntime, tmp_path: Path) ->
         await servable.infer({"x": np.zeros(6, np.float32), "shape": np.array([2, 3], np.int64)}, ("q",))
 
 
-async def test_giving_up_ends_the_computation(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_giving_up_ends_the_computation(runtime: ChildTriton, tmp_path: Path) -> None:
     servable = await load(runtime, tmp_path, onnx_models.slow_loop())
     one = np.array(1, np.float32)
     with pytest.raises(TimeoutError):
@@ -199,7 +217,7 @@ async def test_giving_up_ends_the_computation(runtime: TritonRuntime, tmp_path: 
     assert answer["y"].tolist() == 4
 
 
-async def test_models_that_cannot_be_loaded(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_models_that_cannot_be_loaded(runtime: ChildTriton, tmp_path: Path) -> None:
     unknown = helper.make_graph(
         [helper.make_node("NoSuchOperator", ["x"], ["y"])],
         "g",
@@ -227,7 +245,7 @@ async def test_models_that_cannot_be_loaded(runtime: TritonRuntime, tmp_path: Pa
     assert not caught.value.permanent
 
 
-async def test_a_cancelled_load_leaves_nothing(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_a_cancelled_load_leaves_nothing(runtime: ChildTriton, tmp_path: Path) -> None:
     path = tmp_path / "double.onnx"
     path.write_bytes(onnx_models.double())
     for seconds in (0, 0.005, 0.02, 0.05, 0.1, 0.2):
@@ -241,28 +259,31 @@ async def test_a_cancelled_load_leaves_nothing(runtime: TritonRuntime, tmp_path:
         assert runtime._server is not None
         assert find_stubs(runtime._server.pid, runtime._repository.script(spec().key.servable)) == []
     servable = await load(runtime, tmp_path, onnx_models.double())
-    assert (await answers_again(servable)).tolist() == (X + X).tolist()
+    assert (await doubled(servable)).tolist() == (X + X).tolist()
 
 
-async def test_a_models_process_that_is_killed_comes_back(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_a_models_process_that_is_killed_is_lost(runtime: ChildTriton, tmp_path: Path) -> None:
     servable = await load(runtime, tmp_path, onnx_models.double())
     bystander = await load(runtime, tmp_path, onnx_models.double(), "bystander")
-    watch, stub = servable.watch, servable.stub
-    assert watch is not None
+    stub, lost = servable.stub, Lost(servable)
     assert stub is not None
 
     os.kill(stub.pid, signal.SIGKILL)
-    async with asyncio.timeout(WAIT_S):
-        await watch.over.wait()
+    await lost.wait()
+    assert lost.reasons == ["the model's process ended unasked"]
     with pytest.raises(NotHeld):
         await servable.infer({"x": X}, ())
-    assert bystander.available.is_set()
+    assert (await doubled(bystander)).tolist() == (X + X).tolist()
+    late = Lost(servable)
+    await late.wait()
 
-    assert (await answers_again(servable)).tolist() == (X + X).tolist()
-    assert servable.stub != stub
+    await servable.unload()
+    again = await load(runtime, tmp_path, onnx_models.double())
+    assert (await doubled(again)).tolist() == (X + X).tolist()
+    assert again.stub != stub
 
 
-async def test_a_request_under_way_when_its_process_dies(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_a_request_under_way_when_its_process_dies(runtime: ChildTriton, tmp_path: Path) -> None:
     servable = await load(runtime, tmp_path, onnx_models.slow_loop())
     assert servable.stub is not None
     endless = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
@@ -273,19 +294,20 @@ async def test_a_request_under_way_when_its_process_dies(runtime: TritonRuntime,
             async with asyncio.timeout(0.5):
                 await servable.infer({**endless, "n": np.array(0, np.int64)}, ())
 
+    lost = Lost(servable)
     servable.stub.kill()
 
     # It may have had effects: not safe to send elsewhere unasked.
     with pytest.raises(Unavailable):
         async with asyncio.timeout(WAIT_S):
             await running
-    async with asyncio.timeout(WAIT_S):
-        await servable.available.wait()
-        answer = await servable.infer({**endless, "n": np.array(2, np.int64)}, ())
-    assert answer["y"].tolist() == 3
+    await lost.wait()
+    await servable.unload()
+    again = await load(runtime, tmp_path, onnx_models.slow_loop())
+    assert (await again.infer({**endless, "n": np.array(2, np.int64)}, ()))["y"].tolist() == 3
 
 
-async def test_triton_that_is_killed_comes_back_with_what_it_held(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_triton_that_is_killed_is_started_again_and_all_is_lost(runtime: ChildTriton, tmp_path: Path) -> None:
     servables = [await load(runtime, tmp_path, onnx_models.double(), f"double-{index}") for index in range(2)]
     busy = await load(runtime, tmp_path, onnx_models.slow_loop(), "busy")
     endless = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
@@ -296,17 +318,25 @@ async def test_triton_that_is_killed_comes_back_with_what_it_held(runtime: Trito
     server = runtime._server
     assert server is not None
 
+    lost = Lost(*servables, busy)
     os.kill(server.pid, signal.SIGKILL)
     async with asyncio.timeout(WAIT_S):
-        await server.wait()
         with pytest.raises(Unavailable):
             await running
-    for servable in servables:
-        assert (await answers_again(servable)).tolist() == (X + X).tolist()
+    await lost.wait()
+    assert runtime.trouble == "Triton ended unasked and is being started again"
+    for servable in (*servables, busy):
+        with pytest.raises(NotHeld):
+            await servable.infer({"x": X}, ())
+        await servable.unload()
+    # A load waits for the next life.
+    again = await load(runtime, tmp_path, onnx_models.double(), "double-0")
+    assert (await doubled(again)).tolist() == (X + X).tolist()
     assert runtime._server is not server
+    assert runtime.trouble is None
 
 
-async def test_a_load_outlives_the_triton_that_it_began_on(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_a_load_outlives_the_triton_that_it_began_on(runtime: ChildTriton, tmp_path: Path) -> None:
     server = runtime._server
     assert server is not None
     loading = asyncio.create_task(load(runtime, tmp_path, onnx_models.double()))
@@ -315,7 +345,7 @@ async def test_a_load_outlives_the_triton_that_it_began_on(runtime: TritonRuntim
     server.kill()
     async with asyncio.timeout(WAIT_S):
         servable = await loading
-    assert (await answers_again(servable)).tolist() == (X + X).tolist()
+    assert (await doubled(servable)).tolist() == (X + X).tolist()
     assert runtime._server is not server
 
 
@@ -329,7 +359,7 @@ class WithoutScript(Repository):
 
 
 async def test_a_load_that_hangs_is_ended_with_triton_if_need_be(triton_home: Path, tmp_path: Path) -> None:
-    runtime = await TritonRuntime.start(
+    runtime = await ChildTriton.start(
         triton_home, tmp_path / "work", instance="w-1", load_timeout_s=10.0, give_up_s=0.5
     )
     try:
@@ -337,21 +367,22 @@ async def test_a_load_that_hangs_is_ended_with_triton_if_need_be(triton_home: Pa
         server = runtime._server
         assert server is not None
         runtime._repository = WithoutScript(runtime._repository.path, native_onnx=False, threads=1)
-        runtime._load_timeout_s = 0.5
+        runtime._load_timeout_s, lost = 0.5, Lost(servable)
         with pytest.raises(LoadFailed) as caught:
             await load(runtime, tmp_path, onnx_models.double(), "hangs")
         assert caught.value.permanent
         assert "could not be stopped" in caught.value.reason
         runtime._load_timeout_s = 10.0
-        async with asyncio.timeout(WAIT_S):
-            await server.wait()
-        assert (await answers_again(servable)).tolist() == (X + X).tolist()
+        await lost.wait()
+        await servable.unload()
+        again = await load(runtime, tmp_path, onnx_models.double())
+        assert (await doubled(again)).tolist() == (X + X).tolist()
     finally:
         await runtime.close()
 
 
 async def test_a_slow_load_costs_only_its_own_process(triton_home: Path, tmp_path: Path) -> None:
-    runtime = await TritonRuntime.start(triton_home, tmp_path / "work", instance="w-1", load_timeout_s=10.0)
+    runtime = await ChildTriton.start(triton_home, tmp_path / "work", instance="w-1", load_timeout_s=10.0)
     try:
         servable = await load(runtime, tmp_path, onnx_models.double())
         server, runtime._load_timeout_s = runtime._server, 0.05
@@ -359,7 +390,7 @@ async def test_a_slow_load_costs_only_its_own_process(triton_home: Path, tmp_pat
             await load(runtime, tmp_path, onnx_models.double(), "slow")
         assert not caught.value.permanent
         assert runtime._server is server
-        assert (await answers_again(servable)).tolist() == (X + X).tolist()
+        assert (await doubled(servable)).tolist() == (X + X).tolist()
     finally:
         await runtime.close()
 
@@ -369,19 +400,40 @@ async def test_mutual_tls_guards_tritons_port(triton_home: Path, tmp_path: Path)
     credential = PeerCredential.from_settings(ProcessSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca))
     async with open_triton(triton_home, tmp_path / "work", instance="w-1", credential=credential) as runtime:
         servable = await load(runtime, tmp_path, onnx_models.double())
-        assert (await answers_again(servable)).tolist() == (X + X).tolist()
+        assert (await doubled(servable)).tolist() == (X + X).tolist()
         assert runtime._server is not None
-        async with grpc.aio.insecure_channel(runtime._server.address) as channel:
+        async with grpc.aio.insecure_channel(runtime._server.link.address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError):
                 await stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=5)
+
+
+async def test_certificates_are_replaced_under_a_running_triton(triton_home: Path, tmp_path: Path) -> None:
+    """It keeps those that it has started with; its next life gets the new ones. None carries its address."""
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new", "new authority")
+    mount = Mount(tmp_path / "mount", old.issue("worker", names=["berth.internal"], addresses=[]))
+    cert, key, ca = mount.files
+    credential = PeerCredential.from_settings(
+        ProcessSettings(tls_cert=cert, tls_key=key, tls_ca=ca, tls_peer_name="berth.internal")
+    )
+    async with open_triton(triton_home, tmp_path / "work", instance="w-1", credential=credential) as runtime:
+        servable = await load(runtime, tmp_path, onnx_models.double())
+        mount.swap(new.issue("worker", names=["berth.internal"], addresses=[]))
+        assert (await doubled(servable)).tolist() == (X + X).tolist()
+        lost = Lost(servable)
+        assert runtime._server is not None
+        runtime._server.kill()
+        await lost.wait()
+        await servable.unload()
+        again = await load(runtime, tmp_path, onnx_models.double())
+        assert (await doubled(again)).tolist() == (X + X).tolist()
 
 
 async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import asyncio, sys
         from pathlib import Path
-        from worker.triton.runtime import open_triton
+        from worker.triton.child import open_triton
         async def main():
             async with open_triton(Path(sys.argv[1]), Path(sys.argv[2]), instance="w-1") as runtime:
                 print("pid", runtime._server.pid, flush=True)
@@ -409,7 +461,7 @@ async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_p
 
 async def test_the_worker_is_told_when_triton_cannot_come_back(triton_home: Path, tmp_path: Path) -> None:
     lost = asyncio.Event()
-    runtime = await TritonRuntime.start(triton_home, tmp_path / "work", instance="w-1", on_lost=lost.set)
+    runtime = await ChildTriton.start(triton_home, tmp_path / "work", instance="w-1", on_lost=lost.set)
     try:
         server = runtime._server
         assert server is not None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,14 +24,17 @@ from berth.registry import LocalRegistry
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from berth.testing import onnx_models
+from berth.testing.certificates import Authority
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2_grpc
 from worker.__main__ import serve
+from worker.memory import container_limit
 from worker.settings import WorkerSettings
 
 TOKEN = "t" * 40
 CREDENTIAL = PeerCredential.from_token(TOKEN)
 KEY = VersionKey("acme", "m", 1)
+BROKEN = VersionKey("acme", "broken", 1)
 WAIT_S = 60.0
 
 
@@ -47,6 +52,17 @@ class Process:
                 lines.append(line.decode())
                 if '"ready"' in lines[-1]:
                     return self.registry.read()["w-1"]
+        raise AssertionError("".join(lines))
+
+    async def said(self, words: str) -> str:
+        """The rest of its log until a line has `words` in it."""
+        assert self.process.stderr is not None
+        lines = []
+        async with asyncio.timeout(WAIT_S):
+            while line := await self.process.stderr.readline():
+                lines.append(line.decode())
+                if words in lines[-1]:
+                    return lines[-1]
         raise AssertionError("".join(lines))
 
     async def ended(self) -> tuple[int, str]:
@@ -118,6 +134,19 @@ async def ask(address: ReplicaAddress) -> Any:
     return {output["name"]: output["data"] for output in reply.json()["outputs"]}
 
 
+async def probe(admin: str, path: str) -> tuple[int, str]:
+    async with httpx.AsyncClient(base_url=f"http://{admin}") as client:
+        reply = await client.get(path)
+    return reply.status_code, reply.text.strip()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
 async def test_from_start_to_end(tmp_path: Path) -> None:
     spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
     async with worker(tmp_path) as process:
@@ -156,6 +185,121 @@ async def test_asked_to_stop_with_nobody_connected_it_ends_soon_and_unloads(tmp_
         assert process.registry.read() == {}
 
 
+async def test_probes_tell_the_truth_from_start_to_end(tmp_path: Path) -> None:
+    specs = (
+        VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000),
+        VersionSpec(BROKEN, await store(tmp_path, b"no model at all"), 200_000),
+    )
+    admin = f"127.0.0.1:{free_port()}"
+    async with worker(tmp_path, BERTH_ADMIN_ADDRESS=admin) as process:
+        address = await process.address()
+        assert await probe(admin, "/healthz") == (200, "ok")
+        assert await probe(admin, "/readyz") == (503, "not told yet what to hold")
+        async with synchronizer(address) as stream:
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 1), specs)))
+            await until(stream, {KEY: S.AVAILABLE, BROKEN: S.ERROR})
+            assert await probe(admin, "/readyz") == (200, "ok"), "what cannot be loaded is waited for by nobody"
+            metrics = (await probe(admin, "/metrics"))[1]
+            assert "berth_worker_loop_late_seconds" in metrics
+            process.process.send_signal(signal.SIGTERM)
+            await until(stream, {KEY: S.AVAILABLE, BROKEN: S.ERROR}, draining=True)
+            assert await probe(admin, "/readyz") == (503, "asked to stop")
+            assert await probe(admin, "/healthz") == (200, "ok"), "it drains, and must not be killed for that"
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 2), ())))
+            code, log = await process.ended()
+        assert code == 0, log
+
+
+async def test_a_synchronizer_that_goes_away_while_it_drains_is_not_waited_for(tmp_path: Path) -> None:
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    async with worker(tmp_path, BERTH_DRAIN_GRACE_S="60") as process:
+        address = await process.address()
+        async with synchronizer(address) as stream:
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 1), (spec,))))
+            await until(stream, {KEY: S.AVAILABLE})
+            process.process.send_signal(signal.SIGTERM)
+            await until(stream, {KEY: S.AVAILABLE}, draining=True)
+        started = asyncio.get_running_loop().time()
+        code, log = await process.ended()
+        assert code == 0, log
+        assert "routes may be left" in log
+        assert asyncio.get_running_loop().time() - started < 20
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    async with worker(tmp_path, BERTH_DRAIN_GRACE_S="600") as process:
+        address = await process.address()
+        async with synchronizer(address) as stream:
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 1), (spec,))))
+            await until(stream, {KEY: S.AVAILABLE})
+            process.process.send_signal(signal.SIGTERM)
+            await until(stream, {KEY: S.AVAILABLE}, draining=True)
+            process.process.send_signal(signal.SIGTERM)
+            code, log = await process.ended()
+    assert code == 1
+    assert "asked to stop twice" in log
+
+
+async def test_without_a_registry_it_listens_where_it_is_told(tmp_path: Path) -> None:
+    ports = {name: free_port() for name in ("CONTROL", "GRPC", "HTTP")}
+    addresses = {f"BERTH_{name}_ADDRESS": f"127.0.0.2:{port}" for name, port in ports.items()}
+    async with worker(tmp_path, BERTH_REGISTRY_DIR="", BERTH_ADVERTISE_HOST="127.0.0.2", **addresses) as process:
+        line = json.loads(await process.said('"ready"'))
+        assert line["control"] == f"127.0.0.2:{ports['CONTROL']}"
+        assert line["http"] == f"127.0.0.2:{ports['HTTP']}"
+        address = ReplicaAddress("w-1", "default", "local", "?", line["control"], line["grpc"], line["http"])
+        async with synchronizer(address) as stream:
+            assert (await until(stream, {})).address.grpc == line["grpc"]
+        process.process.send_signal(signal.SIGTERM)
+        code, log = await process.ended()
+    assert code == 0, log
+    assert process.registry.read() == {}
+
+
+async def test_without_its_triton_it_is_alive_and_not_ready(tmp_path: Path) -> None:
+    admin = f"127.0.0.1:{free_port()}"
+    triton = {
+        "BERTH_RUNTIME": "triton",
+        "BERTH_TRITON_ADDRESS": f"127.0.0.1:{free_port()}",
+        "BERTH_TRITON_REPOSITORY": str(tmp_path / "repository"),
+    }
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    async with worker(tmp_path, BERTH_ADMIN_ADDRESS=admin, **triton) as process:
+        address = await process.address()
+        async with synchronizer(address) as stream:
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 1), (spec,))))
+            await until(stream, {KEY: S.LOADING})
+            status, reason = await probe(admin, "/readyz")
+            assert (status, "Triton" in reason) == (503, True)
+            assert await probe(admin, "/healthz") == (200, "ok")
+            await stream.write(aspired_to_wire(AspiredSet(Order(1, 2), ())))
+            await until(stream, {})
+        process.process.send_signal(signal.SIGTERM)
+        code, log = await process.ended()
+    assert code == 0, log
+
+
+async def test_everywhere_is_no_address_to_be_reached_at(tmp_path: Path) -> None:
+    files = Authority(tmp_path / "pki").issue("worker", names=["berth.internal"], addresses=[])
+    tls = {"BERTH_TLS_CERT": str(files.cert), "BERTH_TLS_KEY": str(files.key), "BERTH_TLS_CA": str(files.ca)}
+    settings = WorkerSettings.load(variables(tmp_path, **tls, BERTH_CONTROL_ADDRESS="0.0.0.0:0"))
+    with pytest.raises(SettingsError, match="BERTH_ADVERTISE_HOST"):
+        await serve(settings, asyncio.Event())
+
+
+async def test_a_container_that_is_too_small_is_said_at_the_start(tmp_path: Path) -> None:
+    limit = container_limit()
+    settings = WorkerSettings.load(variables(tmp_path, BERTH_LOAD_HEADROOM=str(limit or 2**50)))
+    stop = asyncio.Event()
+    stop.set()
+    if limit is None:
+        await serve(settings, stop)
+    else:
+        with pytest.raises(SettingsError, match="the container has"):
+            await serve(settings, stop)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
@@ -166,7 +310,9 @@ async def test_asked_to_stop_with_nobody_connected_it_ends_soon_and_unloads(tmp_
         ("BERTH_CREDENTIAL_FILE", "/nonexistent", "/nonexistent"),
         ("BERTH_ARTIFACT_STORE", "ftp://x", "ftp://x"),
         ("BERTH_HTTP_ADDRESS", "192.0.2.1:0", "not loopback"),
-        ("BERTH_RUNTIME", "triton", "BERTH_TRITON_HOME"),
+        ("BERTH_RUNTIME", "triton", "BERTH_TRITON_HOME or BERTH_TRITON_ADDRESS"),
+        ("BERTH_TRITON_ADDRESS", "127.0.0.1:8001", "go together"),
+        ("BERTH_TRITON_BACKEND", "tensorrt", "BERTH_TRITON_BACKEND"),
     ],
 )
 async def test_wrong_settings_are_named(tmp_path: Path, variable: str, value: str, words: str) -> None:

@@ -1,8 +1,10 @@
 """The life of versions in a worker: which states follow which, and the set that the worker was told to hold.
 
     NEW ──load──► LOADING ──loaded──► AVAILABLE ──drain──► DRAINING ──drained──► UNLOADING ──unloaded──► END
-     │              │  │                  ▲                    │                     ▲
-     │              │  └──failed──► ERROR └───────revive───────┘                     │
+     │              │  │                │ ▲                    │                     ▲
+     │              │  │                │ └───────revive───────┘                     │
+     │              │  │                └──────lost──────────────────────────────────┤
+     │              │  └──failed──► ERROR                                            │
      │              │                │ │                                             │
      │              └─cancel─────────┼─┼─────────────────────────────────────────────┘
      └──forget──────────► END ◄─forget └──load──► LOADING
@@ -28,11 +30,13 @@ _S = ServableState
 
 
 class Event(StrEnum):
-    """What can happen to a servable. `LOADED`, `FAILED`, `DRAINED` and `UNLOADED` are facts, the others decisions."""
+    """What can happen to a servable. `LOADED`, `FAILED`, `LOST`, `DRAINED` and `UNLOADED` are facts, the others
+    decisions. `LOST`: the runtime no longer has it; what is left of it goes, and it begins anew if it is aspired."""
 
     LOAD = "load"
     LOADED = "loaded"
     FAILED = "failed"
+    LOST = "lost"
     CANCEL = "cancel"
     DRAIN = "drain"
     REVIVE = "revive"
@@ -49,6 +53,7 @@ TRANSITIONS: Mapping[tuple[ServableState, Event], ServableState] = MappingProxyT
         (_S.LOADING, Event.FAILED): _S.ERROR,
         (_S.LOADING, Event.CANCEL): _S.UNLOADING,
         (_S.AVAILABLE, Event.DRAIN): _S.DRAINING,
+        (_S.AVAILABLE, Event.LOST): _S.UNLOADING,
         (_S.DRAINING, Event.REVIVE): _S.AVAILABLE,
         (_S.DRAINING, Event.DRAINED): _S.UNLOADING,
         (_S.UNLOADING, Event.UNLOADED): _S.END,
@@ -56,6 +61,8 @@ TRANSITIONS: Mapping[tuple[ServableState, Event], ServableState] = MappingProxyT
         (_S.ERROR, Event.FORGET): _S.END,
     }
 )
+
+_EXPLAINED = frozenset({(Event.LOAD, _S.ERROR), (Event.UNLOADED, _S.UNLOADING)})
 
 
 class Acceptance(Enum):
@@ -167,8 +174,8 @@ class Lifecycle:
             old,
             state=state,
             since=now,
-            # While it is tried again, the last failure still explains why it is not there.
-            reason=old.reason if event is Event.LOAD and old.state is _S.ERROR else reason,
+            # While it is tried again, or goes because it was lost, what happened still explains why it is not there.
+            reason=old.reason if (event, old.state) in _EXPLAINED else reason,
             attempts=old.attempts + (event is Event.LOAD),
             retry_at=retry_at if event is Event.FAILED else None,
             measured_bytes=measured_bytes if event is Event.LOADED else old.measured_bytes,
@@ -176,7 +183,7 @@ class Lifecycle:
         self.ledger = self.ledger.replace(old.charge, new.charge)
         versions[key.version] = new
         if state is _S.END:
-            self._end(key, now)
+            self._end(key, now, new.reason)
         return new
 
     def explain(self, key: VersionKey, reason: str) -> bool:
@@ -211,17 +218,17 @@ class Lifecycle:
                 self._admit(spec, now)
         return frozenset(changed)
 
-    def _admit(self, spec: VersionSpec, now: float) -> None:
+    def _admit(self, spec: VersionSpec, now: float, reason: str = "") -> None:
         versions = self._held.setdefault(spec.key.model_key, {})
         held = versions.get(spec.key.version)
         if held is None:
-            versions[spec.key.version] = Servable(spec, _S.NEW, now)
+            versions[spec.key.version] = Servable(spec, _S.NEW, now, reason)
         elif held.holds(spec):
             # Only the reservation can differ: the controller has measured better than it could guess.
             versions[spec.key.version] = new = replace(held, spec=spec)
             self.ledger = self.ledger.replace(held.charge, new.charge)
 
-    def _end(self, key: VersionKey, now: float) -> None:
+    def _end(self, key: VersionKey, now: float, reason: str) -> None:
         versions = self._held[key.model_key]
         del versions[key.version]
         if not versions:
@@ -229,7 +236,7 @@ class Lifecycle:
         # Aspired again while it went away, or aspired with other bytes: it starts from the beginning.
         wanted = self.aspired(key.model_key).get(key.version)
         if wanted is not None:
-            self._admit(wanted, now)
+            self._admit(wanted, now, reason)
 
 
 def _by_model(specs: Iterable[VersionSpec]) -> dict[ModelKey, dict[int, VersionSpec]]:

@@ -25,6 +25,7 @@ from berth.errors import BerthError, DeadlineExceeded, Internal, InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Signature
 from berth.oip.request import InferRequest, InferResponse, check_request
+from worker.inference.load import Loads
 from worker.inference.metrics import CANCELLED, NOT_STARTED, InferenceMetrics
 from worker.runtime import Array, NotHeld, Servables
 
@@ -76,12 +77,17 @@ Done = Callable[[T | BerthError], None]
 class Run:
     """A request that is being answered by a task."""
 
-    __slots__ = ("_task", "started")
+    __slots__ = ("_on_begin", "_task", "asked_at", "begun_at", "key", "started")
 
-    def __init__(self) -> None:
+    def __init__(self, on_begin: Callable[[], None] | None) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._on_begin = on_begin
         # Whether the runtime has begun to compute: until then, giving up costs nothing.
         self.started = False
+        # Once a version has been found for it: which, when the runtime was asked, and when it began.
+        self.key: VersionKey | None = None
+        self.asked_at = 0.0
+        self.begun_at = 0.0
 
     def cancel(self) -> None:
         """Nobody wants the answer any more; `done` will not be called."""
@@ -93,17 +99,30 @@ class Run:
 
     def begin(self) -> None:
         """Called by the runtime, in whichever thread."""
+        self.begun_at = time.perf_counter()
         self.started = True
+        if self._on_begin is not None:
+            self._on_begin()
+
+    def queued(self, now: float) -> float:
+        """Seconds that it waited, or has waited, for its turn in the runtime."""
+        if not self.asked_at:
+            return 0.0
+        return (self.begun_at if self.started else now) - self.asked_at
 
     def __repr__(self) -> str:
         return f"<Run {'started' if self.started else 'waiting'}>"
 
 
 class Answering:
-    """Borrows servables and runs them. `replica` is the name that answers carry. Whoever makes one closes it."""
+    """Borrows servables and runs them, and adds what that took to `loads`. `replica` is the name that answers carry.
 
-    def __init__(self, servables: Servables, replica: str, metrics: InferenceMetrics) -> None:
+    Whoever makes one closes it.
+    """
+
+    def __init__(self, servables: Servables, replica: str, metrics: InferenceMetrics, loads: Loads) -> None:
         self.replica = replica
+        self._loads = loads
         self._servables = servables
         self._metrics = metrics
         # Not a TaskGroup: it would wrap what its body raises, and the body is everything that the worker does.
@@ -126,8 +145,9 @@ class Answering:
         except NotHeld:
             raise _not_loaded(key) from None
 
-    def start(self, question: Question[T], done: Done[T]) -> Run | None:
-        """Answer `question`: `done` gets the answer or an error, once, perhaps before this returns.
+    def start(self, question: Question[T], done: Done[T], on_begin: Callable[[], None] | None = None) -> Run | None:
+        """Answer `question`: `done` gets the answer or an error, once, perhaps before this returns. `on_begin` is
+        called, in any thread, when the run's turn has come; never if it could run at once.
 
         None: it has been called. Otherwise a run that may be cancelled; then `done` is not called.
         """
@@ -141,19 +161,17 @@ class Answering:
             self.in_flight += 1
             tokens = structlog.contextvars.bind_contextvars(request_id=question.request_id.decode())
             try:
-                outcome = self._try(question)
+                outcome = self._try(question, began)
             except Exception as error:
                 outcome = self._failed(question, error)
             finally:
                 self.in_flight -= 1
                 structlog.contextvars.reset_contextvars(**tokens)
             if not isinstance(outcome, _Half):
-                if not isinstance(outcome, BerthError):
-                    self._metrics.succeeded(question.protocol, time.perf_counter() - began)
                 done(outcome)
                 return None
             half = outcome
-        run = Run()
+        run = Run(on_begin)
         task = asyncio.create_task(self._answer(question, half, began, run, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -166,7 +184,7 @@ class Answering:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _try(self, question: Question[T]) -> T | _Half:
+    def _try(self, question: Question[T], began: float) -> T | _Half:
         """Read the request, and answer it if that can be done without waiting."""
         key, request = question.read()
         try:
@@ -175,18 +193,27 @@ class Answering:
                 outputs = loaded.infer_now(request.inputs, request.output_names)
         except NotHeld:
             raise _not_loaded(key) from None
+        except Exception:
+            self._loads.add(key, time.perf_counter() - began)
+            raise
         if outputs is None or _size(outputs) > _INLINE_BYTES:
             return _Half(key, request, outputs)
-        return question.write(InferResponse(key.model, str(key.version), outputs, request.id), request)
+        answer = question.write(InferResponse(key.model, str(key.version), outputs, request.id), request)
+        seconds = time.perf_counter() - began
+        self._metrics.succeeded(question.protocol, seconds)
+        self._loads.add(key, seconds)
+        return answer
 
     async def _answer(self, question: Question[T], half: _Half | None, began: float, run: Run, done: Done[T]) -> None:
         outcome: T | BerthError
+        completed = 1
         self.in_flight += 1
         try:
             with structlog.contextvars.bound_contextvars(request_id=question.request_id.decode()):
                 async with asyncio.timeout(question.timeout):
                     outcome = await self._run(question, half, run)
         except asyncio.CancelledError:
+            completed = 0
             self._metrics.ended(question.protocol, CANCELLED)
             if run.started:
                 self._metrics.wasted.inc()
@@ -202,6 +229,9 @@ class Answering:
             self._metrics.succeeded(question.protocol, time.perf_counter() - began)
         finally:
             self.in_flight -= 1
+            if run.key is not None:
+                now = time.perf_counter()
+                self._loads.add(run.key, now - began, run.queued(now), completed)
         done(outcome)
 
     async def _run(self, question: Question[T], half: _Half | None, run: Run) -> T:
@@ -210,14 +240,18 @@ class Answering:
             outputs = None
         else:
             key, request, outputs = half.key, half.request, half.outputs
+            run.key = key if outputs is not None else None
         if outputs is None:
             try:
                 # Since `_try` the version may have gone. The run has not begun, and the refusal says so.
                 with self._servables.acquire(key) as loaded:
+                    run.key = key
                     if half is None:
                         check_request(loaded.signature, request.inputs, request.output_names)
+                    run.asked_at = time.perf_counter()
                     outputs = await loaded.infer(request.inputs, request.output_names, run.begin)
             except NotHeld:
+                run.key = None
                 raise _not_loaded(key) from None
         response = InferResponse(key.model, str(key.version), outputs, request.id)
         if _size(outputs) > _INLINE_BYTES:

@@ -10,16 +10,22 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from berth.auth.peer import PeerCredential
 from berth.errors import BerthError, DeadlineExceeded, PayloadTooLarge
 from berth.http.errors import ErrorCode
 from berth.http_shell.server import ServerLink
-from worker.inference.answering import Answering, Run, request_id
+from berth.tracing import Tracing
+from worker.inference.answering import Answering, Done, Question, Run, request_id
 from worker.inference.asked import REQUEST_ID, Asked
+from worker.inference.watch import Watch, watch
 
 REPLICA = b"berth-replica"
 NOT_STARTED = (b"berth-not-started", b"1")
+
+
+T = TypeVar("T")
 
 
 class SlowBody(DeadlineExceeded):
@@ -34,12 +40,25 @@ class Service:
     credential: PeerCredential
     max_body_bytes: int
     body_timeout_s: float
+    tracing: Tracing | None = None
 
 
 class Exchange(ABC):
     """`over` is called with the stream id when it has been answered or refused."""
 
-    __slots__ = ("_deadline", "_timer", "asked", "complete", "link", "over", "rid", "run", "service", "stream_id")
+    __slots__ = (
+        "_deadline",
+        "_timer",
+        "_watch",
+        "asked",
+        "complete",
+        "link",
+        "over",
+        "rid",
+        "run",
+        "service",
+        "stream_id",
+    )
 
     def __init__(
         self, service: Service, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
@@ -51,6 +70,7 @@ class Exchange(ABC):
         self.over = over
         self.rid = request_id(asked.fields.get(REQUEST_ID))
         self.run: Run | None = None
+        self._watch: Watch | None = None
         # Whether the client has sent all that it will.
         self.complete = False
         self._deadline: float | None = None
@@ -82,9 +102,26 @@ class Exchange(ABC):
     def abandon(self) -> None:
         """The client is gone, or does not want the answer. Nothing is sent any more."""
         self.disarm()
+        if self._watch is not None:
+            self._watch.end(None)
         if self.run is not None:
             self.run.cancel()
             self.run = None
+
+    def ask(self, question: Question[T], done: Done[T]) -> None:
+        """Have a question answered: `done` is told, unless the client gives it up."""
+        service = self.service
+        watched = watch(self.link, self.stream_id, self.asked, service.tracing, service.answering.replica)
+        if watched is None:
+            self.run = service.answering.start(question, done)
+            return
+        self._watch = watched
+
+        def over(outcome: T | BerthError) -> None:
+            watched.end(outcome)
+            done(outcome)
+
+        self.run = service.answering.start(question, over, watched.begun)
 
     # Time
 

@@ -1,4 +1,8 @@
-"""OIP over REST, under servable names. Every answer names the replica and the request."""
+"""OIP over REST, under servable names. Every answer names the replica.
+
+It names the request where the id was made here. One that was given is not repeated: an answer belongs to its request by
+its place, routers say it to their clients themselves, and heads that are all alike cost both sides less.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +85,7 @@ class RestExchange(Exchange):
             rest.encode_response,
         )
         self._pieces = []
-        self.run = self.service.answering.start(question, self._done)
+        self.ask(question, self._done)
 
     def _read(self, key: VersionKey, body: bytes, *, compressed: bool) -> tuple[VersionKey, InferRequest]:
         if compressed:
@@ -116,10 +120,12 @@ class RestExchange(Exchange):
         connection = self.link.connection
         headers.pop(_REQUEST_ID, None)
         block = _block(type(connection), status, tuple(headers.items()), self.service.answering.replica, not_started)
-        own = [(REQUEST_ID, self.rid)]
+        own = [] if self.rid == self.asked.fields.get(REQUEST_ID) else [(REQUEST_ID, self.rid)]
         if self.link.http2:
             own.append((b"content-length", b"%d" % len(body)))
-        connection.send_head(self.stream_id, block + connection.encode_fields(own), length=len(body))
+        if own:
+            block += connection.encode_fields(own)
+        connection.send_head(self.stream_id, block, length=len(body))
         connection.send_data(self.stream_id, body, end=True)
         self.close()
 

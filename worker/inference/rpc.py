@@ -149,7 +149,7 @@ class UnaryExchange(RpcExchange):
         message, self._message = self._message, None
         path = self.asked.path
         if path == _INFER:
-            self.run = self.service.answering.start(self._question(message, _write_infer), self._done)
+            self.ask(self._question(message, _write_infer), self._done)
             return
         try:
             self._done(_AT_ONCE[path](self.service.answering, _plain(message, _ENVELOPE_BYTES)))

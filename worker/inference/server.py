@@ -12,9 +12,11 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.http.limits import Http1Limits, Http2Limits
 from berth.http_shell.listening import ShellLimits, listen
+from berth.tracing import Tracing
 from worker.inference.answering import Answering
 from worker.inference.conversation import converse
 from worker.inference.exchange import Service
+from worker.inference.load import Loads
 from worker.inference.metrics import InferenceMetrics
 from worker.runtime import Servables
 
@@ -63,13 +65,15 @@ async def serve_inference(
     http_address: str,
     replica: str,
     registry: CollectorRegistry,
+    loads: Loads | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     max_connections: int = 10_000,
     head_timeout_s: float = 10.0,
     body_timeout_s: float = 30.0,
     drain_s: float = 10.0,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[InferenceServer]:
-    """Answer inference on `servables` while the context is open.
+    """Answer inference on `servables` while the context is open, and add what it takes to `loads`.
 
     `max_body_bytes` bounds a REST body and the tensors of a gRPC message; `max_connections` is for each port;
     `head_timeout_s` and `body_timeout_s` bound how long a request's head and body may take to arrive. Leaving the
@@ -80,9 +84,9 @@ async def serve_inference(
     limits = ShellLimits(connections=max_connections, head_timeout_s=head_timeout_s, idle_timeout_s=_IDLE_S)
     http1 = Http1Limits(body=max_body_bytes, discard=_DISCARD)
     async with contextlib.AsyncExitStack() as stack:
-        answering = Answering(servables, replica, metrics)
+        answering = Answering(servables, replica, metrics, loads or Loads())
         stack.push_async_callback(answering.close)
-        service = Service(answering, credential, max_body_bytes, body_timeout_s)
+        service = Service(answering, credential, max_body_bytes, body_timeout_s, tracing)
         listeners = []
         for address in (http_address, grpc_address):
             tls = credential.server_tls(address)

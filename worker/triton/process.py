@@ -13,16 +13,16 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from berth.artifacts.intake import settle
 from berth.auth.peer import PeerCredential
 from worker.triton.installation import Installation
+from worker.triton.link import CHANNEL_OPTIONS, TritonLink
 from worker.triton.shared_memory import clean_shared_memory
 
 log = structlog.get_logger(__name__)
@@ -32,20 +32,10 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 _READY_S = 20.0
 # Each model starts with this much shared memory and grows in such steps; Triton's default is 64 times as much.
 _SHARED_BYTES = 1 << 20
-# Triton takes frequent pings on an idle connection for abuse and hangs up; on loopback nobody vanishes silently.
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 2**31 - 1),
-    ("grpc.keepalive_permit_without_calls", 0),
-)
-
-
-_NOTHING = grpc.aio.Metadata()
 
 
 class TritonStartFailed(Exception):
-    pass
+    """Says why, with the end of Triton's log."""
 
 
 class _Ended(Exception):
@@ -53,17 +43,13 @@ class _Ended(Exception):
 
 
 class TritonServer:
-    """A running tritonserver. `call` speaks to it; `wait` returns when it has ended, for whatever reason."""
+    """A running tritonserver. `link` leads to it; `wait` returns when it has ended, for whatever reason."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, address: str, channel: grpc.aio.Channel, shm_prefix: str
-    ) -> None:
-        self.address = address
-        self._process = process
-        self._channel = channel
-        self._shm_prefix = shm_prefix
+    def __init__(self, process: asyncio.subprocess.Process, link: TritonLink, shm_prefix: str) -> None:
+        self.link = link
         self.pid = process.pid
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._process = process
+        self._shm_prefix = shm_prefix
 
     def __repr__(self) -> str:
         return f"<TritonServer pid={self.pid} exit={self._process.returncode}>"
@@ -89,7 +75,9 @@ class TritonServer:
                 env=installation.environment(environ), stdin=asyncio.subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
-        server = cls(process, address, credential.grpc_channel(address, _CHANNEL_OPTIONS), shm_prefix)
+        # It keeps the certificates that it starts with, and so must we: those of its next life are the next ones.
+        channel = credential.grpc_channel(address, CHANNEL_OPTIONS, rotates=False)
+        server = cls(process, TritonLink(address, channel), shm_prefix)
         try:
             await server._become_ready()
         except BaseException as error:
@@ -98,17 +86,6 @@ class TritonServer:
                 raise TritonStartFailed(f"tritonserver did not start: {_last_words(log_file)}") from None
             raise
         return server
-
-    async def call(self, method: str, request: Any, timeout: float | None = None) -> Any:
-        """Call a method of OIP or of Triton's extensions to it. Raises `AioRpcError`, and that also when it ends."""
-        try:
-            return await getattr(self._stub, method)(request, timeout=timeout)
-        except asyncio.CancelledError:
-            # Closing a channel cancels its calls, and tells the callers that it was they who were cancelled.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, _NOTHING, _NOTHING, "tritonserver ended")
 
     async def wait(self) -> int:
         """The exit status, negative for a signal."""
@@ -135,13 +112,13 @@ class TritonServer:
         """
         self.kill()
         await self._process.wait()
-        await self._channel.close()
+        await self.link.close()
         clean_shared_memory(self._shm_prefix)
 
     async def _become_ready(self) -> None:
         """Returns when it answers; raises `_Ended` when it ends before, `AioRpcError` when it takes too long."""
         ready = asyncio.ensure_future(
-            self._stub.ServerReady(service_pb2.ServerReadyRequest(), wait_for_ready=True, timeout=_READY_S)
+            self.link.call("ServerReady", service_pb2.ServerReadyRequest(), _READY_S, wait_for_ready=True)
         )
         ended = asyncio.ensure_future(self._process.wait())
         try:

@@ -5,6 +5,7 @@ Triton checks names little, and a version folder without its model makes it hang
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,26 @@ _DRAFT = ".draft-"
 
 
 class Repository:
-    """The folder at `path`, which nobody else writes to."""
+    """The folder at `path`, which nobody else writes to.
 
-    def __init__(self, path: Path, *, native_onnx: bool, threads: int) -> None:
-        self.path = path
-        self._native_onnx = native_onnx
+    `native_onnx` may be changed while nothing is loaded. `linked`: Triton sees the same files at the same paths, so
+    that a link to the artifact will do; else it gets a file of its own.
+    """
+
+    def __init__(self, path: Path, *, native_onnx: bool, threads: int, linked: bool = True) -> None:
+        self.path = path.absolute()
+        self.native_onnx = native_onnx
         self._threads = threads
+        self._linked = linked
 
     def clear(self) -> None:
-        """Begin with an empty repository."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
+        """Begin with an empty repository. The folder itself stays: something may be mounted there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
 
     def write(self, name: str, signature: Signature, model: Path) -> None:
         """Add the model file under `name`; it must stay where it is until `remove`."""
@@ -39,8 +49,8 @@ class Repository:
         version = draft / "1"
         version.mkdir(parents=True)
         (draft / "config.pbtxt").write_text(self._config(name, signature))
-        (version / "model.onnx").symlink_to(model.resolve())
-        if not self._native_onnx:
+        self._place(model.resolve(), version / "model.onnx")
+        if not self.native_onnx:
             shutil.copyfile(_SCRIPT, version / "model.py")
         self.remove(name)
         draft.rename(self.path / name)
@@ -48,18 +58,31 @@ class Repository:
     def remove(self, name: str) -> None:
         shutil.rmtree(self.path / name, ignore_errors=True)
 
+    def scratch(self, name: str) -> Path:
+        """Where a file may lie for a moment that Triton takes for no model."""
+        return self.path / f"{_DRAFT}{name}"
+
     def script(self, name: str) -> Path:
         """What the process that runs `name` was started with."""
         return self.path / name / "1/model.py"
 
+    def _place(self, model: Path, path: Path) -> None:
+        if self._linked:
+            path.symlink_to(model)
+            return
+        try:
+            os.link(model, path)
+        except OSError:
+            shutil.copyfile(model, path)  # on another file system, or one without links
+
     def _config(self, name: str, signature: Signature) -> str:
         config = model_config_pb2.ModelConfig(
             name=name,
-            backend="onnxruntime" if self._native_onnx else "python",
+            backend="onnxruntime" if self.native_onnx else "python",
             input=[self._tensor(model_config_pb2.ModelInput, spec) for spec in signature.inputs],
             output=[self._tensor(model_config_pb2.ModelOutput, spec) for spec in signature.outputs],
         )
-        if not self._native_onnx:
+        if not self.native_onnx:
             config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
             config.parameters["threads"].string_value = str(self._threads)
         text: str = text_format.MessageToString(config)
@@ -67,13 +90,13 @@ class Repository:
 
     def _tensor(self, kind: Any, spec: TensorSpec) -> Any:
         # The Python backend knows no bfloat16; its bits travel to our script as integers.
-        datatype = "UINT16" if spec.datatype == "BF16" and not self._native_onnx else spec.datatype
+        datatype = "UINT16" if spec.datatype == "BF16" and not self.native_onnx else spec.datatype
         tensor = kind(
             name=spec.name,
             data_type=model_config_pb2.DataType.Value("TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"),
             # Triton has no tensors without dimensions: a scalar travels as a list of one.
             dims=spec.shape or (1,),
         )
-        if not spec.shape and self._native_onnx:
+        if not spec.shape and self.native_onnx:
             tensor.reshape.SetInParent()
         return tensor

@@ -12,14 +12,15 @@ from berth.errors import Internal, InvalidArgument
 from berth.model import Signature
 from berth.oip.request import InferRequest, InferResponse, OutputWish
 from worker.runtime import Array, NotHeld, nobody
+from worker.triton.link import TritonLink
 from worker.triton.stubs import Stub, Watch
 
-# Sends a request to the model of a name and returns its answer.
-Ask = Callable[[str, InferRequest], Awaitable[InferResponse]]
+# Sends a request to a model and returns its answer.
+Ask = Callable[["TritonServable", InferRequest], Awaitable[InferResponse]]
 
 
 class TritonServable:
-    """Implements `worker.runtime.Loaded`. `available` is set and cleared by the runtime, which repairs it."""
+    """Implements `worker.runtime.Loaded`. The runtime says when it is lost."""
 
     def __init__(
         self,
@@ -27,25 +28,47 @@ class TritonServable:
         signature: Signature,
         *,
         ask: Ask,
-        let_go: Callable[[str], Awaitable[None]],
+        let_go: Callable[[TritonServable], Awaitable[None]],
         bfloat16_as_bits: bool = True,
     ) -> None:
         self.name = name
         self.signature = signature
         self.measured_bytes = 1
-        self.available = asyncio.Event()
+        # Where it was loaded: another life of Triton knows nothing of it.
+        self.link: TritonLink | None = None
+        # Its process, if it has one that can be seen from here.
         self.stub: Stub | None = None
         self.watch: Watch | None = None
-        # Loading, repairing and unloading one servable exclude each other; answering takes no lock.
-        self.lock = asyncio.Lock()
         self._ask = ask
         self._let_go = let_go
         self._bfloat16_as_bits = bfloat16_as_bits
         self._inputs = {spec.name: spec for spec in signature.inputs}
         self._outputs = {spec.name: spec for spec in signature.outputs}
+        self._gone = ""
+        self._tell: Callable[[str], None] | None = None
 
     def __repr__(self) -> str:
-        return f"<TritonServable {self.name} {'available' if self.available.is_set() else 'away'} {self.stub}>"
+        return f"<TritonServable {self.name} {self._gone or 'here'} {self.stub}>"
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        if self._gone:
+            # Between the load and now. Not at once: whoever asks is in the middle of something.
+            asyncio.get_running_loop().call_soon(tell, self._gone)
+
+    def lose(self, reason: str) -> None:
+        """Triton no longer has it."""
+        if not self._gone:
+            self.leave(reason)
+            if self._tell is not None:
+                self._tell(reason)
+
+    def leave(self, reason: str = "unloaded") -> None:
+        """From now on nobody is answered."""
+        self._gone = self._gone or reason
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None
 
     def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> None:
         """Never: the answer comes from another process."""
@@ -53,8 +76,8 @@ class TritonServable:
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
     ) -> dict[str, Array]:
-        """Raises `NotHeld` while its process is being started again."""
-        if not self.available.is_set():
+        """Raises `NotHeld` once it is lost."""
+        if self._gone:
             raise NotHeld(self.name)
         names = list(outputs or self._outputs)
         unknown = [name for name in names if name not in self._outputs]
@@ -65,13 +88,13 @@ class TritonServable:
         )
         # Whether it waits or computes in there is not known.
         started()
-        answers = (await self._ask(self.name, request)).outputs
+        answers = (await self._ask(self, request)).outputs
         if not answers.keys() >= set(names):
             raise Internal("the model did not give what it promised")
         return {name: self._from_triton(name, answers[name]) for name in names}
 
     async def unload(self) -> None:
-        await self._let_go(self.name)
+        await self._let_go(self)
 
     # As `worker.triton.repository` told Triton: a scalar as a list of one, bfloat16 as bits where it is not known.
 

@@ -104,8 +104,28 @@ class ServableStatus(_message.Message):
     attempts: int
     def __init__(self, ref: _Optional[_Union[VersionRef, _Mapping]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since: _Optional[float] = ..., measured_bytes: _Optional[int] = ..., attempts: _Optional[int] = ...) -> None: ...
 
+class ReplicaLoad(_message.Message):
+    __slots__ = ("completed", "busy_s", "queued_s")
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_S_FIELD_NUMBER: _ClassVar[int]
+    completed: int
+    busy_s: float
+    queued_s: float
+    def __init__(self, completed: _Optional[int] = ..., busy_s: _Optional[float] = ..., queued_s: _Optional[float] = ...) -> None: ...
+
+class ServableLoad(_message.Message):
+    __slots__ = ("ref", "completed", "busy_s")
+    REF_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    ref: VersionRef
+    completed: int
+    busy_s: float
+    def __init__(self, ref: _Optional[_Union[VersionRef, _Mapping]] = ..., completed: _Optional[int] = ..., busy_s: _Optional[float] = ...) -> None: ...
+
 class ReplicaStatus(_message.Message):
-    __slots__ = ("address", "accepted", "servables", "memory_limit", "memory_used", "in_flight", "draining")
+    __slots__ = ("address", "accepted", "servables", "memory_limit", "memory_used", "in_flight", "draining", "load", "loads")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     SERVABLES_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +133,8 @@ class ReplicaStatus(_message.Message):
     MEMORY_USED_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    LOADS_FIELD_NUMBER: _ClassVar[int]
     address: ReplicaAddress
     accepted: Order
     servables: _containers.RepeatedCompositeFieldContainer[ServableStatus]
@@ -120,4 +142,6 @@ class ReplicaStatus(_message.Message):
     memory_used: int
     in_flight: int
     draining: bool
-    def __init__(self, address: _Optional[_Union[ReplicaAddress, _Mapping]] = ..., accepted: _Optional[_Union[Order, _Mapping]] = ..., servables: _Optional[_Iterable[_Union[ServableStatus, _Mapping]]] = ..., memory_limit: _Optional[int] = ..., memory_used: _Optional[int] = ..., in_flight: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    load: ReplicaLoad
+    loads: _containers.RepeatedCompositeFieldContainer[ServableLoad]
+    def __init__(self, address: _Optional[_Union[ReplicaAddress, _Mapping]] = ..., accepted: _Optional[_Union[Order, _Mapping]] = ..., servables: _Optional[_Iterable[_Union[ServableStatus, _Mapping]]] = ..., memory_limit: _Optional[int] = ..., memory_used: _Optional[int] = ..., in_flight: _Optional[int] = ..., draining: _Optional[bool] = ..., load: _Optional[_Union[ReplicaLoad, _Mapping]] = ..., loads: _Optional[_Iterable[_Union[ServableLoad, _Mapping]]] = ...) -> None: ...

@@ -54,14 +54,16 @@ class DesiredState(_message.Message):
     def __init__(self, cell: _Optional[str] = ..., generation: _Optional[int] = ..., jobs: _Optional[_Iterable[_Union[DesiredJob, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[DesiredModel, _Mapping]]] = ..., keys: _Optional[_Iterable[_Union[_common_pb2.ApiKey, _Mapping]]] = ..., limits: _Optional[_Iterable[_Union[_common_pb2.TenantLimits, _Mapping]]] = ...) -> None: ...
 
 class DesiredJob(_message.Message):
-    __slots__ = ("name", "runtime", "versions")
+    __slots__ = ("name", "runtime", "versions", "replicas")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
     name: str
     runtime: str
     versions: _containers.RepeatedCompositeFieldContainer[_common_pb2.VersionSpec]
-    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[_common_pb2.VersionSpec, _Mapping]]] = ...) -> None: ...
+    replicas: int
+    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[_common_pb2.VersionSpec, _Mapping]]] = ..., replicas: _Optional[int] = ...) -> None: ...
 
 class DesiredModel(_message.Message):
     __slots__ = ("tenant", "model", "target", "labels", "default_answer")
@@ -96,19 +98,35 @@ class ObservedReplica(_message.Message):
     seen_at: float
     def __init__(self, status: _Optional[_Union[_common_pb2.ReplicaStatus, _Mapping]] = ..., connected: _Optional[bool] = ..., routed: _Optional[_Iterable[_Union[_common_pb2.VersionRef, _Mapping]]] = ..., seen_at: _Optional[float] = ...) -> None: ...
 
+class ObservedPool(_message.Message):
+    __slots__ = ("job", "workload", "replicas", "ready")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    workload: str
+    replicas: int
+    ready: int
+    def __init__(self, job: _Optional[str] = ..., workload: _Optional[str] = ..., replicas: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
+
 class ObservedCell(_message.Message):
-    __slots__ = ("cell", "epoch", "desired_generation", "replicas", "routers")
+    __slots__ = ("cell", "epoch", "desired_generation", "replicas", "routers", "pools", "wanted")
     CELL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DESIRED_GENERATION_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     ROUTERS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
     cell: str
     epoch: int
     desired_generation: int
     replicas: _containers.RepeatedCompositeFieldContainer[ObservedReplica]
     routers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, cell: _Optional[str] = ..., epoch: _Optional[int] = ..., desired_generation: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ObservedReplica, _Mapping]]] = ..., routers: _Optional[_Iterable[str]] = ...) -> None: ...
+    pools: _containers.RepeatedCompositeFieldContainer[ObservedPool]
+    wanted: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cell: _Optional[str] = ..., epoch: _Optional[int] = ..., desired_generation: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ObservedReplica, _Mapping]]] = ..., routers: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[_Union[ObservedPool, _Mapping]]] = ..., wanted: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReportSummary(_message.Message):
     __slots__ = ("reports",)

@@ -32,6 +32,9 @@ NEED = Need("t", 100, ArtifactFormat.ONNX)
         ([JOB, replace(TRITON, name="b")], replace(NEED, runtime=Runtime.TRITON), "b"),
         ([replace(TRITON, capacity_bytes=10_000), replace(JOB, name="b")], NEED, "b"),  # room for the model only
         ([JOB, replace(JOB, name="b", cell="eu")], replace(NEED, cell="eu"), "b"),
+        # A tenant's own job is of the class that it is, and one that was scaled to zero can be placed on.
+        ([replace(JOB, dedicated_tenant="t", service_class=ServiceClass.TEMPORARY, replicas=0)], NEED, "a"),
+        ([JOB, replace(JOB, name="b", service_class=ServiceClass.TEMPORARY, reserved_bytes=500)], NEED, "a"),
         (
             [JOB, replace(JOB, name="b", service_class=ServiceClass.TEMPORARY)],
             replace(NEED, service_class=ServiceClass.TEMPORARY),

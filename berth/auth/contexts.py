@@ -1,0 +1,79 @@
+"""TLS contexts that outlive the certificates they were made with."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from berth.auth.certificates import Certificates, Material
+
+
+class RotatingContext(ssl.SSLContext):
+    """For asyncio (and uvloop): each connection gets the certificate, the key and the authority of its moment.
+
+    An `SSLContext` can be given another certificate, but no authority can be taken out of it. So this one makes none of
+    the connections itself: it keeps a plain context for the files as they are, and makes another one when they change.
+
+    With a `peer_name`, that is the DNS name which the peer's certificate must carry: a server's whatever address it was
+    reached at, and a client's too. Not for blocking sockets.
+    """
+
+    def __new__(cls, certificates: Certificates, *, server_side: bool, peer_name: str = "") -> RotatingContext:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, certificates: Certificates, *, server_side: bool, peer_name: str = "") -> None:
+        self._certificates = certificates
+        self._server_side = server_side
+        self._peer_name = peer_name
+        self._alpn: list[str] = []
+        self._made_of: Material | None = None
+        self._plain: ssl.SSLContext
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        self._alpn = list(alpn_protocols)
+        self._made_of = None
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        if not self._server_side:
+            server_hostname = self._peer_name or server_hostname
+        return self._now().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+    def wrap_socket(self, *_: Any, **__: Any) -> ssl.SSLSocket:
+        raise NotImplementedError("for asyncio's connections only")
+
+    def _now(self) -> ssl.SSLContext:
+        material = self._certificates.current()
+        if material is not self._made_of:
+            self._plain = material.context(server_side=self._server_side)
+            if self._alpn:
+                self._plain.set_alpn_protocols(self._alpn)
+            if self._server_side and self._peer_name:
+                self._plain.sslobject_class = _demanding(self._peer_name)
+            self._made_of = material
+        return self._plain
+
+
+def carries(names: Sequence[str], wanted: str) -> bool:
+    """Whether a certificate with these DNS names is that of a peer called `wanted`. No wildcards: nobody needs them."""
+    return any(name.lower() == wanted.lower() for name in names)
+
+
+def _demanding(peer_name: str) -> type[ssl.SSLObject]:
+    """OpenSSL compares names for clients only; a server looks for itself, as the last step of the handshake."""
+
+    class Demanding(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            names: Any = (self.getpeercert() or {}).get("subjectAltName", ())
+            if not carries([value for kind, value in names if kind == "DNS"], peer_name):
+                raise ssl.SSLCertVerificationError(f"the peer's certificate does not carry the name {peer_name}")
+
+    return Demanding

@@ -1,0 +1,39 @@
+"""How a job's number of replicas is decided, and by whom: exactly one owner at any time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from berth.states import ScalingMode
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """`target_queue_s` is how long requests may wait for their turn on a replica; fewer replicas only after they were
+    too many for `stabilize_down_s`."""
+
+    mode: ScalingMode = ScalingMode.MANUAL
+    min_replicas: int = 1
+    max_replicas: int = 10
+    target_queue_s: float = 0.05
+    stabilize_down_s: float = 300.0
+
+
+def asked_replicas(mode: ScalingMode, wished: int | None, decided: int | None) -> int | None:
+    """What the cell is told to scale the job to; None: somebody else decides, or nobody asked."""
+    match mode:
+        case ScalingMode.MANUAL:
+            return wished
+        case ScalingMode.BERTH:
+            return decided
+        case ScalingMode.EXTERNAL:
+            return None
+
+
+def owner(mode: ScalingMode) -> str:
+    """Who owns the number, for refusals."""
+    return {
+        ScalingMode.MANUAL: "whoever scales its workload",
+        ScalingMode.BERTH: "Berth's autoscaler",
+        ScalingMode.EXTERNAL: "HPA or KEDA",
+    }[mode]
