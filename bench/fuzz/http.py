@@ -2,7 +2,8 @@
 
 Needs atheris (`pip install atheris`, not among the development dependencies). `--unpack FOLDER` fills FOLDER from the
 corpus that is kept in `http_corpus.txt` (an input in hexadecimal per line, played by the tests too);
-`--pack FOLDER` keeps it again. Other arguments are libFuzzer's.
+`--pack FOLDER` keeps it again. `--parser server1` (client1, server2, client2) tries only that one. Other arguments are
+libFuzzer's.
 
 An input is a script: its first byte chooses the connection and its limits; then each step has a byte that says what
 the shell does and how many bytes of the rest arrive. The state is validated after every step, so a find is a crash, a
@@ -23,6 +24,8 @@ from berth.http.http2.client import Http2Client
 from berth.http.http2.server import Http2Server
 from berth.http.limits import Http1Limits, Http2Limits
 
+_PARSERS = ("server1", "client1", "server2", "client2")
+"""In the order of the choice that a script's first byte makes."""
 _CORPUS = Path(__file__).with_name("http_corpus.txt")
 
 Connection = Http1Server | Http1Client | Http2Server | Http2Client
@@ -151,11 +154,20 @@ def main() -> None:
         inputs = {path.read_bytes().hex() for path in Path(sys.argv[2]).iterdir()}
         _CORPUS.write_text("".join(f"{line}\n" for line in sorted(inputs)), "ascii")
         return
+    play = run_script
+    if "--parser" in sys.argv:
+        at = sys.argv.index("--parser")
+        only = _PARSERS.index(sys.argv[at + 1])
+        del sys.argv[at : at + 2]
+
+        def play(script: bytes) -> None:
+            run_script(bytes([script[0] & ~3 | only]) + script[1:] if script else script)
+
     # Imported by name: there are no types for it, and it is not installed where types are checked.
     atheris = importlib.import_module("atheris")
 
     atheris.instrument_all()
-    atheris.Setup(sys.argv, run_script)
+    atheris.Setup(sys.argv, play)
     atheris.Fuzz()
 
 

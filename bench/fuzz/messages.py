@@ -1,0 +1,91 @@
+"""Coverage-guided fuzzing of what reads clients' bodies: `python -m bench.fuzz.messages FOLDER -max_total_time=600`.
+
+Needs atheris (`pip install atheris`, not among the development dependencies). The first byte of an input chooses the
+reader, `--reader NAME` (one of `READERS`) tries only one. A find is anything but an answer or a refusal: `BerthError`
+is what clients are told; everything else would end as an internal error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from berth.errors import BerthError
+from berth.model import Signature, TensorSpec
+from berth.oip import request as oip
+from berth.oip import rest, rpc
+from router.core.paths import parse_path
+from router.engine import rpc as engine_rpc
+from router.tfserving import documents, examples, predict
+
+_SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("s", "BYTES", (-1,))), (TensorSpec("y", "INT64", (-1,)),)
+)
+
+
+def _oip_rest(body: bytes) -> None:
+    length, _, rest_of = body.partition(b"\n")
+    header = length.decode("latin-1") if length else None
+    found = rest.decode_request(rest_of, header)
+    oip.check_request(_SIGNATURE, found.inputs, [wish.name for wish in found.outputs])
+
+
+def _oip_grpc(body: bytes) -> None:
+    found = rpc.decode_request(rpc.parse_request(body))
+    oip.check_request(_SIGNATURE, found.inputs, [wish.name for wish in found.outputs])
+
+
+def _tfserving(body: bytes) -> None:
+    document = documents.load(body)
+    predict.check_signature_name(document)
+    with contextlib.suppress(BerthError):
+        predict.read_inputs(document, _SIGNATURE)
+    examples.read_examples(document, _SIGNATURE)
+
+
+def _head(body: bytes) -> None:
+    with contextlib.suppress(BerthError):
+        parse_path(body.decode("latin-1"))
+    engine_rpc.percent_decode(body)
+    engine_rpc.timeout_of(body)
+
+
+READERS: Mapping[str, Callable[[bytes], None]] = {
+    "oip-rest": _oip_rest,
+    "oip-grpc": _oip_grpc,
+    "tfserving": _tfserving,
+    "head": _head,
+}
+
+
+def read(reader: Callable[[bytes], None], body: bytes) -> None:
+    """Raises what is to be found."""
+    with contextlib.suppress(BerthError), np.errstate(all="ignore"):
+        reader(body)
+
+
+def main() -> None:
+    only = None
+    if "--reader" in sys.argv:
+        at = sys.argv.index("--reader")
+        only = READERS[sys.argv[at + 1]]
+        del sys.argv[at : at + 2]
+    readers = list(READERS.values())
+
+    def play(data: bytes) -> None:
+        if data:
+            read(only or readers[data[0] % len(readers)], data[1:])
+
+    # Imported by name: there are no types for it, and it is not installed where types are checked.
+    atheris = importlib.import_module("atheris")
+    atheris.instrument_all()
+    atheris.Setup(sys.argv, play)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
