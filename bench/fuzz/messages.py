@@ -13,11 +13,14 @@ import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
 
 from berth.errors import BerthError
 from berth.model import Signature, TensorSpec
 from berth.oip import request as oip
 from berth.oip import rest, rpc
+from router.core.message import read_target
 from router.core.paths import parse_path
 from router.engine import rpc as engine_rpc
 from router.tfserving import documents, examples, predict
@@ -54,11 +57,23 @@ def _head(body: bytes) -> None:
     engine_rpc.timeout_of(body)
 
 
+def _target(body: bytes) -> None:
+    found = read_target(body)
+    try:
+        message = service_pb2.ModelInferRequest.FromString(body)
+    except DecodeError:
+        # What is inside a field is not looked at here; the worker refuses it.
+        return
+    if found != (message.model_name, message.model_version):
+        raise AssertionError(f"read {found}, a parser reads {(message.model_name, message.model_version)}")
+
+
 READERS: Mapping[str, Callable[[bytes], None]] = {
     "oip-rest": _oip_rest,
     "oip-grpc": _oip_grpc,
     "tfserving": _tfserving,
     "head": _head,
+    "target": _target,
 }
 
 
