@@ -81,8 +81,17 @@ def test_what_builds_the_wheel_is_pinned_too() -> None:
     assert {"--wheel", "--require-hashes"} <= set(build.split())
     assert "--build-constraints requirements.lock" in build
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (backend,) = project["build-system"]["requires"]
-    assert re.split(r"[<>=~]", backend)[0] in pins("requirements.lock")
+    for tool in project["build-system"]["requires"]:
+        assert re.split(r"[<>=~]", tool)[0] in pins("requirements.lock")
+
+
+def test_the_wheel_is_compiled_where_it_is_built() -> None:
+    """Without a compiler the build would still pass, and the image would run the sources."""
+    assert any("gcc" in rest.split() for word, rest in stages()[0] if word == "RUN")
+    assert not any("gcc" in rest.split() for _, rest in stages()[-1])
+    copied = {part for word, rest in stages()[0] if word == "COPY" for part in rest.split()[:-1]}
+    hook = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
+    assert {hook["custom"]["path"], "build_compiled.py"} <= copied
 
 
 def pins(file: str) -> dict[str, set[str]]:
