@@ -25,7 +25,7 @@ up: install $(if $(filter triton,$(RUNTIME)),triton) ## Start the stack and leav
 
 ##@ Check
 
-.PHONY: check test test-compiled unit e2e lint format types contracts proto-check
+.PHONY: check test test-compiled unit e2e kube e2e-kubernetes lint format types contracts proto-check
 check: lint types contracts proto-check test test-compiled ## All that must hold before a commit: format, lint, types, contracts, tests.
 
 test-compiled: compile ## The tests of what is compiled, compiled; then back to the sources.
@@ -40,6 +40,12 @@ unit: install ## The tests that start no whole process (seconds).
 
 e2e: install triton ## Only the tests of whole processes.
 	$(BIN)/pytest -q e2e
+
+kube: install ## Build a Kubernetes control plane from its Go modules, for e2e-kubernetes; kept in ~/.cache/berth.
+	@$(BIN)/python -m e2e.kubernetes.controlplane.build
+
+e2e-kubernetes: kube ## The chart and every Kubernetes scenario on a real control plane, with processes for pods (minutes).
+	BERTH_E2E_CLUSTERS=real $(BIN)/pytest -q e2e/kubernetes
 
 lint: install ## Format and lint, without changing anything.
 	$(BIN)/ruff format --check $(CODE)

@@ -1,0 +1,342 @@
+"""Berth in a cluster: the chart installed with its own settings for other people's things (database, secrets, volumes),
+and what an operator and a tenant do with it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from berth.client import Berth
+from berth.demo.load import SteadyLoad
+from berth.local.postgres import PostgresServer
+from berth.states import Role
+from berth.testing.certificates import Authority
+from e2e.conftest import Tenant
+from e2e.kubernetes.api import Api, Key, Object, Refused
+from e2e.kubernetes.cluster import Cluster
+from e2e.kubernetes.kubelet import Kubelet
+from e2e.kubernetes.kubelet import running as nodes_running
+from e2e.kubernetes.pod import PodRun
+from e2e.kubernetes.release import deploy, deploy_rendered
+from e2e.kubernetes.routed import RouteWatch, watching
+from e2e.kubernetes.traffic import load_on
+
+T = TypeVar("T")
+RELEASE = "berth"
+POOL = "cpu"
+PEER_NAME = "berth.internal"
+_MARK = "berth.dev/e2e"
+_CLAIMS = ("artifacts", f"state-{RELEASE}-synchronizer-0", f"state-{RELEASE}-synchronizer-1")
+_START_LIMIT_S = 40.0
+
+VALUES: Object = {
+    "listen": "podIP",
+    "image": {"repository": "not.pulled/berth"},
+    "tls": {"mode": "secret", "existingSecret": "tls", "peerName": PEER_NAME},
+    "database": {"existingSecret": "database"},
+    "bootstrap": {"existingSecret": "bootstrap"},
+    "artifacts": {"claim": {"existingClaim": "artifacts"}},
+    "controller": {"replicas": 1},
+    "synchronizer": {"replicas": 2},
+    # A pool that sleeps takes as long to wake up as a pod takes to start.
+    "router": {"replicas": 2, "preStopSeconds": 2, "settings": {"BERTH_COLD_HOLD_S": "30"}},
+    "workerPools": [{"name": POOL}],
+    "poolDefaults": {
+        "memoryPerReplica": "256Mi",
+        "loadHeadroom": "64Mi",
+        "minReadySeconds": 1,
+        "resources": {"requests": {"cpu": "50m"}},
+    },
+}
+
+
+@dataclass(slots=True)
+class Installation:
+    """One release in one namespace, on nodes of its own."""
+
+    cluster: Cluster
+    kubelet: Kubelet
+    namespace: str
+    folder: Path
+    values: Object
+    admin_key: str = field(repr=False)
+    _clients: list[Berth] = field(default_factory=list)
+
+    # --- addresses ------------------------------------------------------------------------------------------------
+
+    def service(self, name: str) -> str:
+        """The address of a service of the release."""
+        return self.kubelet.addresses.service((self.namespace, f"{RELEASE}-{name}"))
+
+    def client(self, key: str = "") -> Berth:
+        client = Berth(
+            key or self.admin_key,
+            controller=f"http://{self.service('controller')}:8080",
+            router=f"http://{self.service('router')}:8000",
+        )
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    # --- what runs ------------------------------------------------------------------------------------------------
+
+    def of(self, component: str) -> list[PodRun]:
+        """The pods of a component that are here and not leaving."""
+        labels = {"app.kubernetes.io/component": component}
+        return [run for run in self.kubelet.pods(labels) if not run.pod["metadata"].get("deletionTimestamp")]
+
+    async def ready(self, component: str, count: int, within: float = _START_LIMIT_S) -> list[str]:
+        """Wait until exactly `count` pods of a component are ready, and no other of it exists. Returns their names."""
+
+        def settled(pods: Mapping[Key, Object]) -> list[str] | None:
+            ours = [pod for pod in pods.values() if _component(pod) == component]
+            if len(ours) != count or any(pod["metadata"].get("deletionTimestamp") for pod in ours):
+                return None
+            return sorted(pod["metadata"]["name"] for pod in ours) if all(map(is_ready, ours)) else None
+
+        return await self._until(settled, f"{count} pods of {component} ready and no other", within)
+
+    async def in_pool(self, pool: str, count: int) -> None:
+        """Wait until a pool has exactly `count` pods, all of them ready."""
+
+        def settled(pods: Mapping[Key, Object]) -> bool:
+            ours = [pod for pod in pods.values() if (pod["metadata"].get("labels") or {}).get("berth.dev/job") == pool]
+            return len(ours) == sum(map(is_ready, ours)) == count
+
+        await self._until(settled, f"{count} pods in pool {pool}, all ready")
+
+    async def renewed(self, component: str, before: Collection[str], count: int) -> None:
+        """Wait until `count` pods of a component are ready, none with a uid of `before`, and no other exists."""
+
+        def settled(pods: Mapping[Key, Object]) -> bool:
+            ours = [pod for pod in pods.values() if _component(pod) == component]
+            fresh = [pod for pod in ours if pod["metadata"]["uid"] not in before and is_ready(pod)]
+            return len(ours) == len(fresh) == count
+
+        await self._until(settled, f"{count} new pods of {component} ready and no other")
+
+    async def replaced(self, component: str, victims: Collection[str]) -> None:
+        """Wait until others are ready in place of the pods of a component among `victims`, which may still be there."""
+        lost = [run.name for run in self.of(component) if run.name in victims]
+        count = len(self.of(component))
+
+        def settled(pods: Mapping[Key, Object]) -> bool:
+            ours = [pod for (_, name), pod in pods.items() if _component(pod) == component and name not in lost]
+            return sum(map(is_ready, ours)) == count
+
+        await self._until(settled, f"others in place of {lost} are ready")
+
+    async def _until(
+        self, reached: Callable[[Mapping[Key, Object]], T | None], what: str, within: float = _START_LIMIT_S
+    ) -> T:
+        """Wait for the namespace's pods to be so; what fails shows what processes said."""
+        try:
+            return await self.kubelet.mirror(self.namespace).until(reached, within, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.kubelet.said()}") from None
+
+    def leader(self) -> PodRun | None:
+        """The synchronizer that says of itself that it leads. Blocks."""
+        for run in self.of("synchronizer"):
+            if run.ready:
+                with contextlib.suppress(httpx.TransportError):  # it ended since
+                    text = httpx.get(f"http://{run.address}:9100/metrics", timeout=5).text
+                    if "berth_synchronizer_leading 1.0" in text:
+                        return run
+        return None
+
+    def routes(self, model: str) -> AbstractAsyncContextManager[RouteWatch]:
+        """Which replicas routers send requests for `model` to, while the context is open."""
+        return watching(lambda: self.of("router"), model)
+
+    # --- what an operator does ------------------------------------------------------------------------------------
+
+    @property
+    def api(self) -> Api:
+        return self.cluster.api
+
+    def workload(self, name: str, kind: str = "deployments") -> str:
+        return f"/apis/apps/v1/namespaces/{self.namespace}/{kind}/{RELEASE}-{name}"
+
+    async def scale(self, replicas: int, pool: str = POOL) -> None:
+        """`kubectl scale`."""
+        await self.api.patch(f"{self.workload(f'pool-{pool}')}/scale", {"spec": {"replicas": replicas}})
+
+    async def restart(self, name: str, kind: str = "deployments") -> None:
+        """`kubectl rollout restart`."""
+        stamp = {"kubectl.kubernetes.io/restartedAt": str(time.time())}
+        await self.api.patch(self.workload(name, kind), {"spec": {"template": {"metadata": {"annotations": stamp}}}})
+
+    async def drain(self, node: str) -> list[str]:
+        """`kubectl drain`: cordon, then evict every pod, asking again where a budget says no. Returns their names."""
+        await self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": True}})
+        names = [run.name for run in self.kubelet.runs.values() if run.pod["spec"]["nodeName"] == node]
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                tasks.create_task(self._evict(name))
+        await self._until(lambda pods: not _on(pods, node, names), f"{node} is empty")
+        return names
+
+    async def uncordon(self, node: str) -> None:
+        await self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": None}})
+
+    async def _evict(self, name: str) -> None:
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
+        metadata = {"name": name, "namespace": self.namespace}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        mirror = self.kubelet.mirror(self.namespace)
+        async with asyncio.timeout(_START_LIMIT_S):
+            while True:
+                try:
+                    await self.api.create(path, eviction)
+                except Refused as refusal:
+                    if refusal.code == 404:
+                        return
+                    if refusal.code != 429:
+                        raise
+                else:
+                    return
+                await mirror.next_change(1.0)
+
+    async def upgrade(self, changes: Mapping[str, Any]) -> None:
+        """`helm upgrade` with further values."""
+        self.values = _over(self.values, changes)
+        await self.deploy()
+
+    async def deploy(self) -> None:
+        """`helm upgrade --install` with the values as they are."""
+        if self.cluster.fake is not None:
+            await deploy_rendered(self.api, self.cluster.kubeconfig, self.namespace, RELEASE, self.values)
+        else:
+            await deploy(self.cluster.kubeconfig, self.namespace, RELEASE, self.values)
+
+    # --- what a tenant does ---------------------------------------------------------------------------------------
+
+    def make_tenant(self, name: str) -> Tenant:
+        """A fresh tenant with a developer key. Blocks."""
+        admin = self.client()
+        admin.tenants.create(name)
+        key = admin.of(name).keys.create(Role.DEVELOPER).secret
+        return Tenant(name, key, self.client(key))
+
+    def load(self, tenant: Tenant, model: str, rate: float = 40) -> AbstractAsyncContextManager[SteadyLoad]:
+        """Requests at the routers' service, as long as the context is open."""
+        return load_on(self.service("router"), tenant.key, model, rate)
+
+
+def _on(pods: Mapping[Key, Object], node: str, names: Collection[str]) -> list[str]:
+    """Those of `names` that are still on a node: a StatefulSet's pod comes back by the same name elsewhere."""
+    return [name for (_, name), pod in pods.items() if name in names and pod["spec"].get("nodeName") == node]
+
+
+def is_ready(pod: Object) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _component(pod: Object) -> str | None:
+    return (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/component")
+
+
+@asynccontextmanager
+async def installed(
+    cluster: Cluster, folder: Path, namespace: str, changes: Mapping[str, Any] | None = None
+) -> AsyncIterator[Installation]:
+    """The chart in a new namespace with everything it needs, ready, while the context is open."""
+    database = PostgresServer(folder / "postgres" / "data", durable=False)
+    await asyncio.to_thread(database.start)
+    try:
+        await _make_namespace(cluster.api, namespace)
+        admin_key = f"berth_{secrets.token_urlsafe(32)}"
+        await _make_things(cluster.api, namespace, folder, database.url, admin_key)
+        async with nodes_running(cluster.api, folder / "kubelet", nodes_of(namespace), [namespace]) as kubelet:
+            values = _over(_over(VALUES, _placed(namespace)), changes or {})
+            installation = Installation(cluster, kubelet, namespace, folder, values, admin_key)
+            try:
+                await installation.deploy()
+                for component in ("controller", "synchronizer", "router"):
+                    await installation.ready(component, values[component]["replicas"])
+                yield installation
+            finally:
+                installation.close()
+                await _remove(cluster.api, namespace)
+    finally:
+        await asyncio.to_thread(database.stop)
+
+
+def nodes_of(namespace: str) -> dict[str, dict[str, str]]:
+    """Three nodes in three zones, marked so that only pods of this installation choose them."""
+    return {f"{namespace}-{zone}": {"topology.kubernetes.io/zone": f"zone-{zone}", _MARK: namespace} for zone in "abc"}
+
+
+def _placed(namespace: str) -> Object:
+    chosen = {"nodeSelector": {_MARK: namespace}}
+    return dict.fromkeys(("controller", "synchronizer", "router", "poolDefaults"), chosen)
+
+
+async def _make_namespace(api: Api, name: str) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    await api.create("/api/v1/namespaces", namespace)
+
+
+async def _make_things(api: Api, namespace: str, folder: Path, database_url: str, admin_key: str) -> None:
+    """What the chart leaves to others: certificates, the database's URL, the first key, volumes."""
+    files = Authority(folder / "certificates").issue("berth", names=(PEER_NAME,), addresses=())
+    certificates = {"tls.crt": files.cert.read_text(), "tls.key": files.key.read_text(), "ca.crt": files.ca.read_text()}
+    for name, data in (("tls", certificates), ("database", {"url": database_url}), ("bootstrap", {"key": admin_key})):
+        encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
+        await api.create(f"/api/v1/namespaces/{namespace}/secrets", secret)
+    size = {"storage": "1Gi"}
+    for name in _CLAIMS:
+        await _make_volume(api, namespace, name, size)
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": size}, "storageClassName": ""}
+    artifacts = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "artifacts"}, "spec": claim}
+    await api.create(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", artifacts)
+
+
+async def _make_volume(api: Api, namespace: str, claim: str, size: Object) -> None:
+    """A volume for one claim. The kubelet keeps the files; the path is only there because a volume has one."""
+    spec = {
+        "capacity": size,
+        "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
+        "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": claim},
+        "hostPath": {"path": f"/e2e/{namespace}/{claim}"},
+    }
+    metadata = {"name": f"{namespace}-{claim}", "labels": {_MARK: namespace}}
+    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
+    try:
+        await api.create("/api/v1/persistentvolumes", volume)
+    except Refused as refusal:
+        if refusal.code != 404:  # the fake API server binds no claims and needs no volumes
+            raise
+
+
+async def _remove(api: Api, namespace: str) -> None:
+    """Leave a cluster that outlives the test as it was."""
+    for claim in _CLAIMS:
+        await api.delete(f"/api/v1/persistentvolumes/{namespace}-{claim}")
+    await api.delete(f"/api/v1/namespaces/{namespace}")
+
+
+def _over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Object:
+    """`changes` laid over `values`, member by member."""
+    result = dict(values)
+    for name, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = _over(result[name], value) if both else value
+    return result
