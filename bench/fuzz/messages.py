@@ -1,16 +1,19 @@
 """Coverage-guided fuzzing of what reads clients' bodies: `python -m bench.fuzz.messages FOLDER -max_total_time=600`.
 
-Needs atheris (`pip install atheris`, not among the development dependencies). The first byte of an input chooses the
-reader, `--reader NAME` (one of `READERS`) tries only one. A find is anything but an answer or a refusal: `BerthError`
-is what clients are told; everything else would end as an internal error.
+Needs atheris (`pip install atheris`, not among the development dependencies). `--seed FOLDER` fills FOLDER with what
+clients really send. The first byte of an input chooses the reader, `--reader NAME` (one of `READERS`) tries only one. A
+find is anything but an answer or a refusal: `BerthError` is what clients are told; everything else would end as an
+internal error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -83,7 +86,35 @@ def read(reader: Callable[[bytes], None], body: bytes) -> None:
         reader(body)
 
 
+def _seeds() -> list[bytes]:
+    """Good bodies, each behind a byte that a reader is chosen by."""
+    inputs = {"x": np.ones((2, 2), np.float32), "s": np.array([b"a", b"bc"], dtype=object)}
+    request = oip.InferRequest(inputs, (oip.OutputWish("y", True),), "id")
+    bodies = []
+    for binary in (False, True):
+        body = rest.encode_request(request, binary=binary)
+        bodies.append(body.headers.get("Inference-Header-Content-Length", "").encode() + b"\n" + body.content)
+    bodies.append(rpc.encode_request("m", request).SerializeToString())
+    rows = [{"x": [1, 2.5], "s": {"b64": "YQ=="}}, {"x": [3, 4], "s": "b"}]
+    columns = {"x": [[1, 2], [3, 4]], "s": ["a", "b"]}
+    example = {"x": [1.0, 2.0], "s": "a"}
+    documents_of = (
+        {"signature_name": "serving_default", "instances": rows},
+        {"inputs": columns},
+        {"context": example, "examples": [example, example]},
+    )
+    bodies += [json.dumps(document).encode() for document in documents_of]
+    bodies += [b"/v2/models/m/versions/stable/infer", b"/v2/health/ready", b"100m", b"%E4%B8%AD"]
+    return [b"\0" + body for body in bodies]
+
+
 def main() -> None:
+    if len(sys.argv) == 3 and sys.argv[1] == "--seed":
+        folder = Path(sys.argv[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, body in enumerate(_seeds()):
+            (folder / f"seed-{number}").write_bytes(body)
+        return
     only = None
     if "--reader" in sys.argv:
         at = sys.argv.index("--reader")
