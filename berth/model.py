@@ -224,7 +224,7 @@ class ObservedPool:
 class ObservedCell:
     """The synchronizer's whole report to the controller. `desired_generation` is what it has acted on.
 
-    `wanted` are jobs without any replica for which requests are waiting in routers.
+    `wanted` are jobs with versions that requests wait for in routers, because no replica has loaded them.
     """
 
     cell: str

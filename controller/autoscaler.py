@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from berth.errors import BerthError, PreconditionFailed
+from berth.errors import PreconditionFailed
 from berth.states import ScalingMode
 from controller.core.autoscaling.readings import JobReading
 from controller.core.autoscaling.scaler import Decision, JobScaler
@@ -50,26 +50,18 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Until cancelled. While the database is away nothing is decided, and cells keep what they have."""
-        try:
-            while True:
-                try:
-                    await self.tick()
-                except BerthError as error:
-                    log.warning("the autoscaler waits", error=error.detail)
-                await asyncio.sleep(EVERY_S)
-        finally:
-            await self._leadership.resign()
+        await self._leadership.repeat(self.tick, EVERY_S)
 
     async def tick(self) -> None:
         """Look once; decide and store if this controller leads. Every controller publishes what is stored."""
         epoch = await self._leadership.renew()
-        view = await self._transactions.read(scaling.survey)
         if epoch is None or epoch != self._epoch:
             self._scalers.clear()
         self._epoch = epoch
         if epoch is None:
-            self._metrics.show(view.jobs, {})
+            self._metrics.show(await self._transactions.read(scaling.everything), {})
             return
+        view = await self._transactions.read(scaling.survey)
         decisions = self._decide(view)
         self._metrics.show(view.jobs, decisions)
         planned = [scaling.plan(seen, decisions.get(seen.job.name)) for seen in view.jobs]
@@ -120,6 +112,9 @@ class _Metrics:
             return Gauge(name, text, ["job"], registry=registry)
 
         self._desired = gauge("berth_job_desired_replicas", "Replicas that the autoscaler finds right")
+        self._most = gauge(
+            "berth_job_max_replicas", "Most replicas that the job may be given; none of jobs that people scale"
+        )
         self._replicas = gauge("berth_job_replicas", "Replicas that the job's workload is told to have")
         self._ready = gauge("berth_job_ready_replicas", "Ready replicas of the job's workload")
         self._sustainable = gauge(
@@ -131,9 +126,11 @@ class _Metrics:
 
     def show(self, jobs: list[Seen], decisions: dict[str, Decision]) -> None:
         """Replaces what was shown. Nothing awaits here, so no scrape sees half of it."""
-        for gauge in (self._desired, self._replicas, self._ready, self._sustainable):
+        for gauge in (self._desired, self._most, self._replicas, self._ready, self._sustainable):
             gauge.clear()
         for job, pool in jobs:
+            if job.scaling.mode is not ScalingMode.MANUAL:
+                self._most.labels(job.name).set(job.scaling.max_replicas)
             self._replicas.labels(job.name).set(job.replicas if pool is None else pool.replicas)
             if pool is not None:
                 self._ready.labels(job.name).set(pool.ready)

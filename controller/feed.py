@@ -18,7 +18,7 @@ from berth.wire.v1 import desired_pb2, desired_pb2_grpc
 from controller.desired_hub import DesiredHub
 from controller.store import jobs
 from controller.store.transaction import Transactions, Tx
-from controller.usecases import observe
+from controller.usecases import observe, scaling
 
 T = TypeVar("T")
 
@@ -87,8 +87,14 @@ class DesiredFeed(desired_pb2_grpc.DesiredFeedServicer):
         return desired_pb2.ReportSummary(reports=count)
 
     async def _store(self, report: Any) -> set[ModelKey]:
+        async def use_case(tx: Tx) -> tuple[set[ModelKey], dict[str, int]]:
+            return await observe.report(tx, report), await scaling.granted(tx, report.cell, report.pools)
+
         try:
-            changed = await self._transactions.run(lambda tx: observe.report(tx, report))
+            changed, granted = await self._transactions.run(use_case)
+            if granted:
+                # At once: until it is forgotten, a wish overrules whoever scales the workload next.
+                await self._transactions.run(lambda tx: scaling.forget(tx, granted), fleet=True)
         except BerthError:
             self._reports.labels("refused").inc()
             raise

@@ -7,11 +7,16 @@ connection between two looks. It is for work that remembers something; `Transact
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+
+import structlog
 
 from berth.errors import BerthError, PreconditionFailed
 from controller.store import observed
 from controller.store.transaction import Transactions, Tx
+
+log = structlog.get_logger(__name__)
 
 TTL_S = 10.0
 _RESIGN_S = 1.0
@@ -41,6 +46,19 @@ class Leadership:
         """Raises `PreconditionFailed` within `tx` if another leads by now."""
         if self._epoch is None or await observed.current_epoch(tx, self._name) != self._epoch:
             raise PreconditionFailed(f"another controller has {self._name[1:]} now")
+
+    async def repeat(self, tick: Callable[[], Awaitable[None]], every_s: float) -> None:
+        """Do `tick`, which renews the lead, every so many seconds until cancelled, and let another lead then. While the
+        database is away nothing is done."""
+        try:
+            while True:
+                try:
+                    await tick()
+                except BerthError as error:
+                    log.warning("a leader's work waits", what=self._name[1:], error=error.detail)
+                await asyncio.sleep(every_s)
+        finally:
+            await self.resign()
 
     async def resign(self) -> None:
         """Let another lead at once. Takes a second at most; what fails expires."""

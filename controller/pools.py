@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from berth.api.schemas import Name, Scaling
-from berth.errors import BerthError, PreconditionFailed
+from berth.errors import PreconditionFailed
 from berth.states import Runtime, ServiceClass
 from controller.core import scaling
 from controller.core.pools import Pool
@@ -41,7 +41,7 @@ class _Entry(BaseModel):
     job: Name
     cell: Name = "local"
     runtime: Runtime = Runtime.ONNXRUNTIME
-    hardware: Name | str = Field(default="", max_length=63)
+    hardware: Name | Literal[""] = ""
     memory_per_replica: ByteSize = Field(ge=_LEAST_MEMORY, le=1 << 50)
     service_class: ServiceClass = ServiceClass.PROD
     dedicated_tenant: Name | None = None
@@ -117,7 +117,9 @@ class PoolsFile:
         self.problem = ""
         ok = Gauge("berth_pools_file_ok", "Whether the pools file could be read and made sense", registry=registry)
         ok.set_function(lambda: 0.0 if self.problem else 1.0)
-        refused = Gauge("berth_pools_refused", "Pools of the file that could not be created", registry=registry)
+        refused = Gauge(
+            "berth_pools_refused", "Pools of the file that name a tenant who does not exist", registry=registry
+        )
         refused.set_function(lambda: float(len(self._refused)))
         self._conflicts = Gauge(
             "berth_pool_conflicts", "Jobs that cannot be made as the pools file has them", registry=registry
@@ -128,25 +130,22 @@ class PoolsFile:
 
     async def run(self) -> None:
         """Until cancelled."""
-        try:
-            while True:
-                try:
-                    await self.tick()
-                except BerthError as error:
-                    log.warning("the pools file waits", error=error.detail)
-                await asyncio.sleep(EVERY_S)
-        finally:
-            await self._leadership.resign()
+        await self._leadership.repeat(self.tick, EVERY_S)
 
     async def tick(self) -> None:
         """Read the file, and make jobs match it if this controller is the one to do so."""
         await self._read()
         wanted = self._pools
         if await self._leadership.renew() is None or wanted is None:
+            # What was wrong is for the one to say who tries again.
+            self._refused = {}
+            self._conflicts.set(0)
             return
         # Most looks find nothing to do: they must not take the lock.
         if await self._transactions.read(lambda tx: pools.survey(tx, wanted)):
             await self._settle(wanted)
+        else:
+            self._refused = {}
         self._conflicts.set(await self._transactions.read(pools.count_conflicts))
 
     async def _settle(self, wanted: tuple[Pool, ...]) -> None:

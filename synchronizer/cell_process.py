@@ -60,7 +60,8 @@ async def running(
     links = WorkerLinks(workers, loop.post, silence=settings.worker_silence_s)
 
     def hear_wanted(versions: tuple[VersionKey, ...]) -> None:
-        if cell.unstaffed(versions):
+        # Someone has to start a replica: that takes long enough. What is loading only stays awake for it.
+        if not all(map(cell.is_staffed, cell.wanting(versions))):
             reporter.wake()
         if on_wanted is not None:
             on_wanted(versions)

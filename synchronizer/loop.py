@@ -79,7 +79,7 @@ class CellLoop:
         if not self._cell.leading or not self._cell.settled:
             return None
         seen = self._cell.observed(time.time() - asyncio.get_running_loop().time())
-        return dataclasses.replace(seen, pools=self.pools(), wanted=self._cell.unstaffed(self.demand.wanted()))
+        return dataclasses.replace(seen, pools=self.pools(), wanted=self._cell.wanting(self.demand.wanted()))
 
     def not_ready(self) -> str | None:
         """Why this process could not do its part now, or None."""

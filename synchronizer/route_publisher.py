@@ -21,6 +21,7 @@ from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.ids import VersionKey
 from berth.model import NEVER, Order, RouteDelta, RouteTable
+from berth.race import first_of
 from berth.route_delta import snapshot
 from berth.wire import convert
 from berth.wire.v1 import routes_pb2, routes_pb2_grpc
@@ -28,7 +29,6 @@ from synchronizer.core.events import Event, RouterGone, RouterSeen
 from synchronizer.core.history import DeltaHistory
 from synchronizer.demand import OnWanted
 from synchronizer.metrics import Metrics
-from synchronizer.race import first_of
 
 log = structlog.get_logger(__name__)
 

@@ -21,11 +21,11 @@ import structlog
 from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.model import AspiredSet, ReplicaAddress, ReplicaStatus
+from berth.race import first_of
 from berth.reconcile import Backoff
 from berth.wire import convert
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
 from synchronizer.core.events import Event, Lost, Push, Reported
-from synchronizer.race import first_of
 
 _RECONNECT = Backoff(first=0.05, most=1.0)
 

@@ -104,7 +104,7 @@ def judge(seen: Snapshot) -> Iterator[Finding]:
             what, f"cannot be read: {why}", "run doctor as somebody who may list them; their checks are left out"
         )
     if not seen.workloads:
-        if "deployments" not in seen.refused:
+        if not _unreadable(seen, "deployments", "statefulsets"):
             remedy = f"helm install berth deploy/helm/berth --namespace {seen.namespace}, or name another namespace"
             yield fail("release", f"there is no Berth in namespace {seen.namespace}", remedy)
         return
@@ -118,7 +118,14 @@ def judge(seen: Snapshot) -> Iterator[Finding]:
     yield from _devices(seen)
 
 
+def _unreadable(seen: Snapshot, *whats: str) -> bool:
+    """Whether any of these could not be read: what is not seen may be there all the same."""
+    return not seen.refused.keys().isdisjoint(whats)
+
+
 def _components(seen: Snapshot) -> Iterator[Finding]:
+    if _unreadable(seen, "deployments", "statefulsets"):
+        return
     there = {_label(workload, _COMPONENT) for workload in seen.workloads}
     # A cell of its own has no controller, and says so by having everything else.
     for component in COMPONENTS:
@@ -172,7 +179,7 @@ def _pod(pod: Object) -> Iterator[Finding]:
 
 
 def _budgets(seen: Snapshot) -> Iterator[Finding]:
-    if "poddisruptionbudgets" in seen.refused:
+    if _unreadable(seen, "poddisruptionbudgets"):
         return
     kept = {_label(budget, _COMPONENT) for budget in seen.disruption_budgets}
     for component in sorted({_label(workload, _COMPONENT) for workload in seen.workloads} - kept - {""}):
@@ -189,7 +196,10 @@ def _budgets(seen: Snapshot) -> Iterator[Finding]:
 
 def _owners(seen: Snapshot) -> Iterator[Finding]:
     """Two owners of one number of replicas pull it back and forth."""
-    modes = {pool["job"]: pool.get("scaling", {}).get("mode", "manual") for pool in _pools(seen)}
+    if _unreadable(seen, "configmaps", "horizontalpodautoscalers"):
+        return
+    # Not of pools that the API scales, nor in a cell of a controller elsewhere: the file says nothing of them there.
+    modes = {pool["job"]: scaling["mode"] for pool in _pools(seen) if (scaling := pool.get("scaling"))}
     scaled = {
         (target["kind"], target["name"]): autoscaler["metadata"]["name"]
         for autoscaler in seen.autoscalers
@@ -197,10 +207,10 @@ def _owners(seen: Snapshot) -> Iterator[Finding]:
     }
     for workload in seen.workloads:
         job = _label(workload, _JOB)
-        if not job:
+        mode = modes.get(job)
+        if mode is None:
             continue
         hpa = scaled.get((workload["kind"], workload["metadata"]["name"]))
-        mode = modes.get(job, "manual")
         if hpa and mode != "external":
             said = f"scaling mode is {mode}, and hpa/{hpa} scales it too"
             yield fail(f"pool {job}", said, "scaling.mode: external in the pool's values, or delete the autoscaler")
@@ -210,7 +220,7 @@ def _owners(seen: Snapshot) -> Iterator[Finding]:
 
 
 def _devices(seen: Snapshot) -> Iterator[Finding]:
-    if "nodes" in seen.refused:
+    if _unreadable(seen, "nodes"):
         return
     offered = {name for node in seen.nodes for name in node.get("status", {}).get("allocatable", {})}
     for workload in seen.workloads:

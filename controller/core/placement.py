@@ -8,9 +8,10 @@ Contract of `place`:
 3. A job dedicated to a tenant is never given to another, and never shown to another by `Refused.visible_to`.
 4. Equal input gives equal output, whatever the order of the fleet.
 
-Among jobs with room the order is: running before scaled to zero, the tenant's own before shared, least room left
-after, name. Best fit keeps large holes whole for large models. A job without replicas is last, not excluded: it may be
-scaled up at any moment and its reservations are as good as any, but a version placed there answers nobody until then.
+Among jobs with room the order is: the tenant's own before shared, running before scaled to zero, least room left
+after, name. Best fit keeps large holes whole for large models. A job without replicas comes later, it is not excluded:
+it may be scaled up at any moment and its reservations are as good as any, but a version placed there answers nobody
+until then. Whoever has a job of their own is isolated by it also while it sleeps.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def mismatch(job: JobRoom, need: Need) -> str | None:
 
 
 def _preference(job: JobRoom, need: Need) -> tuple[bool, bool, int, str]:
-    return (job.replicas == 0, job.dedicated_tenant != need.tenant, job.room_bytes - need.bytes_on(job), job.name)
+    return (job.dedicated_tenant != need.tenant, job.replicas == 0, job.room_bytes - need.bytes_on(job), job.name)
 
 
 def _shortfall(job: JobRoom, need: Need, why: str | None) -> Shortfall:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import func, select, tuple_, update
@@ -60,6 +60,10 @@ _ASSIGNMENT = (
     .join(jobs, jobs.c.name == assignments.c.job)
 )
 
+UNDECIDED: Mapping[str, None] = dict.fromkeys(("wished_replicas", "desired_replicas", "desired_reason", "desired_at"))
+"""Columns of a job that has come to a new owner, who has not said anything yet; the old one has nothing to say any
+more."""
+
 
 async def find(tx: Tx, name: str) -> records.Job | None:
     row = (await tx.execute(_JOB.where(jobs.c.name == name))).one_or_none()
@@ -100,6 +104,21 @@ async def add(tx: Tx, name: str, values: dict[str, Any]) -> bool:
 
 async def change(tx: Tx, name: str, **values: Any) -> None:
     await tx.execute(update(jobs).where(jobs.c.name == name).values(**values))
+
+
+async def wishes(tx: Tx, cell: str) -> dict[str, int]:
+    """How many replicas are wished for the cell's jobs; those without a wish are left out."""
+    statement = select(jobs.c.name, jobs.c.wished_replicas).where(
+        jobs.c.cell == cell, jobs.c.wished_replicas.is_not(None)
+    )
+    return {row[0]: row[1] for row in await tx.execute(statement)}
+
+
+async def forget_wish(tx: Tx, name: str, wished: int) -> bool:
+    """Whether it was still this wish; another may have been made since."""
+    statement = update(jobs).where(jobs.c.name == name, jobs.c.wished_replicas == wished)
+    found = await tx.execute(statement.values(wished_replicas=None, replicas=wished).returning(jobs.c.name))
+    return found.one_or_none() is not None
 
 
 async def remove(tx: Tx, name: str) -> None:

@@ -246,7 +246,7 @@ observed_cells = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("desired_generation", BigInteger, nullable=False),
     Column("routers", JSONB, nullable=False),
-    # Jobs without a replica for which requests wait.
+    # Jobs with versions that requests wait for and no replica has loaded.
     Column("wanted", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     _now("reported_at"),
     prefixes=_UNLOGGED,

@@ -40,9 +40,9 @@ async def with_pools(tx: Tx, found: list[records.Job]) -> list[Seen]:
 
 async def create(tx: Tx, actor: str, name: str, values: dict[str, Any]) -> Seen:
     """Raises `Conflict` if the name is taken, `InvalidArgument` if it is dedicated to a tenant that does not exist."""
-    owner = values["dedicated_tenant"]
-    if owner is not None and await tenants.find(tx, owner) is None:
-        raise InvalidArgument(f"there is no tenant {owner!r} to dedicate the job to")
+    tenant = values["dedicated_tenant"]
+    if tenant is not None and await tenants.find(tx, tenant) is None:
+        raise InvalidArgument(f"there is no tenant {tenant!r} to dedicate the job to")
     await jobs.ensure_cell(tx, values["cell"])
     if not await jobs.add(tx, name, values):
         raise Conflict(f"job {name!r} exists already")
@@ -99,8 +99,7 @@ def _change_scaling(job: records.Job, asked: dict[str, Any]) -> dict[str, Any]:
         )
     stored: dict[str, Any] = {"scaling": document}
     if document["mode"] != job.scaling.mode:
-        # The new owner has not said anything yet, and the old one has nothing to say any more.
-        stored |= {"wished_replicas": None, "desired_replicas": None, "desired_reason": None, "desired_at": None}
+        stored |= jobs.UNDECIDED
     return stored
 
 

@@ -66,8 +66,11 @@ async def assign_wanted(tx: Tx, model: records.Model, asked_by: str | None) -> N
 def homes(asked: Sequence[str], held: Sequence[records.Assignment]) -> Sequence[str | None]:
     """The cells in which a model is to have a copy; None is any cell.
 
-    A model that asks for none stays where it is: routers of another cell would not see its new version.
+    A model that asks for none stays where its newest version is: routers of another cell would not see the next one.
     """
     if asked:
         return asked
-    return [next((assignment.cell for assignment in held if assignment.releasing_at is None), None)]
+    staying = [assignment for assignment in held if assignment.releasing_at is None]
+    if not staying:
+        return [None]
+    return [min(staying, key=lambda assignment: (-assignment.key.version, assignment.cell)).cell]

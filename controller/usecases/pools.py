@@ -80,15 +80,22 @@ async def _update(tx: Tx, step: Update, outcome: Outcome) -> None:
         if name != "scaling"
     }
     if "scaling" in values:
-        columns |= _scaling_columns(values["scaling"]) | {"wished_replicas": None}
+        columns |= _scaling_columns(values["scaling"])
     subject = f"job/{step.job}"
     if columns:
-        told = {name: value for name, value in columns.items() if name != "wished_replicas"}
-        tx.tell("job.updated", ACTOR, None, subject, **told)
+        tx.tell("job.updated", ACTOR, None, subject, **columns)
         tx.change_desired()
+    if await _changes_owner(tx, step.job, values.get("scaling")):
+        columns |= jobs.UNDECIDED
     if step.told:
         tx.tell("pool.conflict" if step.problem else "pool.resolved", ACTOR, None, subject, reason=step.problem)
     await jobs.change(tx, step.job, **columns, file_problem=step.problem)
+
+
+async def _changes_owner(tx: Tx, name: str, scaling: Scaling | None) -> bool:
+    """Whether someone else decides how many replicas the job has from now on."""
+    job = await jobs.find(tx, name)
+    return job is not None and scaling is not None and job.scaling.mode is not scaling.mode
 
 
 async def _missing_tenant(tx: Tx, tenant: str | None) -> str | None:
@@ -98,16 +105,9 @@ async def _missing_tenant(tx: Tx, tenant: str | None) -> str | None:
 
 
 def _scaling_columns(scaling: Scaling | None) -> dict[str, Any]:
-    """A new policy begins without the decisions of the old one."""
     if scaling is None:
         return {"scaling_from_file": False}
-    return {
-        "scaling_from_file": True,
-        "scaling": jobs.scaling_document(scaling),
-        "desired_replicas": None,
-        "desired_reason": None,
-        "desired_at": None,
-    }
+    return {"scaling_from_file": True, "scaling": jobs.scaling_document(scaling)}
 
 
 def _stored(job: records.Job, assignments: int) -> Stored:

@@ -19,12 +19,12 @@ from controller.usecases.placement import homes, try_assign
 from controller.usecases.statuses import derive_all
 
 ACTOR = "controller"
-# What is told of; the states between them are short and can be read from the resource.
 Said = dict[VersionKey, list[records.Servable]]
 """What replicas say of each version."""
 Seen = dict[tuple[VersionKey, str], rollout.Seen]
 """What counts of each version in each cell."""
 
+# What is told of; the states between them are short and can be read from the resource.
 _TOLD = (VersionState.AVAILABLE, VersionState.FAILED, VersionState.RETIRED)
 
 
@@ -62,7 +62,7 @@ async def survey(tx: Tx, ids: Collection[int]) -> Work:
     for model_id in {version.model_id for version in versions}:
         own = [version for version in versions if version.model_id == model_id]
         here = [assignment for assignment in held if assignment.model_id == model_id]
-        _plan(work, live.get(model_id), own, here, seen)
+        plan(work, live.get(model_id), own, here, seen)
     work.free.extend(assignment for assignment in held if _is_free(assignment, said, reports))
     _plan_announcements(work, versions, derive_all(versions, held, replicas, servables), said)
     return work
@@ -102,21 +102,24 @@ async def _move(tx: Tx, work: Work) -> None:
         await try_assign(tx, version, held, cell)
 
 
-def _plan(
+def plan(
     work: Work,
     model: records.Model | None,
     versions: list[records.Version],
     held: list[records.Assignment],
     seen: Seen,
 ) -> None:
-    """Each cell for itself: it is a set of routers, and what they can reach."""
+    """Add to `work` what is to be released and assigned of a model; None is one that was deleted.
+
+    Each cell for itself: it is a set of routers, and what they can reach.
+    """
     by_number = {version.key.version: version for version in versions}
     live = [number for number, version in by_number.items() if not version.deleted]
     target = rollout.target(model.pinned, live) if model is not None else 0
     wanted = rollout.wanted(target, model.labels if model is not None else {})
-    asked = model.cells if model is not None else ()
-    # A copy outside the cells that are asked for is the last to go: it answers until each of them does.
-    settled = bool(asked) and all(_serves(target, cell, held, seen) for cell in asked)
+    where = homes(model.cells if model is not None else (), held)
+    # A copy elsewhere is the last to go: it answers until each home does.
+    served = {number for number in wanted if all(_serves(number, home, held, seen) for home in where)}
     for cell in sorted({assignment.cell for assignment in held}):
         here = [assignment for assignment in held if assignment.cell == cell]
         assigned = {
@@ -127,12 +130,16 @@ def _plan(
             )
             for assignment in here
         }
-        counts = {key.version: count for (key, where), count in seen.items() if where == cell and key in _keys(here)}
+        counts = {key.version: count for (key, at), count in seen.items() if at == cell and key in _keys(here)}
         let_go = rollout.releasable(assigned, target, wanted, counts)
-        if settled and cell not in asked:
-            let_go |= {number for number, state in assigned.items() if not state.releasing}
+        if target in served and cell not in where:
+            let_go |= {
+                number
+                for number, state in assigned.items()
+                if not state.releasing and (number in served or number not in wanted)
+            }
         work.release.extend(assignment for assignment in here if assignment.key.version in let_go)
-    for home in homes(asked, held):
+    for home in where:
         there = {
             assignment.key.version
             for assignment in held
@@ -147,12 +154,16 @@ def _keys(held: list[records.Assignment]) -> set[VersionKey]:
     return {assignment.key for assignment in held}
 
 
-def _serves(number: int, cell: str, held: list[records.Assignment], seen: Seen) -> bool:
-    """Whether routers of `cell` send requests to version `number` of the model that has these assignments."""
+def _serves(number: int, cell: str | None, held: list[records.Assignment], seen: Seen) -> bool:
+    """Whether routers of `cell` send requests to version `number` of the model that has these assignments, and will:
+    a copy on its way out serves for a moment only."""
     return any(
-        seen[assignment.key, cell].routed > 0
+        seen[assignment.key, assignment.cell].routed > 0
         for assignment in held
-        if assignment.key.version == number and assignment.cell == cell and (assignment.key, cell) in seen
+        if assignment.key.version == number
+        and assignment.cell == cell
+        and assignment.releasing_at is None
+        and (assignment.key, assignment.cell) in seen
     )
 
 

@@ -5,11 +5,12 @@ Level-triggered: `plan` compares what is stored with what should be, and `settle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import func
 
+from berth.model import ObservedPool
 from berth.states import ScalingMode
 from controller.core.autoscaling.readings import JobReading
 from controller.core.autoscaling.scaler import Decision
@@ -38,9 +39,14 @@ class View(NamedTuple):
     readings: Mapping[str, JobReading]
 
 
+async def everything(tx: Tx) -> list[Seen]:
+    """All jobs now."""
+    return await with_pools(tx, await jobs.every(tx))
+
+
 async def survey(tx: Tx) -> View:
-    """Look at everything, on one snapshot."""
-    seen = await with_pools(tx, await jobs.every(tx))
+    """All jobs, and what the autoscaler needs of them, on one snapshot."""
+    seen = await everything(tx)
     names = [job.name for job, _ in seen if job.scaling.mode is not ScalingMode.MANUAL]
     cells = await observed.cell_loads(tx, names) if names else {}
     readings = {}
@@ -58,8 +64,7 @@ async def survey(tx: Tx) -> View:
 def plan(seen: Seen, decision: Decision | None) -> Change | None:
     """What is to be stored of a job; None if all is as it should be.
 
-    The job's own number follows its workload, and the autoscaler where there is none (`berth up`). A wish is over as
-    soon as the workload has been seen to have it.
+    The job's own number follows its workload, and the autoscaler where there is none (`berth up`).
     """
     job, pool = seen
     values: dict[str, Any] = {}
@@ -75,12 +80,9 @@ def plan(seen: Seen, decision: Decision | None) -> Change | None:
         replicas = job.replicas
     if replicas != job.replicas:
         values["replicas"] = replicas
-    granted = job.wished_replicas is not None and pool is not None and pool.replicas == job.wished_replicas
-    if granted:
-        values["wished_replicas"] = None
     if not values:
         return None
-    asked = granted or (new is not None and job.scaling.mode is ScalingMode.BERTH)
+    asked = new is not None and job.scaling.mode is ScalingMode.BERTH
     return Change(job.name, job.scaling.mode, values, asked, new, job.desired_replicas)
 
 
@@ -91,15 +93,26 @@ async def settle(tx: Tx, changes: list[Change]) -> None:
         if job is None or job.scaling.mode is not change.mode:
             continue
         values = dict(change.values)
-        if "wished_replicas" in values and job.wished_replicas != values.get("replicas", job.replicas):
-            # Another wish was made since.
-            del values["wished_replicas"]
         if change.decision is not None:
             values["desired_at"] = func.now()
             _tell(tx, change, change.decision)
         if values:
             await jobs.change(tx, job.name, **values)
         if change.asked:
+            tx.change_desired()
+
+
+async def granted(tx: Tx, cell: str, pools: Iterable[ObservedPool]) -> dict[str, int]:
+    """Wishes of a cell's jobs that its workloads are seen to have, by job."""
+    seen = {pool.job: pool.replicas for pool in pools}
+    wishes = await jobs.wishes(tx, cell) if seen else {}
+    return {job: wished for job, wished in wishes.items() if seen.get(job) == wished}
+
+
+async def forget(tx: Tx, wishes: Mapping[str, int]) -> None:
+    """Ask for these no more, so that whoever scales the workload next is not overruled. Needs the fleet's lock."""
+    for job, wished in wishes.items():
+        if await jobs.forget_wish(tx, job, wished):
             tx.change_desired()
 
 

@@ -107,8 +107,9 @@ class KubernetesLease:
             done = await self._attempt("POST", self._folder, lease, tenure)
         else:
             raw = self._raw or {}
-            acquired = raw["spec"].get("acquireTime") if self._is_mine(holder) else stamp
-            spec = {**raw["spec"], **spec, "acquireTime": acquired or stamp}
+            before = raw.get("spec") or {}
+            acquired = before.get("acquireTime") if self._is_mine(holder) else stamp
+            spec = {**before, **spec, "acquireTime": acquired or stamp}
             done = await self._put(cell, {**raw, "spec": spec}, tenure)
         if done and not await self._remember(tenure):
             log.warning("the epoch could not be kept on disk", epoch=step.epoch)

@@ -123,6 +123,8 @@ class Reflector(Generic[T]):
         }
         deadline = asyncio.get_running_loop().time() + lasts + self._grace
         async with self._api.stream(self._path, query) as read:
+            # An answer is a sign of life: where nothing happens, some servers send nothing more before they end it.
+            self._hear()
             rest = b""
             while chunk := await _read(read, deadline):
                 self._hear()

@@ -11,7 +11,7 @@ table they have, and nothing is left out of a set, so a restarted synchronizer b
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from berth.ids import VersionKey
@@ -24,10 +24,10 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
-    VersionSpec,
 )
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
+from synchronizer.core.assigned import Assigned
 from synchronizer.core.events import (
     DesiredArrived,
     Discovered,
@@ -46,9 +46,7 @@ from synchronizer.core.replica import Replica, says_more
 from synchronizer.core.routes import RouteBoard
 from synchronizer.core.withdrawal import Route, RouteLedger
 
-_DROPPED_MOST = 10_000
 _RESERVE_BELOW = 10_000  # generations left; a step takes at most one, so this is minutes of constant change
-_NO_SPECS: Mapping[VersionKey, VersionSpec] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +64,7 @@ class Cell:
     def __init__(self, name: str, timings: Timings = Timings()) -> None:
         self._name = name
         self._timings = timings
-        self._desired: DesiredState | None = None
-        self._jobs: dict[str, dict[VersionKey, VersionSpec]] = {}
-        self._named: dict[str, frozenset[VersionKey]] = {}
-        # Specs of versions that were desired before: replicas may still hold them, and report names only.
-        self._dropped: dict[VersionKey, VersionSpec] = {}
+        self._assigned = Assigned()
         self._registered: frozenset[str] | None = None
         self._leaving: frozenset[str] = frozenset()
         self._generation = 0
@@ -86,8 +80,8 @@ class Cell:
         self._settled = False
         self._settle_at = now + self._timings.settle
         self._board = RouteBoard()
-        if self._desired is not None:
-            self._board.set_desired(self._desired)
+        if self._assigned.state is not None:
+            self._board.set_desired(self._assigned.state)
         # Replicas to look at in this step, and those whose aspired set holds more than is desired.
         self._touched: set[str] = set()
         self._lingering: set[str] = set()
@@ -96,9 +90,8 @@ class Cell:
         self._routed_floor = 0
 
     def __repr__(self) -> str:
-        desired = self._desired.generation if self._desired else None
         return (
-            f"<Cell {self._name} epoch={self._epoch} settled={self._settled} desired={desired} "
+            f"<Cell {self._name} epoch={self._epoch} settled={self._settled} desired={self.desired_generation} "
             f"given={self._generation}/{self._reserved_upto} replicas={len(self._replicas)} {self._ledger!r}>"
         )
 
@@ -113,7 +106,7 @@ class Cell:
     @property
     def desired_generation(self) -> int | None:
         """The generation of the desired state acted on; None before there is one."""
-        return self._desired.generation if self._desired else None
+        return self._assigned.generation
 
     @property
     def generation(self) -> int:
@@ -169,18 +162,19 @@ class Cell:
             )
             for name, replica in sorted(self._replicas.items())
         )
-        generation = self._desired.generation if self._desired else 0
-        return ObservedCell(self._name, self._epoch, generation, replicas, self._ledger.routers())
+        return ObservedCell(self._name, self._epoch, self.desired_generation or 0, replicas, self._ledger.routers())
 
-    def unstaffed(self, wanted: Iterable[VersionKey]) -> tuple[str, ...]:
-        """The jobs of these versions that have no replica to load them."""
-        keys = frozenset(wanted)
-        staffed = {
-            replica.status.address.job
+    def wanting(self, wanted: Iterable[VersionKey]) -> tuple[str, ...]:
+        """The jobs that are to hold any of these versions."""
+        return tuple(sorted(self._assigned.jobs_of(wanted)))
+
+    def is_staffed(self, job: str) -> bool:
+        """Whether a replica of `job` is there, to load what it is to hold or loading it."""
+        return any(
+            replica.connected and not self._drains(replica)
             for replica in self._replicas.values()
-            if replica.connected and not self._drains(replica)
-        }
-        return tuple(sorted(job for job in self._jobs.keys() - staffed if not keys.isdisjoint(self._jobs[job])))
+            if replica.status.address.job == job
+        )
 
     def validate(self) -> None:
         """Raise AssertionError where the pieces contradict each other."""
@@ -236,24 +230,14 @@ class Cell:
             self._touched.add(name)
 
     def _desire(self, state: DesiredState, now: float) -> None:
-        if self._desired is None:
+        known = self._assigned.generation
+        if known is None:
             self._settle_at = now + self._timings.settle
             self._touched |= self._replicas.keys()
-        elif state.generation <= self._desired.generation:
+        elif state.generation <= known:
             return
-        models = {entry.key for entry in state.models}
-        jobs = {job.name: {spec.key: spec for spec in job.versions} for job in state.jobs}
-        named = {name: frozenset(key for key in specs if key.model_key in models) for name, specs in jobs.items()}
-        for name, replica in self._replicas.items():
-            job = replica.status.address.job
-            if jobs.get(job) != self._jobs.get(job) or named.get(job) != self._named.get(job):
-                self._touched.add(name)
-        for job, specs in self._jobs.items():
-            for key in specs.keys() - jobs.get(job, _NO_SPECS).keys():
-                self._dropped[key] = specs[key]
-        while len(self._dropped) > _DROPPED_MOST:
-            del self._dropped[next(iter(self._dropped))]
-        self._desired, self._jobs, self._named = state, jobs, named
+        changed = self._assigned.replace(state)
+        self._touched |= {name for name, replica in self._replicas.items() if replica.status.address.job in changed}
         self._board.set_desired(state)
         self._changed = True
 
@@ -322,7 +306,7 @@ class Cell:
     # --- decisions -----------------------------------------------------------------------------------------------
 
     def _has_settled(self, now: float) -> bool:
-        if self._registered is None or self._desired is None:
+        if self._registered is None or self._assigned.state is None:
             return False
         if now >= self._settle_at:
             return True
@@ -330,7 +314,7 @@ class Cell:
         return self._registered <= self._heard and not unconfirmed
 
     def _may_act(self) -> bool:
-        return self._desired is not None and self._generation < self._reserved_upto
+        return self._assigned.state is not None and self._generation < self._reserved_upto
 
     def _decide(self, now: float) -> tuple[RouteDelta | None, tuple[Push, ...]]:
         touched, self._touched = sorted(self._touched), set()
@@ -357,10 +341,11 @@ class Cell:
             self._board.drop_replica(name)
             return
         status = replica.status
+        named = self._assigned.named(status.address.job)
         routes: set[VersionKey] = set()
         others: dict[VersionKey, ServableStatus] = {}
         for servable in () if self._drains(replica) else status.servables:
-            if servable.key not in self._named.get(status.address.job, ()):
+            if servable.key not in named:
                 continue
             if servable.state is not ServableState.AVAILABLE:
                 others[servable.key] = servable
@@ -377,14 +362,14 @@ class Cell:
         if replica is None or not replica.connected:
             return None
         status = replica.status
-        desired = _NO_SPECS if self._drains(replica) else self._jobs.get(status.address.job, _NO_SPECS)
+        desired = {} if self._drains(replica) else self._assigned.specs(status.address.job)
         versions = aspire(
             desired,
             # What was left out once stays out: reports are older than the sets under way, and to follow each of
             # them would put a version in and out of the set for ever.
             (key for key in held(status.servables) if replica.sent is None or key in replica.specs),
             lambda key: self._ledger.may_be_routed(Route(name, key), now),
-            ChainMap(replica.specs, self._dropped),  # type: ignore[arg-type]  # read only
+            ChainMap(replica.specs, self._assigned.dropped),  # type: ignore[arg-type]  # read only
         )
         if versions is None or len(versions) > len(desired):
             self._lingering.add(name)

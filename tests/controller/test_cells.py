@@ -105,6 +105,40 @@ async def test_a_model_that_moves_answers_in_its_old_cell_until_it_does_in_the_n
     assert (await two_cells.get(f"{MODEL}/versions/1"))["jobs"] == ["west-pool"]
 
 
+async def test_a_labelled_version_leaves_its_old_cell_only_when_the_new_one_answers_for_it_too(
+    two_cells: Any, observed_replica: Replica
+) -> None:
+    await ask_for(two_cells, "east")
+    await two_cells.upload("acme/digits")
+    await two_cells.report(observed_replica("e1", (V1, AVAILABLE), job="east-pool", cell="east"), cell="east")
+    assert (await two_cells.api.put(f"{MODEL}/labels/stable", json={"version": 1})).status_code == 200
+    await two_cells.upload("acme/digits")
+    both = ((V1, AVAILABLE), (V2, AVAILABLE))
+    await two_cells.report(observed_replica("e1", *both, job="east-pool", cell="east"), cell="east")
+    assert (await two_cells.api.patch(MODEL, json={"cells": ["west"]})).status_code == 200
+    half = observed_replica("w1", (V1, LOADING), (V2, AVAILABLE), job="west-pool", cell="west")
+    await two_cells.report(half, cell="west")
+    await two_cells.until("/v1/assignments", lambda page: any(item["releasing"] for item in page["items"]))
+    assert {place for place, releasing in (await places(two_cells)).items() if releasing} == {(2, "east-pool")}
+    await two_cells.report(observed_replica("w1", *both, job="west-pool", cell="west"), cell="west")
+    await two_cells.until("/v1/assignments", lambda page: sum(item["releasing"] for item in page["items"]) == 2)
+
+
+async def test_a_model_that_asks_for_no_cell_any_more_keeps_one_copy(two_cells: Any, observed_replica: Replica) -> None:
+    await ask_for(two_cells, "east", "west")
+    await two_cells.upload("acme/digits")
+    for cell in ("east", "west"):
+        held = observed_replica(f"{cell}-1", (V1, AVAILABLE), job=f"{cell}-pool", cell=cell)
+        await two_cells.report(held, cell=cell)
+    assert (await two_cells.api.patch(MODEL, json={"cells": []})).status_code == 200
+    await two_cells.until("/v1/assignments", lambda page: any(item["releasing"] for item in page["items"]))
+    assert await places(two_cells) == {(1, "east-pool"): False, (1, "west-pool"): True}
+    await two_cells.report(cell="west")
+    await two_cells.until("/v1/assignments", lambda page: len(page["items"]) == 1)
+    await two_cells.upload("acme/digits")
+    assert await places(two_cells) == {(1, "east-pool"): False, (2, "east-pool"): False}
+
+
 async def test_a_deleted_version_is_kept_until_every_cell_is_rid_of_it(
     two_cells: Any, observed_replica: Replica
 ) -> None:

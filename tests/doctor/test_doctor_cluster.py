@@ -179,5 +179,23 @@ def test_an_owner_from_outside_is_well() -> None:
     assert worst(judge(replace(external(), groups=frozenset({"keda.sh"})))) is Level.OK
 
 
+@pytest.mark.parametrize(
+    ("what", "unseen"),
+    [
+        ("configmaps", {"config_maps": (), "autoscalers": [hpa()]}),
+        ("statefulsets", {"workloads": [one for one in well().workloads if one["kind"] == "StatefulSet"]}),
+        ("statefulsets", {"workloads": [workload("router")]}),
+        ("horizontalpodautoscalers", {"config_maps": external().config_maps}),
+    ],
+)
+def test_what_may_not_be_read_is_not_said_to_be_wrong(what: str, unseen: dict[str, Any]) -> None:
+    seen = replace(well(), **unseen, refused={what: "403 Forbidden"})
+    assert [finding.check for finding in judge(seen) if finding.level is not Level.OK] == [what]
+
+
+def test_a_pool_that_the_file_does_not_name_may_have_any_owner() -> None:
+    assert worst(judge(replace(well(), config_maps=(), autoscalers=[hpa()]))) is Level.OK
+
+
 def test_starting_containers_are_no_fault() -> None:
     assert worst(judge(container_status(state=waiting("ContainerCreating")))) is Level.OK

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from berth.ids import VersionKey
@@ -19,6 +21,7 @@ from berth.model import (
     VersionSpec,
 )
 from berth.states import Runtime, ServableState
+from synchronizer.core.assigned import Assigned
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.events import (
     DesiredArrived,
@@ -185,3 +188,39 @@ def test_the_spec_of_a_version_that_was_desired_before_is_remembered() -> None:
     cell = leader(desired(1, V1, V2), desired(2, V1))
     (push,) = cell.step([report(Order(1, 80), V1, V2)], 0.1).pushes
     assert [spec.key for spec in push.aspired.versions] == [V1, V2]
+
+
+def test_a_job_is_wanted_until_its_version_is_loaded_and_staffed_while_a_replica_may_load_it() -> None:
+    cell = leader(desired(1, V1))
+    assert cell.wanting([V1]) == ("j",)
+    assert cell.wanting([V2]) == ()
+    assert not cell.is_staffed("j")
+    cell.step([report(NEVER)], 0.1)
+    assert (cell.wanting([V1]), cell.is_staffed("j")) == (("j",), True)
+    cell.step([Discovered({"w": W}, leaving=frozenset({"w"}))], 0.2)
+    assert not cell.is_staffed("j")
+    cell.step([Discovered({"w": W}), Lost("w")], 0.3)
+    assert not cell.is_staffed("j")
+
+
+def test_a_newer_state_changes_the_jobs_that_it_changes() -> None:
+    def state(generation: int, **jobs: tuple[VersionKey, ...]) -> DesiredState:
+        made = tuple(
+            DesiredJob(name, Runtime.ONNXRUNTIME, tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys))
+            for name, keys in jobs.items()
+        )
+        return DesiredState("c", generation, made, (DesiredModel(V1.model_key, 1),))
+
+    assigned = Assigned()
+    assert assigned.generation is None
+    assert assigned.replace(state(1, a=(V1,), b=(V1,))) == {"a", "b"}
+    assert assigned.replace(state(2, a=(V1,), b=(V1, V2))) == {"b"}
+    assert assigned.jobs_of([V2]) == {"b"}
+    assert assigned.named("b") == {V1, V2}
+    assert assigned.replace(state(3, a=(V1,))) == {"b"}
+    assert assigned.dropped.keys() == {V1, V2}
+    assert (assigned.specs("b"), assigned.named("b")) == ({}, frozenset())
+    # Its model is gone: nobody can ask for it by name.
+    assert assigned.replace(replace(state(4, a=(V1,)), models=())) == {"a"}
+    assert assigned.specs("a").keys() == {V1}
+    assert not assigned.named("a")

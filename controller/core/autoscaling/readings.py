@@ -41,7 +41,7 @@ class ReplicaReading:
 class JobReading:
     """A job now. `age_s` is how old the newest report of its cell is.
 
-    `wanted`: requests wait for one of its models and no replica runs.
+    `wanted`: requests wait for one of its models, which no replica has loaded.
     """
 
     reports: tuple[ReplicaReading, ...] = ()

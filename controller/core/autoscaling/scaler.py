@@ -8,8 +8,8 @@ Contract of `step`:
 2. Old readings (`STALE_S`) change nothing: the last answer is held. So does a job whose replicas cannot be seen.
 3. Up at once, down only to the most that was needed in the last `stabilize_down_s` seconds.
 4. A need within `TOLERANCE` of what there is changes nothing, so constant load settles.
-5. To zero only for temporary jobs with a lower bound of zero, after `stabilize_down_s` without any request; and from
-   zero to one as soon as a request waits.
+5. To zero only for temporary jobs with a lower bound of zero, after `stabilize_down_s` without any request, also one
+   that waits for a model to be loaded; and from zero to one as soon as a request waits.
 6. Every answer has its reason in a sentence.
 """
 
@@ -146,9 +146,10 @@ class JobScaler:
         for report in reading.reports:
             before = self._before.get(report.name)
             if before is not None and before.incarnation == report.incarnation:
-                if report.at <= before.at:
+                if report.at == before.at:
                     reports[report.name] = before
                     continue
+                # One that is older by its cell's clock says that the clock went back: it is gone on from.
                 rates = between(before, report)
                 if rates is not None:
                     found.append(rates)
@@ -180,7 +181,8 @@ class JobScaler:
         idle = now - self._active_at
         to_zero = service_class is ServiceClass.TEMPORARY and scaling.min_replicas == 0
         self._needed.seconds = scaling.stabilize_down_s
-        if to_zero and idle >= scaling.stabilize_down_s:
+        # Not in the step that sees a request, however short the wait is to be: it would never wake.
+        if to_zero and 0 < idle >= scaling.stabilize_down_s:
             self._needed = Window(scaling.stabilize_down_s)
             return Decision(0, f"no request for {idle:.0f} s")
         if reading.wanted and not last:
@@ -190,6 +192,9 @@ class JobScaler:
             return Decision(0, "nobody asks for its models")
         if not last:
             return Decision(1, "only temporary jobs sleep")
+        if 0 < idle >= scaling.stabilize_down_s and (self._load is None or self._load.sustains is None):
+            # Too few requests to learn from, and now none: what was added for them is not kept for ever.
+            return Decision(1, f"no request for {idle:.0f} s")
         self._load = load = self._measure(reading, rates, scaling, now) or self._load
         if load is None or not any(report.serving for report in reading.reports):
             return Decision(last, "held: no replica serves yet", self._last.sustainable)

@@ -27,7 +27,10 @@ NEED = Need("t", 100, ArtifactFormat.ONNX)
         ([JOB, replace(JOB, name="z", dedicated_tenant="t", reserved_bytes=950)], NEED, "a"),  # overflow to shared
         ([replace(JOB, replicas=0, reserved_bytes=900), replace(JOB, name="b")], NEED, "b"),  # running before empty
         ([replace(JOB, replicas=0)], NEED, "a"),
-        ([replace(JOB, dedicated_tenant="t", replicas=0), replace(JOB, name="b")], NEED, "b"),
+        # The tenant's own, even asleep: sharing would take away the isolation that it is there for.
+        ([replace(JOB, name="z", dedicated_tenant="t", replicas=0), JOB], NEED, "z"),
+        ([replace(JOB, dedicated_tenant="t", replicas=0), replace(JOB, name="b", dedicated_tenant="t")], NEED, "b"),
+        ([replace(JOB, dedicated_tenant="t", replicas=0, reserved_bytes=950), replace(JOB, name="b")], NEED, "b"),
         ([JOB, replace(JOB, name="b", hardware="h100")], replace(NEED, hardware="h100"), "b"),
         ([JOB, replace(TRITON, name="b")], replace(NEED, runtime=Runtime.TRITON), "b"),
         ([replace(TRITON, capacity_bytes=10_000), replace(JOB, name="b")], NEED, "b"),  # room for the model only

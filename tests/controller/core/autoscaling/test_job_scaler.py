@@ -33,6 +33,7 @@ class Pool:
         self.scaler = JobScaler(replicas, self.now)
         self.counters: list[list[float]] = []
         self.memory_share = 0.1
+        self.cell_ahead_s = 0.0
 
     def step(self, rate: float, noise: float = 1.0, **reading: object) -> Decision:
         self.now += EVERY_S
@@ -55,7 +56,7 @@ class Pool:
             ReplicaReading(
                 f"r{index}",
                 "1",
-                self.now,
+                self.now + self.cell_ahead_s,
                 int(completed),
                 busy_s,
                 queued_s,
@@ -76,18 +77,21 @@ class Pool:
     st.integers(0, 20),
     st.integers(0, 40),
     st.sampled_from([PROD, TEMPORARY]),
+    st.sampled_from([0.0, 3.0, 30.0]),
     st.lists(st.tuples(st.floats(0, 20_000), st.booleans(), st.floats(0, 60)), max_size=40),
 )
 @settings(deadline=None, max_examples=80)
 def test_bounds_hold_whatever_is_read(
-    least: int, more: int, service_class: ServiceClass, steps: list[tuple[float, bool, float]]
+    least: int, more: int, service_class: ServiceClass, window_s: float, steps: list[tuple[float, bool, float]]
 ) -> None:
-    scaling = Scaling(ScalingMode.BERTH, least, max(1, least + more), stabilize_down_s=30.0)
+    scaling = Scaling(ScalingMode.BERTH, least, max(1, least + more), stabilize_down_s=window_s)
     pool = Pool(scaling, replicas=least, service_class=service_class)
     for rate, wanted, age_s in steps:
         decision = pool.step(rate, wanted=wanted, age_s=age_s)
         assert scaling.min_replicas <= decision.replicas <= scaling.max_replicas
         assert decision.reason
+        # Whoever waits is answered, however soon the job is to sleep again.
+        assert decision.replicas or not wanted or age_s > STALE_S
 
 
 @given(st.floats(5.0, 3_000.0), st.integers(0, 2**32))
@@ -157,6 +161,16 @@ def test_old_observations_hold() -> None:
     assert pool.scaler.step(JobReading(age_s=math.inf), BERTH, PROD, pool.now).reason == "held: its cell is not heard"
 
 
+def test_a_cell_whose_clock_goes_back_is_gone_on_from() -> None:
+    """A synchronizer that takes over has a clock of its own; an hour's difference is no hour of silence."""
+    pool = Pool()
+    for _ in range(60):
+        pool.step(20)
+    pool.cell_ahead_s = -3_600.0
+    assert pool.step(20).replicas == 1
+    assert [pool.step(20_000).replicas for _ in range(3)][-1] > 1
+
+
 def test_replicas_that_cannot_be_seen_hold() -> None:
     pool = Pool(replicas=3)
     assert pool.step(100, reports=()).replicas == 3
@@ -182,8 +196,9 @@ def test_a_temporary_job_sleeps_and_wakes() -> None:
     assert pool.step(0).replicas == 0
     woken = pool.step(0, wanted=True)
     assert (woken.replicas, woken.reason) == (1, "requests wait for a model, and no replica runs")
-    # While it starts it stays awake.
+    # While it starts it stays awake, and for as long as a request waits for it to load.
     assert {pool.step(0, reports=()).replicas for _ in range(20)} == {1}
+    assert {pool.step(0, wanted=True).replicas for _ in range(60)} == {1}
 
 
 def test_other_jobs_do_not_sleep() -> None:
@@ -198,6 +213,14 @@ def test_it_begins_with_what_there_was() -> None:
     for _ in range(60):
         pool.step(100)
     assert pool.replicas < 12
+
+
+def test_replicas_that_nobody_asks_are_not_kept_for_want_of_knowledge() -> None:
+    """A wave too short to learn from leaves replicas behind: not for ever."""
+    pool = Pool(Scaling(ScalingMode.BERTH, 2, 100, stabilize_down_s=60.0), replicas=12)
+    assert {pool.step(0).replicas for _ in range(29)} == {12}
+    decision = pool.step(0)
+    assert (decision.replicas, decision.reason) == (2, "no request for 60 s; at least 2 are asked for")
 
 
 def test_a_pool_that_does_well_is_left_alone_when_the_lead_changes_hands() -> None:

@@ -1,4 +1,4 @@
-"""Two halves of a conversation that end together."""
+"""Halves of a conversation that end together."""
 
 from __future__ import annotations
 

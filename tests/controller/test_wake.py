@@ -1,0 +1,143 @@
+"""From a request that waits in a router to the replica that answers it: a router's feed, a synchronizer on a cluster,
+and a controller with its database, each the real one, over real gRPC and HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from berth.auth.peer import PeerCredential
+from berth.ids import VersionKey
+from berth.testing.kubernetes.server import FakeKubernetes
+from berth.testing.scripted_worker import ScriptedWorker, serve_worker
+from berth.testing.worker_pods import worker_pod, worker_pool
+from router.board import RouteBoard
+from router.metrics import RouterMetrics
+from router.route_feed import RouteFeed
+from router.wishes import Wishes
+from synchronizer.__main__ import serve
+from synchronizer.settings import SynchronizerSettings
+
+CELL, KEY = "c", VersionKey("acme", "digits", 1)
+ASLEEP = {"mode": "berth", "min_replicas": 0, "max_replicas": 5}
+
+
+class Router:
+    """What a router hears, and what its requests wait for."""
+
+    def __init__(self) -> None:
+        self.board, self.wishes = RouteBoard(), Wishes()
+
+    @asynccontextmanager
+    async def following(self, feed: str, credential: PeerCredential) -> AsyncIterator[None]:
+        metrics = RouterMetrics(CollectorRegistry())
+        following = RouteFeed((feed,), self.board, credential, name="r1", metrics=metrics, wishes=self.wishes)
+        task = asyncio.create_task(following.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def replicas(self) -> set[str]:
+        route = self.board.table.models.get(KEY.model_key)
+        versions = route.versions if route is not None else ()
+        return {name for entry in versions if entry.version == KEY.version for name in entry.replicas}
+
+    async def knows_the_model(self) -> None:
+        await self._until(lambda: KEY.model_key in self.board.table.models)
+
+    async def reaches(self, replica: str) -> None:
+        await self._until(lambda: replica in self.replicas())
+
+    async def _until(self, true: Any) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                changed = self.board.next_change
+                if true():
+                    return
+                await changed.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[FakeKubernetes]:
+    async with FakeKubernetes() as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def synchronizer(controller: Any, cluster: FakeKubernetes, folder: Path, **more: Any) -> AsyncIterator[str]:
+    """A whole one; yields the address of its route feed."""
+    settings = SynchronizerSettings(
+        instance="s1",
+        cell=CELL,
+        controllers=controller.feed_target,
+        route_feed_address=f"127.0.0.1:{free_port()}",
+        admin_address="127.0.0.1:0",
+        state_dir=folder / "state",
+        credential_file=controller.settings.credential_file,
+        discovery="kubernetes",
+        kubernetes_config=cluster.kubeconfig(folder / "kubeconfig"),
+        **more,
+    )
+    stop = asyncio.Event()
+    process = asyncio.create_task(serve(settings, stop))
+    try:
+        yield settings.route_feed_address
+    finally:
+        stop.set()
+        await process
+
+
+def told(cluster: FakeKubernetes) -> int:
+    """How many replicas the job's workload is told to have."""
+    workload = cluster.get("Deployment", "default", "pool-j")
+    assert workload is not None
+    return int(workload["spec"]["replicas"])
+
+
+@pytest.mark.parametrize("lease", ["controller", "kubernetes"])
+async def test_a_request_wakes_the_job_that_sleeps(
+    start_controller: Any, cluster: FakeKubernetes, tmp_path: Path, lease: str
+) -> None:
+    controller = await start_controller()
+    await controller.tenant("acme")
+    await controller.job("j", cell=CELL, service_class="temporary", dedicated_tenant="acme", replicas=0, scaling=ASLEEP)
+    assert (await controller.upload("acme/digits")).json()["job"] == "j"
+    cluster.put(worker_pool("pool-j", replicas=0))
+    router = Router()
+    async with (
+        synchronizer(controller, cluster, tmp_path, lease=lease) as feed,
+        router.following(feed, controller.credential),
+    ):
+        await router.knows_the_model()
+        assert router.replicas() == set()
+        await controller.until("/v1/jobs/j", lambda job: job["observed"] is not None)
+        assert told(cluster) == 0
+        router.wishes.ask(KEY, until=math.inf)
+        await cluster.until(lambda: told(cluster) == 1, 20.0)
+        found = await controller.get("/v1/jobs/j")
+        assert found["desired_reason"] == "requests wait for a model, and no replica runs"
+        worker = ScriptedWorker("w1", "j")
+        async with serve_worker(worker, controller.credential) as address:
+            cluster.put(worker_pod("w1", control=int(address.control.rpartition(":")[2])))
+            await router.reaches("w1")
+            router.wishes.fulfilled(KEY)
+            await controller.until(
+                "/v1/tenants/acme/models/digits/versions/1", lambda version: version["state"] == "available"
+            )
+            assert told(cluster) == 1
