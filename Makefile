@@ -29,8 +29,7 @@ up: install $(if $(filter triton,$(RUNTIME)),triton) ## Start the stack and leav
 check: lint types contracts proto-check test test-compiled ## All that must hold before a commit: format, lint, types, contracts, tests.
 
 test-compiled: compile ## The tests of what is compiled, compiled; then back to the sources.
-	$(BIN)/pytest -q tests/http tests/http_shell tests/router tests/worker
-	@$(BIN)/python build_compiled.py --remove
+	@trap '$(BIN)/python build_compiled.py --remove' EXIT; $(BIN)/pytest -q tests/http tests/http_shell tests/router tests/worker
 
 test: install triton ## Every test: cores, shells, adapters, and whole processes killed for real.
 	$(BIN)/pytest -q

@@ -130,9 +130,10 @@ def discard_stale() -> bool:
 
 
 def _in_place() -> Iterator[Path]:
-    for folder in (ROOT, *{path.parent for path in sources()}):
-        yield from folder.glob("*.so")
-        yield from folder.glob("*.pyd")
+    for suffix in ("so", "pyd"):
+        yield from ROOT.glob(f"{_SHARED}__mypyc.*{suffix}")
+        for folder in {path.parent for path in sources()}:
+            yield from folder.glob(f"*.{suffix}")
 
 
 def _digest() -> str:

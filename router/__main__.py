@@ -40,7 +40,8 @@ async def serve(
     from router.answers import AnswersKept
     from router.board import RouteBoard
     from router.call import Wire
-    from router.core.admission import Admission, Bounds
+    from router.core.accounts import Bounds
+    from router.core.admission import Admission
     from router.core.attempts import Rules
     from router.core.budget import Budgets, Scale
     from router.core.hedging import ADAPTIVE, Hedging

@@ -15,7 +15,8 @@ from berth.errors import BerthError, DeadlineExceeded
 from berth.ids import VersionKey
 from berth.model import TenantLimits
 from router.board import RouteBoard
-from router.core.admission import Admission, Admitted, Refused, Settled, Ticket, Why
+from router.core.accounts import Admitted, Refused, Settled, Ticket, Why
+from router.core.admission import Admission
 from router.core.paths import Operation
 from router.core.routes import NotLoaded
 from router.metrics import RouterMetrics

@@ -30,11 +30,12 @@ from berth.settings import SettingsError, environment
 from berth.states import Runtime as RuntimeName
 from berth.tracing import open_tracing
 from worker.artifacts import ArtifactCache
+from worker.cgroup import memory_limit
 from worker.control import WorkerControl, serve_control
 from worker.core.capacity import Limits
 from worker.inference.load import Loads
 from worker.keeper import Keeper, Patience
-from worker.memory import container_limit, device_memory, versions_limit
+from worker.memory import device_memory, versions_limit
 from worker.metrics import WorkerMetrics
 from worker.readiness import Probed
 from worker.runtime import Runtime
@@ -152,7 +153,7 @@ def _memory_limit(settings: WorkerSettings, runtime: Runtime) -> int:
     return versions_limit(
         settings.memory_limit,
         settings.load_headroom,
-        container=container_limit() if runtime.in_container else None,
+        container=memory_limit() if runtime.in_container else None,
         device=device_memory() if runtime.on_gpu else None,
     )
 

@@ -19,6 +19,7 @@ import structlog
 from berth.auth.peer import PeerCredential
 from berth.errors import InvalidArgument
 from berth.model import ReplicaAddress, ReplicaStatus, ServableLoad
+from berth.race import first_of
 from berth.wire.convert import aspired_from_wire, replica_load_to_wire, replica_status_to_wire, servable_load_to_wire
 from berth.wire.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from worker.core.lifecycle import Acceptance
@@ -86,16 +87,13 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
         self.synchronizers += 1
         log.info("synchronizer connected", peer=context.peer(), connected=self.synchronizers)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(self._write(context, session))
-                watcher = tasks.create_task(self._watch(session))
-                try:
-                    await self._read(request_iterator, session)
-                finally:
-                    writer.cancel()
-                    watcher.cancel()
-        except* InvalidArgument as errors:
-            session.complaint = "; ".join(str(error) for error in errors.exceptions)
+            await first_of(
+                asyncio.create_task(self._read(request_iterator, session)),
+                asyncio.create_task(self._write(context, session)),
+                asyncio.create_task(self._watch(session)),
+            )
+        except InvalidArgument as error:
+            session.complaint = str(error)
         finally:
             self._nudges.discard(nudge)
             self.synchronizers -= 1

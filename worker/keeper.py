@@ -320,18 +320,24 @@ class Keeper:
         self._touch([key.model_key])
 
     def _lose(self, key: VersionKey, held: Held, reason: str) -> None:
-        """The runtime lost it: nobody gets it any more, and it is loaded anew, as every other version is."""
+        """The runtime lost it: nobody gets it any more, and it is loaded anew; later and later if it goes by itself."""
         servable = self._life.find(key)
         if self._group is None or self._ending or self._held.get(key) is not held:
             return
         if servable is None or servable.state is not ServableState.AVAILABLE:
             return  # on its way out already
-        self._life.apply(key, Event.LOST, self._loop.time(), reason=reason)
+        now, losses, retry_at = self._loop.time(), servable.losses, None
+        # One that went with its runtime is not to blame. The first time may have been chance.
+        if self._runtime.trouble is None:
+            losses = servable.losses_with(now)
+            if losses > 1:
+                retry_at = now + retry_delay(losses - 1, self._rng.random())
+        self._life.apply(key, Event.LOST, now, reason=reason, retry_at=retry_at, losses=losses)
         self._lent.pop(key).open = False
         self._lent_keys = None
         del self._held[key]
         self._metrics.lost.inc()
-        log.error("lost", version=str(key), reason=reason)
+        log.error("lost", version=str(key), reason=reason, in_a_row=losses)
         self._start(key, unload(key, held, self._patience.unload), self._settle_unload)
         self._changes.publish()
 

@@ -7,8 +7,6 @@ in the middle of a load, with everything that it serves; so the worker looks, ho
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -19,8 +17,6 @@ log = structlog.get_logger(__name__)
 
 # What the worker takes without any version: interpreter, libraries, buffers.
 PROCESS_BYTES = 200 * 2**20
-# cgroup v1 says "no limit" with the largest multiple of a page below 2^63.
-_NO_LIMIT = 2**60
 
 
 def versions_limit(wanted: int, headroom: int, *, container: int | None, device: int | None) -> int:
@@ -48,12 +44,6 @@ def versions_limit(wanted: int, headroom: int, *, container: int | None, device:
     return limit
 
 
-def container_limit(root: Path = Path("/")) -> int | None:
-    """Bytes that this process's cgroup may take, or the least that one above it may; None: as much as there is."""
-    limits = [limit for file in _limit_files(root) if (limit := _read_limit(file)) is not None]
-    return min(limits, default=None)
-
-
 def device_memory() -> int | None:
     """Bytes of the first GPU that this process sees (of its part, where it is divided); None where there is none.
 
@@ -69,40 +59,6 @@ def device_memory() -> int | None:
     if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device):
         return None
     return size.value
-
-
-def _limit_files(root: Path) -> Iterator[Path]:
-    """Where the limits of this process's cgroup and of those above it are, in either version of cgroups.
-
-    In a container the tree often begins at the container's own group, and the path that the kernel names is not there.
-    """
-    base = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    groups = [("memory.max", base, "")]
-    groups.append(("memory.limit_in_bytes", base / "memory", ""))
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            groups.append(("memory.max", base, path))
-        elif "memory" in controllers.split(","):
-            groups.append(("memory.limit_in_bytes", base / "memory", path))
-    for name, top, path in groups:
-        folder = top / path.lstrip("/")
-        while folder != top:
-            yield folder / name
-            folder = folder.parent
-        yield top / name
-
-
-def _read_limit(file: Path) -> int | None:
-    try:
-        text = file.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
 
 
 def _mib(size: int) -> str:

@@ -37,14 +37,10 @@ from berth.artifacts.intake import settle
 from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import Signature, VersionSpec
 from berth.settings import SettingsError
+from worker.cgroup import cores
 from worker.heap import Heap
 from worker.onnx_load import LoadJob, Made, Meter
-from worker.onnx_values import (
-    rejection,
-    run_plain,
-    run_values,
-    to_runtime,
-)
+from worker.onnx_values import rejection, run_plain, run_values, to_runtime
 from worker.runtime import Array, Loaded, nobody
 from worker.watchdog import Watchdog
 
@@ -55,7 +51,6 @@ T = TypeVar("T")
 _LARGE = 32 * 2**20
 _LOADER_NICENESS = 10
 _TRIM_AFTER_S = 0.5
-
 
 _INLINE_RUN_S = 100e-6
 _INLINE_BYTES = 64 * 1024
@@ -68,16 +63,16 @@ _SLOW_RUNS = 3
 class OnnxRuntime:
     """Implements `worker.runtime.Runtime`. At most one per process is meant: its intra-op threads are the process's.
 
-    `threads` answer requests at once, `intra_op_threads` work on one run; 0 chooses by the number of cores.
-    `providers` is `cpu`, `cuda` or `auto`: CUDA if this ONNX Runtime has it. Raises `SettingsError` if asked for a
+    `threads` answer requests at once, `intra_op_threads` work on one run; 0 chooses by the cores that this process may
+    use. `providers` is `cpu`, `cuda` or `auto`: CUDA if this ONNX Runtime has it. Raises `SettingsError` if asked for a
     CUDA that it has not.
     """
 
     def __init__(self, *, threads: int = 0, intra_op_threads: int = 0, providers: str = "auto") -> None:
-        cores = os.cpu_count() or 1
-        _share_intra_op_threads(intra_op_threads or max(1, cores // 2))
+        usable = cores()
+        _share_intra_op_threads(intra_op_threads or max(1, usable // 2))
         self._providers = _choose_providers(providers)
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads or cores, thread_name_prefix="infer")
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads or usable, thread_name_prefix="infer")
         self._small = _loader("load-small")
         self._large = _loader("load-large")
         self._meter = Meter(Heap())

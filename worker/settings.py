@@ -79,8 +79,10 @@ class WorkerSettings(ProcessSettings):
         pattern="^(auto|cpu|cuda)$",
         description="Where ONNX Runtime runs models; auto: on CUDA if it has it.",
     )
-    inference_threads: int = Field(default=0, ge=0, le=1_024, description="Runs at once; 0: one per core.")
-    intra_op_threads: int = Field(default=0, ge=0, le=1_024, description="Threads of one run; 0: half the cores.")
+    inference_threads: int = Field(
+        default=0, ge=0, le=1_024, description="Runs at once; 0: one per core that the process may use."
+    )
+    intra_op_threads: int = Field(default=0, ge=0, le=1_024, description="Threads of one run; 0: half of those cores.")
     triton_home: Path | None = Field(
         default=None,
         description="Virtual environment that holds Triton, which is then started as a child. Runtime triton needs "

@@ -18,192 +18,31 @@ first; and one whose time is up while it waits is answered then, not when a slot
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
-from berth.errors import BerthError, DeadlineExceeded, RateLimited, Unavailable
+from berth.errors import BerthError, DeadlineExceeded, Unavailable
 from berth.model import TenantLimits
-from router.core.allowance import Bucket
+from router.core.accounts import (
+    NOBODY_WAITS,
+    UNLIMITED,
+    Account,
+    Admitted,
+    Bounds,
+    Line,
+    Queued,
+    Refused,
+    Room,
+    Settled,
+    Ticket,
+    Why,
+)
 
 _SWEEP_EVERY: Final = 1024
 # The time for which a request is thought to hold its slot as long as none has ended.
 _UNKNOWN: Final = 0.01
 # How much one request moves the mean of its tenant, and of all.
 _TENANT_GAIN, _ROUTER_GAIN = 1 / 8, 1 / 64
-
-_UNLIMITED: Final = TenantLimits("")
-
-
-class Why(Enum):
-    """Why a request was refused, for counting."""
-
-    RATE = "rate"
-    BYTES = "bytes"
-    CONCURRENCY = "concurrency"
-    FULL = "full"
-    """No slot, and no room to wait for one."""
-    LATE = "late"
-    """It would have waited for longer than it may."""
-    TIMED_OUT = "timed_out"
-    """Its time was up while it waited for a slot."""
-    COLD = "cold"
-    """Its version is not loaded, and it could not, or not any longer, be held."""
-
-
-class Admitted:
-    """A slot, to be given back with `leave`: each is itself alone."""
-
-    __slots__ = ("charged", "since", "tenant")
-
-    def __init__(self, tenant: str, since: float, charged: float) -> None:
-        self.tenant = tenant
-        self.since = since
-        self.charged = charged
-
-    def __repr__(self) -> str:
-        return f"<Admitted {self.tenant} since {self.since:.3f}>"
-
-
-class Ticket(NamedTuple):
-    """A place in a queue. `until` is when waiting ends in a refusal, at the latest at `deadline`; `size` in bytes."""
-
-    number: int
-    tenant: str
-    size: int
-    deadline: float
-    until: float
-
-
-class Queued(NamedTuple):
-    ticket: Ticket
-
-
-class Refused(NamedTuple):
-    error: BerthError
-    why: Why
-
-
-class Settled(NamedTuple):
-    """What became of a request that waited."""
-
-    ticket: Ticket
-    answer: Admitted | Refused
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How many requests may wait, with how many bytes of bodies together, and for how many seconds each; 0: none."""
-
-    requests: int
-    size: int
-    seconds: float
-
-
-NOBODY_WAITS: Final = Bounds(0, 0, 0.0)
-
-
-class _Room:
-    """What waits for one reason, of all tenants."""
-
-    __slots__ = ("bounds", "requests", "size")
-
-    def __init__(self, bounds: Bounds) -> None:
-        self.bounds = bounds
-        self.requests = 0
-        self.size = 0
-
-    def has_space(self, mine: _Line, size: int) -> bool:
-        return (
-            len(mine.tickets) < self.bounds.requests - self.requests
-            and mine.size + size <= self.bounds.size - self.size
-        )
-
-
-class _Line:
-    """What waits for one reason, of one tenant."""
-
-    __slots__ = ("_room", "size", "tickets")
-
-    def __init__(self, room: _Room) -> None:
-        self._room = room
-        self.size = 0
-        self.tickets: OrderedDict[int, Ticket] = OrderedDict()
-
-    def add(self, ticket: Ticket) -> None:
-        self.tickets[ticket.number] = ticket
-        self._count(1, ticket.size)
-
-    def pop(self, number: int) -> Ticket | None:
-        ticket = self.tickets.pop(number, None)
-        if ticket is not None:
-            self._count(-1, -ticket.size)
-        return ticket
-
-    def pop_first(self) -> Ticket:
-        _, ticket = self.tickets.popitem(last=False)
-        self._count(-1, -ticket.size)
-        return ticket
-
-    def _count(self, requests: int, size: int) -> None:
-        self.size += size
-        self._room.requests += requests
-        self._room.size += size
-
-
-@dataclass(slots=True)
-class _Account:
-    """A tenant. `tag` is the virtual time at which its next request may start; `owed` are seconds to charge with it."""
-
-    name: str
-    queue: _Line
-    held: _Line
-    limits: TenantLimits = _UNLIMITED
-    requests: Bucket | None = None
-    size: Bucket | None = None
-    under_way: int = 0
-    tag: float = 0.0
-    owed: float = 0.0
-    seconds: float = 0.0
-    listed: bool = False
-
-    @property
-    def present(self) -> int:
-        return self.under_way + len(self.queue.tickets) + len(self.held.tickets)
-
-    def set_limits(self, limits: TenantLimits, now: float) -> None:
-        self.limits = limits
-        self.requests = _bucket(self.requests, limits.requests_per_second, now)
-        self.size = _bucket(self.size, limits.bytes_per_second, now)
-
-    def refusal(self, size: int, now: float) -> Refused | None:
-        """Why a body of `size` bytes is more than the tenant may send now."""
-        limits = self.limits
-        if limits.max_concurrent and self.present >= limits.max_concurrent:
-            error = RateLimited(
-                f"more than {limits.max_concurrent} requests at the same time", retry_after=self.seconds or 1.0
-            )
-            return Refused(error, Why.CONCURRENCY)
-        if self.requests is not None and (wait := self.requests.wait(1.0, now)):
-            text = f"more than {self.requests.rate:g} requests per second"
-            return Refused(RateLimited(text, retry_after=wait), Why.RATE)
-        if self.size is not None and size and (wait := self.size.wait(size, now)):
-            text = f"more than {self.size.rate:g} bytes of requests per second"
-            return Refused(RateLimited(text, retry_after=wait), Why.BYTES)
-        return None
-
-    def charge(self, size: int) -> None:
-        if self.requests is not None:
-            self.requests.take(1.0)
-        if self.size is not None:
-            self.size.take(size)
-
-    def is_idle(self, now: float) -> bool:
-        """Whether nothing of it is here and its limits are as good as new."""
-        full = all(bucket is None or bucket.is_full(now) for bucket in (self.requests, self.size))
-        return full and not self.listed and not self.present
 
 
 class Admission:
@@ -213,12 +52,12 @@ class Admission:
     def __init__(self, slots: int, *, queue: Bounds = NOBODY_WAITS, hold: Bounds = NOBODY_WAITS) -> None:
         self._slots = slots
         self._under_way = 0
-        self._queue = _Room(queue)
-        self._hold = _Room(hold)
-        self._accounts: dict[str, _Account] = {}
+        self._queue = Room(queue)
+        self._hold = Room(hold)
+        self._accounts: dict[str, Account] = {}
         # Tenants whose requests wait for a slot, each once, the least charged first. An entry whose tenant has
         # nothing waiting any more is dropped when it comes up.
-        self._ready: list[tuple[float, int, _Account]] = []
+        self._ready: list[tuple[float, int, Account]] = []
         self._ready_weight = 0.0
         # When each waiting request's time is up. Entries of requests that wait no more are dropped when they come up.
         self._ends: list[tuple[float, int, str]] = []
@@ -360,12 +199,12 @@ class Admission:
 
     # --- accounts ------------------------------------------------------------------------------------------------
 
-    def _account(self, tenant: str, limits: TenantLimits | None, now: float) -> _Account:
+    def _account(self, tenant: str, limits: TenantLimits | None, now: float) -> Account:
         account = self._accounts.get(tenant)
         if account is None:
-            account = _Account(tenant, _Line(self._queue), _Line(self._hold))
+            account = Account(tenant, Line(self._queue), Line(self._hold))
             self._accounts[tenant] = account
-        limits = limits or _UNLIMITED
+        limits = limits or UNLIMITED
         # Identity settles most calls: what was resolved is remembered with its limits.
         if limits is not account.limits and limits != account.limits:
             if account.queue.tickets:
@@ -380,7 +219,7 @@ class Admission:
             if account.is_idle(now) and not (contended and account.tag > self._virtual):
                 del self._accounts[tenant]
 
-    def _find(self, number: int, tenant: str) -> tuple[_Line, Ticket] | None:
+    def _find(self, number: int, tenant: str) -> tuple[Line, Ticket] | None:
         account = self._accounts.get(tenant)
         if account is not None:
             for line in (account.queue, account.held):
@@ -391,7 +230,7 @@ class Admission:
 
     # --- slots ---------------------------------------------------------------------------------------------------
 
-    def _start(self, account: _Account, at: float, now: float) -> Admitted:
+    def _start(self, account: Account, at: float, now: float) -> Admitted:
         """Take a slot for the account at the virtual time `at`."""
         charged = account.seconds or self._seconds or _UNKNOWN
         self._virtual = max(self._virtual, at)
@@ -419,7 +258,7 @@ class Admission:
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
-    def _line_up(self, account: _Account, size: int, deadline: float, now: float) -> Queued | Refused:
+    def _line_up(self, account: Account, size: int, deadline: float, now: float) -> Queued | Refused:
         wait = self._expected_wait(account)
         until = min(deadline, now + self._queue.bounds.seconds)
         if not self._queue.bounds.seconds or not self._queue.has_space(account.queue, size):
@@ -430,7 +269,7 @@ class Admission:
         self._append(account, ticket)
         return Queued(ticket)
 
-    def _hold_back(self, account: _Account, size: int, deadline: float, now: float) -> Queued | Refused:
+    def _hold_back(self, account: Account, size: int, deadline: float, now: float) -> Queued | Refused:
         until = min(deadline, now + self._hold.bounds.seconds)
         if until <= now or not self._hold.has_space(account.held, size):
             return Refused(Unavailable("the model is not loaded, and no more requests can wait for it"), Why.COLD)
@@ -439,7 +278,7 @@ class Admission:
         self._end(ticket)
         return Queued(ticket)
 
-    def _expected_wait(self, account: _Account) -> float:
+    def _expected_wait(self, account: Account) -> float:
         """Seconds until a request that lines up now gets its slot, if no other tenant comes: how many are ahead of
         it, over the tenant's part of the slots. 0 while nothing is known."""
         seconds = account.seconds or self._seconds
@@ -447,11 +286,11 @@ class Admission:
         weights = self._ready_weight + (0.0 if account.queue.tickets else weight)
         return (len(account.queue.tickets) + 1) * seconds * weights / (weight * self._slots)
 
-    def _ticket(self, account: _Account, size: int, deadline: float, until: float) -> Ticket:
+    def _ticket(self, account: Account, size: int, deadline: float, until: float) -> Ticket:
         self._numbers += 1
         return Ticket(self._numbers, account.name, size, deadline, until)
 
-    def _append(self, account: _Account, ticket: Ticket) -> None:
+    def _append(self, account: Account, ticket: Ticket) -> None:
         if not account.queue.tickets:
             self._ready_weight += account.limits.weight
             if not account.listed:
@@ -460,7 +299,7 @@ class Admission:
         account.queue.add(ticket)
         self._end(ticket)
 
-    def _list(self, account: _Account) -> None:
+    def _list(self, account: Account) -> None:
         self._numbers += 1
         account.listed = True
         heapq.heappush(self._ready, (account.tag, self._numbers, account))
@@ -471,20 +310,11 @@ class Admission:
             self._ends = [end for end in self._ends if self._find(end[1], end[2]) is not None]
             heapq.heapify(self._ends)
 
-    def _drop(self, line: _Line, ticket: Ticket) -> None:
+    def _drop(self, line: Line, ticket: Ticket) -> None:
         line.pop(ticket.number)
         account = self._accounts[ticket.tenant]
         if line is account.queue and not line.tickets:
             self._ready_weight -= account.limits.weight
-
-
-def _bucket(bucket: Bucket | None, rate: float, now: float) -> Bucket | None:
-    if not rate:
-        return None
-    if bucket is None:
-        return Bucket(rate, now)
-    bucket.set_rate(rate, now)
-    return bucket
 
 
 def _full(wait: float) -> Refused:

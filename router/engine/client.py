@@ -239,16 +239,20 @@ class ClientConnection(Connection):
 
     def _sent(self, event: DataSent) -> None:
         self._progress = True
-        debt = self._debts.get(event.stream_id)
+        stream_id, size = event.stream_id, event.size
+        debt = self._debts.get(stream_id)
         if debt is not None:
-            self.common.ledger.held -= min(debt, event.size)
-            if debt > event.size:
-                self._debts[event.stream_id] = debt - event.size
+            # What is owed went into the connection first, and had been consumed before.
+            paid = min(debt, size)
+            self.common.ledger.held -= paid
+            size -= paid
+            if debt > paid:
+                self._debts[stream_id] = debt - paid
             else:
-                del self._debts[event.stream_id]
-        inbound = self.inbounds.get(event.stream_id)
-        if inbound is not None:
-            inbound.sent(event.size)
+                del self._debts[stream_id]
+        inbound = self.inbounds.get(stream_id)
+        if inbound is not None and size:
+            inbound.sent(size)
 
     def owe(self, stream_id: int, size: int) -> None:
         """So many bytes of an answer wait in the connection for the client to take them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, cast
@@ -19,6 +20,10 @@ from router.engine.writes import Writes
 _READ: Final = 128 * 1024
 # Bytes that the transport takes before the connection is told to wait.
 _WRITE_AHEAD: Final = 256 * 1024
+
+# CPython 3.12.0 to .8, 3.13.0 and .1 do not tell who writes lines that too much of it waits (CVE-2024-12254).
+_PYTHON: Final = tuple(sys.version_info[:3])
+_IN_LINES: Final = not ((3, 12) <= _PYTHON < (3, 12, 9) or (3, 13) <= _PYTHON < (3, 13, 2))
 
 AnyHttp = Http1Server | Http2Server | Http1Client | Http2Client
 
@@ -94,8 +99,10 @@ class Connection(ABC):
         if data:
             if isinstance(data, bytes):
                 transport.write(data)
-            else:
+            elif _IN_LINES:
                 transport.writelines(data)
+            else:
+                transport.write(b"".join(data))
         if http.finished:
             self.finish()
         elif http.wants_data is not self._reading:

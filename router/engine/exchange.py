@@ -15,7 +15,7 @@ import structlog
 from berth.errors import BerthError, DeadlineExceeded, Internal, Unavailable
 from berth.model import ReplicaAddress
 from router.answers import default_answer, default_reply, hurried, is_no_answer
-from router.core.admission import Admitted, Ticket
+from router.core.accounts import Admitted, Ticket
 from router.core.attempts import Attempts, Denial, Failure, GiveUp, Pause, Send
 from router.core.hedging import Event
 from router.core.paths import Operation
@@ -231,6 +231,9 @@ class Exchange:
             return
         if copy.twin:
             self._core.hedging.count(Event.WON)
+        if self._spare is not None:
+            self._core.hedging.count(Event.WASTED)
+            self._spare = None
         self._copies = others
         self._withdraw_losers()
         self._copies = [copy]
@@ -277,6 +280,9 @@ class Exchange:
             return
         if self._spare is not None:
             self._answer(self._spare)
+            return
+        if not self.request.repeatable:
+            self._refuse(Unavailable("the replica was lost when much of the stream had gone to it"))
             return
         self._look_again()
 

@@ -131,6 +131,11 @@ class Request(ABC):
     def body_for(self, servable: str) -> list[bytes | memoryview]:
         """The body of a copy of this request: at least one piece, more where joining them would copy much."""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether all that went to a copy can be sent again: `body`, and what was pushed."""
+        return True
+
     def carried(self) -> None:  # noqa: B027  (most requests are complete by then and need nothing)
         """A copy has found its connection: the rest of a request that was not complete can be pushed."""
 

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from berth.errors import DeadlineExceeded, RateLimited, Unavailable
 from berth.model import TenantLimits
-from router.core.admission import Admission, Admitted, Bounds, Queued, Refused, Settled, Ticket, Why
+from router.core.accounts import Admitted, Bounds, Queued, Refused, Settled, Ticket, Why
+from router.core.admission import Admission
 
 ROOM = Bounds(requests=64, size=1000, seconds=5.0)
 SHORT = Bounds(requests=8, size=100, seconds=2.0)

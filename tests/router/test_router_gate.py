@@ -15,7 +15,8 @@ from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, T
 from berth.states import Role
 from router.board import RouteBoard
 from router.call import Call, Wire
-from router.core.admission import Admission, Admitted, Bounds
+from router.core.accounts import Admitted, Bounds
+from router.core.admission import Admission
 from router.core.paths import Operation
 from router.gate import Gate
 from router.metrics import RouterMetrics

@@ -429,6 +429,37 @@ async def test_what_the_runtime_loses_is_not_available_and_is_loaded_again() -> 
         assert it.states() == {key(1): S.AVAILABLE}
 
 
+async def test_what_is_lost_again_and_again_is_loaded_later_and_later() -> None:
+    async with world() as it:
+        it.aspire(spec(1))
+
+        async def lose_it() -> float:
+            """How long it takes to come back."""
+            it.runtime.held[key(1)].lose("its process ended")
+            return await it.until(lambda: it.states() == {key(1): S.AVAILABLE})
+
+        await it.until(lambda: it.states() == {key(1): S.AVAILABLE})
+        pauses = [await lose_it() for _ in range(6)]
+        assert pauses[0] < 0.5
+        for pause, usual in zip(pauses[1:], (1, 3, 10, 60, 60), strict=True):
+            assert 0.75 * usual <= pause <= 1.25 * usual + 0.5
+        # It waits, says why, and can be taken away meanwhile.
+        it.runtime.held[key(1)].lose("its process ended")
+        await it.until(lambda: it.states() == {key(1): S.NEW})
+        assert it.reason(1) == "its process ended"
+        it.aspire()
+        await it.until(lambda: it.states() == {})
+        # Asked for anew, it has a clean slate.
+        it.aspire(spec(1))
+        await it.until(lambda: it.states() == {key(1): S.AVAILABLE})
+        assert await lose_it() < 0.5
+        # What has served for long has, too; and so has what went with its runtime.
+        await asyncio.sleep(301)
+        assert await lose_it() < 0.5
+        it.runtime.trouble = "it is being started again"
+        assert await lose_it() < 0.5
+
+
 async def test_what_is_lost_while_it_drains_just_goes() -> None:
     async with world() as it:
         it.aspire(spec(1))

@@ -221,7 +221,8 @@ async def test_a_triton_that_is_killed_and_comes_back(server: Server, tmp_path: 
         await worker.until(S.AVAILABLE)
         assert await worker.ask() == (X + X).tolist()
         await server.kill()
-        with pytest.raises(NotHeld):
+        # Whether it had been sent when the connection was seen to break is a matter of chance.
+        with pytest.raises((NotHeld, Unavailable)):
             await worker.ask()
         await worker.until(S.LOADING)
         assert worker.keeper.held() == frozenset(), "what cannot be queried is not said to be available"

@@ -28,7 +28,7 @@ from berth.testing.certificates import Authority
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2_grpc
 from worker.__main__ import serve
-from worker.memory import container_limit
+from worker.cgroup import memory_limit
 from worker.settings import WorkerSettings
 
 TOKEN = "t" * 40
@@ -289,7 +289,7 @@ async def test_everywhere_is_no_address_to_be_reached_at(tmp_path: Path) -> None
 
 
 async def test_a_container_that_is_too_small_is_said_at_the_start(tmp_path: Path) -> None:
-    limit = container_limit()
+    limit = memory_limit()
     settings = WorkerSettings.load(variables(tmp_path, BERTH_LOAD_HEADROOM=str(limit or 2**50)))
     stop = asyncio.Event()
     stop.set()

@@ -31,7 +31,8 @@ _S = ServableState
 
 class Event(StrEnum):
     """What can happen to a servable. `LOADED`, `FAILED`, `LOST`, `DRAINED` and `UNLOADED` are facts, the others
-    decisions. `LOST`: the runtime no longer has it; what is left of it goes, and it begins anew if it is aspired."""
+    decisions. `LOST`: the runtime no longer has it; what is left of it goes, and it begins anew, at `retry_at` at the
+    soonest, if it is aspired."""
 
     LOAD = "load"
     LOADED = "loaded"
@@ -62,6 +63,9 @@ TRANSITIONS: Mapping[tuple[ServableState, Event], ServableState] = MappingProxyT
     }
 )
 
+# A version that is lost no later than this after it became AVAILABLE is lost in a row with the time before.
+_STEADY_S = 300.0
+
 _EXPLAINED = frozenset({(Event.LOAD, _S.ERROR), (Event.UNLOADED, _S.UNLOADING)})
 
 
@@ -77,7 +81,8 @@ class Acceptance(Enum):
 class Servable:
     """One version here. `since` and `retry_at` are seconds on the clock that the caller passes as `now`.
 
-    `retry_at` is None in `ERROR` when trying again cannot help.
+    `retry_at` is None in `ERROR` when trying again cannot help. `losses`: how often in a row it was lost for a reason
+    of its own.
     """
 
     spec: VersionSpec
@@ -87,6 +92,11 @@ class Servable:
     attempts: int = 0
     retry_at: float | None = None
     measured_bytes: int = 0
+    losses: int = 0
+
+    def losses_with(self, now: float) -> int:
+        """What `losses` would be if it were lost now."""
+        return self.losses + 1 if now - self.since <= _STEADY_S else 1
 
     @property
     def charge(self) -> Charge:
@@ -165,6 +175,7 @@ class Lifecycle:
         reason: str = "",
         retry_at: float | None = None,
         measured_bytes: int = 0,
+        losses: int | None = None,
     ) -> Servable:
         """Record that `event` happened to `key`. `KeyError` means that it cannot have: a fault of the caller."""
         versions = self._held[key.model_key]
@@ -177,13 +188,14 @@ class Lifecycle:
             # While it is tried again, or goes because it was lost, what happened still explains why it is not there.
             reason=old.reason if (event, old.state) in _EXPLAINED else reason,
             attempts=old.attempts + (event is Event.LOAD),
-            retry_at=retry_at if event is Event.FAILED else None,
+            retry_at=old.retry_at if event is Event.UNLOADED else retry_at,
             measured_bytes=measured_bytes if event is Event.LOADED else old.measured_bytes,
+            losses=old.losses if losses is None else losses,
         )
         self.ledger = self.ledger.replace(old.charge, new.charge)
         versions[key.version] = new
         if state is _S.END:
-            self._end(key, now, new.reason)
+            self._end(new, now)
         return new
 
     def explain(self, key: VersionKey, reason: str) -> bool:
@@ -201,7 +213,7 @@ class Lifecycle:
         for servable in self.servables():
             total = Charge(*(have + more for have, more in zip(total, servable.charge, strict=True)))
             assert servable.state is not _S.END
-            assert (servable.retry_at is None) or servable.state is _S.ERROR
+            assert (servable.retry_at is None) or servable.state in (_S.ERROR, _S.UNLOADING, _S.NEW)
             assert (servable.measured_bytes > 0) or servable.state not in (_S.AVAILABLE, _S.DRAINING)
             assert self.find(servable.spec.key) is servable
         assert total == self.ledger.total, (total, self.ledger.total)
@@ -218,17 +230,21 @@ class Lifecycle:
                 self._admit(spec, now)
         return frozenset(changed)
 
-    def _admit(self, spec: VersionSpec, now: float, reason: str = "") -> None:
+    def _admit(self, spec: VersionSpec, now: float, before: Servable | None = None) -> None:
         versions = self._held.setdefault(spec.key.model_key, {})
         held = versions.get(spec.key.version)
         if held is None:
-            versions[spec.key.version] = Servable(spec, _S.NEW, now, reason)
+            new = Servable(spec, _S.NEW, now, "" if before is None else before.reason)
+            if before is not None and before.holds(spec):
+                new = replace(new, retry_at=before.retry_at, losses=before.losses)
+            versions[spec.key.version] = new
         elif held.holds(spec):
             # Only the reservation can differ: the controller has measured better than it could guess.
             versions[spec.key.version] = new = replace(held, spec=spec)
             self.ledger = self.ledger.replace(held.charge, new.charge)
 
-    def _end(self, key: VersionKey, now: float, reason: str) -> None:
+    def _end(self, ended: Servable, now: float) -> None:
+        key = ended.spec.key
         versions = self._held[key.model_key]
         del versions[key.version]
         if not versions:
@@ -236,7 +252,7 @@ class Lifecycle:
         # Aspired again while it went away, or aspired with other bytes: it starts from the beginning.
         wanted = self.aspired(key.model_key).get(key.version)
         if wanted is not None:
-            self._admit(wanted, now, reason)
+            self._admit(wanted, now, ended)
 
 
 def _by_model(specs: Iterable[VersionSpec]) -> dict[ModelKey, dict[int, VersionSpec]]:

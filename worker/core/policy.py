@@ -13,8 +13,9 @@ be carried out, in any order, without asking again. It guarantees:
    first: if the old version's memory is what the new one waits for, both stay as they are, and say so.
 5. A version that is going away and is aspired again comes back without a load if it still can (DRAINING), else it is
    loaded anew as soon as it is gone.
-6. A failed load is tried again at `retry_at`; one that cannot succeed is not, until it is left out of the aspired set
-   and comes back, or comes with other bytes. A newer order alone is no reason: orders change whenever anything does.
+6. A failed load is tried again at `retry_at`, and what the runtime lost is loaded then; one that cannot succeed is
+   not, until it is left out of the aspired set and comes back, or comes with other bytes. A newer order alone is no
+   reason: orders change whenever anything does.
 7. A load that is no longer aspired is cancelled, and what never loaded is forgotten.
 8. When nothing is to be done there are no actions but `Wait`: repetition means nothing.
 """
@@ -128,10 +129,9 @@ def retry_delay(attempts: int, dice: float) -> float:
 
 def _load_or_wait(servable: Servable, ledger: Ledger, now: float) -> Load | Wait:
     key = servable.spec.key
-    if servable.state is ServableState.ERROR:
-        if servable.retry_at is None:
-            return Wait(key, servable.reason, until=float("inf"))
-        if servable.retry_at > now:
-            return Wait(key, servable.reason, until=servable.retry_at)
+    if servable.state is ServableState.ERROR and servable.retry_at is None:
+        return Wait(key, servable.reason, until=float("inf"))
+    if servable.retry_at is not None and servable.retry_at > now:
+        return Wait(key, servable.reason, until=servable.retry_at)
     obstacle = ledger.obstacle(servable.spec)
     return Load(key) if obstacle is None else Wait(key, obstacle)

@@ -9,7 +9,8 @@ from berth.http.events import Event, InformationalReceived, ResponseReceived, St
 from berth.http.head import ResponseHead
 from berth.http.http2 import frames
 from berth.http.http2.burden import Burden
-from berth.http.http2.connection import Http2Connection, our_settings
+from berth.http.http2.connection import Http2Connection
+from berth.http.http2.control import our_settings
 from berth.http.http2.messages import Message
 from berth.http.http2.stream import Stream
 from berth.http.limits import LARGEST_WINDOW, Http2Limits

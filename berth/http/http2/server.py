@@ -8,7 +8,9 @@ from berth.http.errors import ConnectionFault, ErrorCode, LocalError, Malformed
 from berth.http.events import Event, RequestReceived
 from berth.http.head import RequestHead
 from berth.http.http2 import frames
-from berth.http.http2.connection import DRAIN_PING, Http2Connection, our_settings
+from berth.http.http2.connection import Http2Connection
+from berth.http.http2.control import our_settings
+from berth.http.http2.life import DRAIN_PING
 from berth.http.http2.messages import Message
 from berth.http.http2.stream import Stream
 from berth.http.limits import Http2Limits
