@@ -53,9 +53,7 @@ def _examine(
     from berth.doctor import machine as here
     from berth.doctor import service as there
     from berth.settings import environment
-    from berth.telemetry import configure_logging
 
-    configure_logging("berth", "doctor", "error", "console")
     session = load(environment())
     nothing_named = not (machine or service or namespace)
     found: list[Finding] = []

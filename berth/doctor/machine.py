@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from berth.doctor.findings import Finding, fail, ok, warn
 
 _SUPPORTED = ((3, 11), (3, 13))
@@ -76,7 +78,8 @@ def _ports(ports: Sequence[int]) -> Iterator[Finding]:
 def _postgres() -> Finding:
     from berth.local.postgres import PostgresError, PostgresServer
 
-    with tempfile.TemporaryDirectory(prefix="berth-doctor-") as folder:
+    # What the server logs on its way is not for whoever reads a table. The loggers of the process stay as they are.
+    with tempfile.TemporaryDirectory(prefix="berth-doctor-") as folder, capture_logs():
         server = PostgresServer(Path(folder) / "data", durable=False)
         try:
             server.start()
