@@ -17,11 +17,15 @@ _GONE = ("ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "Cl
 _SAID_BY_A_ROUTER = ("no replica", "not loaded", "routes yet", "lost before it answered")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Either:
-    """Sends to one router, and to the next if that one is gone, as a load balancer does with its backends."""
+    """Sends to one router, and to the next if that one is gone, as a load balancer does with its backends.
+
+    `elsewhere` counts how often that was needed: requests that a client with one connection would have lost.
+    """
 
     routers: Sequence[Target]
+    elsewhere: int = 0
 
     @property
     def protocol(self) -> str:
@@ -34,6 +38,7 @@ class Either:
             except RequestFailed as failure:
                 if not _is_gone(str(failure)):
                     raise
+                self.elsewhere += 1
         return await self.routers[-1].ask(inputs)
 
 
@@ -52,6 +57,13 @@ async def load_on(stack: Stack, key: str, model: str, rate: float = 60) -> Async
         both = [Either((*half[turn:], *half[:turn])) for turn in range(len(routers)) for half in halves]
         async with steady_load(both, [X], rate) as load:
             yield load
+
+
+def account(load: SteadyLoad) -> str:
+    """What became of a load's requests, in a few words."""
+    elsewhere = sum(target.elsewhere for target in load.targets if isinstance(target, Either))
+    failed = len(failures(load.samples))
+    return f"{len(load.samples)} requests, {failed} failed, {elsewhere} sent again on another connection"
 
 
 def failures(samples: Sequence[Sample]) -> list[str]:

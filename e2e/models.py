@@ -25,6 +25,33 @@ def multiplier(factor: float) -> bytes:
     return _serialize(graph)
 
 
+def slow(rounds: int) -> bytes:
+    """Outputs `product`, `x` itself, after so many rounds of a loop: something like 0.8 µs of one core each."""
+    shape = [None, WIDTH]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes_on"]), helper.make_node("Mul", ["state", "one"], ["next"])],
+        "round",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, shape),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, shape),
+        ],
+        [helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["rounds", "", "x"], ["product"], body=body)],
+        "slow",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, shape)],
+        [helper.make_tensor("rounds", TensorProto.INT64, [], [rounds])],
+    )
+    return _serialize(graph)
+
+
 def heavy(megabytes: int) -> bytes:
     """A model whose weights take about `megabytes` MiB: fills jobs."""
     side = megabytes * (1 << 20) // 4 // WIDTH

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from berth.demo.load import SteadyLoad
 from berth.settings import environment
 from e2e.conftest import Tenant, upload
 from e2e.kubernetes.api import open_api
@@ -23,6 +24,7 @@ from e2e.kubernetes.cluster import Cluster, fake_cluster
 from e2e.kubernetes.controlplane.binaries import missing
 from e2e.kubernetes.controlplane.plane import ControlPlane, running
 from e2e.kubernetes.installation import Installation, installed
+from e2e.load import account, failures
 from e2e.models import multiplier
 
 MODEL = "times"
@@ -45,6 +47,11 @@ class Serving:
         names = await self.berth.ready("worker", REPLICAS)
         async with self.berth.routes(MODEL) as routes:
             await routes.until(lambda now: now == set(names), 30, "two replicas are routed, and no other")
+
+    def check(self, what: str, load: SteadyLoad) -> None:
+        """No request failed. Notes how many there were, and how many needed another connection."""
+        self.note(f"{what}: {account(load)}")
+        assert failures(load.samples) == []
 
     def note(self, text: str) -> None:
         """A figure for the end of the run."""

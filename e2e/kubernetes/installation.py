@@ -20,7 +20,7 @@ from berth.client import Berth
 from berth.demo.load import SteadyLoad
 from berth.local.postgres import PostgresServer
 from berth.states import Role
-from berth.testing.certificates import Authority
+from berth.testing.certificates import Authority, Files
 from e2e.conftest import Tenant
 from e2e.kubernetes.api import Api, Key, Object, Refused
 from e2e.kubernetes.cluster import Cluster
@@ -30,11 +30,14 @@ from e2e.kubernetes.pod import PodRun
 from e2e.kubernetes.release import deploy, deploy_rendered
 from e2e.kubernetes.routed import RouteWatch, watching
 from e2e.kubernetes.traffic import load_on
+from e2e.waiting import until
 
 T = TypeVar("T")
 RELEASE = "berth"
 POOL = "cpu"
 PEER_NAME = "berth.internal"
+EXTERNAL_METRICS = "external-metrics"
+"""The service that the API server would find the external metrics API by: certificates carry its name too."""
 _MARK = "berth.dev/e2e"
 _CLAIMS = ("artifacts", f"state-{RELEASE}-synchronizer-0", f"state-{RELEASE}-synchronizer-1")
 _START_LIMIT_S = 40.0
@@ -70,6 +73,8 @@ class Installation:
     folder: Path
     values: Object
     admin_key: str = field(repr=False)
+    certificates: Files
+    """What all its processes show and trust."""
     _clients: list[Berth] = field(default_factory=list)
 
     # --- addresses ------------------------------------------------------------------------------------------------
@@ -98,6 +103,10 @@ class Installation:
         labels = {"app.kubernetes.io/component": component}
         return [run for run in self.kubelet.pods(labels) if not run.pod["metadata"].get("deletionTimestamp")]
 
+    def zone(self, run: PodRun) -> str:
+        """The availability zone of the node that a pod is on."""
+        return self.kubelet.nodes[run.pod["spec"]["nodeName"]]["topology.kubernetes.io/zone"]
+
     async def ready(self, component: str, count: int, within: float = _START_LIMIT_S) -> list[str]:
         """Wait until exactly `count` pods of a component are ready, and no other of it exists. Returns their names."""
 
@@ -117,6 +126,15 @@ class Installation:
             return len(ours) == sum(map(is_ready, ours)) == count
 
         await self._until(settled, f"{count} pods in pool {pool}, all ready")
+
+    async def job_known(self, name: str) -> None:
+        """Wait until the controller has read of a job in the pools file."""
+        jobs = self.client().jobs
+
+        def known() -> bool:
+            return any(job.name == name for job in jobs.list())
+
+        await asyncio.to_thread(until, known, within=_START_LIMIT_S, what=f"there is a job {name}")
 
     async def renewed(self, component: str, before: Collection[str], count: int) -> None:
         """Wait until `count` pods of a component are ready, none with a uid of `before`, and no other exists."""
@@ -138,6 +156,10 @@ class Installation:
             return sum(map(is_ready, ours)) == count
 
         await self._until(settled, f"others in place of {lost} are ready")
+
+    async def dark(self) -> None:
+        """Wait until the cluster has noticed that no pod is ready any more."""
+        await self._until(lambda pods: not any(map(is_ready, pods.values())), "no pod is ready")
 
     async def _until(
         self, reached: Callable[[Mapping[Key, Object]], T | None], what: str, within: float = _START_LIMIT_S
@@ -193,6 +215,17 @@ class Installation:
     async def uncordon(self, node: str) -> None:
         await self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": None}})
 
+    def lose(self) -> None:
+        """Every node of the installation is lost at once, and every process on them: kill -9."""
+        for node in self.kubelet.nodes:
+            self.kubelet.lose(node)
+            self.cluster.notice_loss(node)
+
+    def restore(self) -> None:
+        """The nodes are back."""
+        for node in self.kubelet.nodes:
+            self.kubelet.restore(node)
+
     async def _evict(self, name: str) -> None:
         path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
         metadata = {"name": name, "namespace": self.namespace}
@@ -232,9 +265,11 @@ class Installation:
         key = admin.of(name).keys.create(Role.DEVELOPER).secret
         return Tenant(name, key, self.client(key))
 
-    def load(self, tenant: Tenant, model: str, rate: float = 40) -> AbstractAsyncContextManager[SteadyLoad]:
+    def load(
+        self, tenant: Tenant, model: str, rate: float = 40, most_in_flight: int = 256
+    ) -> AbstractAsyncContextManager[SteadyLoad]:
         """Requests at the routers' service, as long as the context is open."""
-        return load_on(self.service("router"), tenant.key, model, rate)
+        return load_on(self.service("router"), tenant.key, model, rate, most_in_flight)
 
 
 def _on(pods: Mapping[Key, Object], node: str, names: Collection[str]) -> list[str]:
@@ -259,22 +294,58 @@ async def installed(
     database = PostgresServer(folder / "postgres" / "data", durable=False)
     await asyncio.to_thread(database.start)
     try:
-        await _make_namespace(cluster.api, namespace)
         admin_key = f"berth_{secrets.token_urlsafe(32)}"
-        await _make_things(cluster.api, namespace, folder, database.url, admin_key)
-        async with nodes_running(cluster.api, folder / "kubelet", nodes_of(namespace), [namespace]) as kubelet:
-            values = _over(_over(VALUES, _placed(namespace)), changes or {})
-            installation = Installation(cluster, kubelet, namespace, folder, values, admin_key)
-            try:
-                await installation.deploy()
-                for component in ("controller", "synchronizer", "router"):
-                    await installation.ready(component, values[component]["replicas"])
-                yield installation
-            finally:
-                installation.close()
-                await _remove(cluster.api, namespace)
+        names = (PEER_NAME, f"{EXTERNAL_METRICS}.{namespace}.svc")
+        certificates = Authority(folder / "certificates").issue("berth", names=names, addresses=())
+        made = {"tls": _tls(certificates), "database": {"url": database.url}, "bootstrap": {"key": admin_key}}
+        await _make_namespace(cluster.api, namespace, made)
+        async with _released(
+            cluster, folder, namespace, _over(VALUES, changes or {}), admin_key, certificates
+        ) as installation:
+            yield installation
     finally:
         await asyncio.to_thread(database.stop)
+
+
+@asynccontextmanager
+async def joined(
+    hub: Installation, namespace: str, cell: str, changes: Mapping[str, Any]
+) -> AsyncIterator[Installation]:
+    """A release for another cell under the controllers of `hub`, on nodes of its own, ready, while the context is open.
+
+    Its volume of artifacts is the hub's, as a file server's would be.
+    """
+    folder = hub.folder / namespace
+    shared = hub.folder / "kubelet" / "claims" / hub.namespace / "artifacts"
+    claims = folder / "kubelet" / "claims" / namespace
+    claims.mkdir(parents=True)
+    (claims / "artifacts").symlink_to(shared)
+    await _make_namespace(hub.api, namespace, {"tls": _tls(hub.certificates)})
+    values = _over(VALUES, {"cell": cell, "components": {"controller": False}, "synchronizer": {"lease": "kubernetes"}})
+    values |= {"controllers": [f"{hub.service('controller-feed')}:8081"]}
+    async with _released(
+        hub.cluster, folder, namespace, _over(values, changes), hub.admin_key, hub.certificates
+    ) as berth:
+        yield berth
+
+
+@asynccontextmanager
+async def _released(
+    cluster: Cluster, folder: Path, namespace: str, values: Object, admin_key: str, certificates: Files
+) -> AsyncIterator[Installation]:
+    """The chart in a namespace that has what it refers to. On leaving, the namespace goes."""
+    async with nodes_running(cluster.api, folder / "kubelet", nodes_of(namespace), [namespace]) as kubelet:
+        placed = _over(values, _placed(namespace))
+        installation = Installation(cluster, kubelet, namespace, folder, placed, admin_key, certificates)
+        try:
+            await installation.deploy()
+            for component in ("controller", "synchronizer", "router"):
+                if (placed.get("components") or {}).get(component, True):
+                    await installation.ready(component, placed[component]["replicas"])
+            yield installation
+        finally:
+            installation.close()
+            await _remove(cluster.api, namespace)
 
 
 def nodes_of(namespace: str) -> dict[str, dict[str, str]]:
@@ -287,26 +358,25 @@ def _placed(namespace: str) -> Object:
     return dict.fromkeys(("controller", "synchronizer", "router", "poolDefaults"), chosen)
 
 
-async def _make_namespace(api: Api, name: str) -> None:
+def _tls(files: Files) -> dict[str, str]:
+    return {"tls.crt": files.cert.read_text(), "tls.key": files.key.read_text(), "ca.crt": files.ca.read_text()}
+
+
+async def _make_namespace(api: Api, name: str, made: Mapping[str, Mapping[str, str]]) -> None:
+    """A namespace with what the chart leaves to others: secrets (by name, with their text) and volumes."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     await api.create("/api/v1/namespaces", namespace)
-
-
-async def _make_things(api: Api, namespace: str, folder: Path, database_url: str, admin_key: str) -> None:
-    """What the chart leaves to others: certificates, the database's URL, the first key, volumes."""
-    files = Authority(folder / "certificates").issue("berth", names=(PEER_NAME,), addresses=())
-    certificates = {"tls.crt": files.cert.read_text(), "tls.key": files.key.read_text(), "ca.crt": files.ca.read_text()}
-    for name, data in (("tls", certificates), ("database", {"url": database_url}), ("bootstrap", {"key": admin_key})):
+    for secret_name, data in made.items():
         encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
-        await api.create(f"/api/v1/namespaces/{namespace}/secrets", secret)
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret_name}, "data": encoded}
+        await api.create(f"/api/v1/namespaces/{name}/secrets", secret)
     size = {"storage": "1Gi"}
-    for name in _CLAIMS:
-        await _make_volume(api, namespace, name, size)
+    for claimed in _CLAIMS:
+        await _make_volume(api, name, claimed, size)
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": size}, "storageClassName": ""}
     artifacts = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "artifacts"}, "spec": claim}
-    await api.create(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", artifacts)
+    await api.create(f"/api/v1/namespaces/{name}/persistentvolumeclaims", artifacts)
 
 
 async def _make_volume(api: Api, namespace: str, claim: str, size: Object) -> None:

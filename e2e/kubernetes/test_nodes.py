@@ -7,7 +7,6 @@ import time
 import pytest
 
 from e2e.kubernetes.conftest import MODEL, REPLICAS, Serving
-from e2e.load import failures
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,8 +25,7 @@ async def test_kubectl_drain_of_a_node_with_everything_on_it(serving: Serving) -
             await load.wait_for(len(load.samples) + 80)
         finally:
             await berth.uncordon(node)
-    serving.note(f"drain: {len(load.samples)} requests, {len(failures(load.samples))} failed")
-    assert failures(load.samples) == []
+    serving.check("drain", load)
 
 
 async def test_a_lost_node_is_hidden_by_retries(serving: Serving) -> None:
@@ -46,5 +44,4 @@ async def test_a_lost_node_is_hidden_by_retries(serving: Serving) -> None:
             berth.kubelet.restore(node)
     for component, count in (("worker", REPLICAS), ("router", 2), ("synchronizer", 2), ("controller", 1)):
         await berth.ready(component, count)
-    serving.note(f"lost node: {len(load.samples)} requests, {len(failures(load.samples))} failed")
-    assert failures(load.samples) == []
+    serving.check("lost node", load)

@@ -7,7 +7,6 @@ import time
 import pytest
 
 from e2e.kubernetes.conftest import MODEL, REPLICAS, Serving
-from e2e.load import failures
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -27,8 +26,7 @@ async def test_helm_upgrade_of_everything_at_once(serving: Serving) -> None:
             await berth.renewed(component, before[component], count)
         serving.note(f"helm upgrade: every pod renewed in {time.monotonic() - began:.2f} s")
         await load.wait_for(len(load.samples) + 80)
-    serving.note(f"helm upgrade: {len(load.samples)} requests, {len(failures(load.samples))} failed")
-    assert failures(load.samples) == []
+    serving.check("helm upgrade", load)
 
 
 @pytest.mark.long
@@ -51,5 +49,4 @@ async def test_rolling_restart(serving: Serving, component: str, workload: str, 
         await berth.renewed(component, before, COMPONENTS[component])
         serving.note(f"{component}: {COMPONENTS[component]} pods renewed in {time.monotonic() - began:.2f} s")
         await load.wait_for(len(load.samples) + 80)
-    serving.note(f"{component} restart: {len(load.samples)} requests, {len(failures(load.samples))} failed")
-    assert failures(load.samples) == []
+    serving.check(f"{component} restart", load)

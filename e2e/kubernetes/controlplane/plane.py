@@ -36,6 +36,7 @@ _USERS = {
     "controller-manager": ("system:kube-controller-manager", ""),
     "scheduler": ("system:kube-scheduler", ""),
 }
+_FRONT_PROXY = "front-proxy-client"
 # The service account controllers start last of what a test needs: without this object no pod is admitted.
 _LAST_TO_APPEAR = "/api/v1/namespaces/default/serviceaccounts/default"
 
@@ -55,6 +56,11 @@ class ControlPlane:
     def kubeconfig(self) -> Path:
         """For an admin who may do anything."""
         return self.home / "admin.kubeconfig"
+
+    @property
+    def front_proxy_ca(self) -> Path:
+        """What aggregated API servers trust: only the API server has a certificate of it."""
+        return self.home / "front-proxy" / "ca.pem"
 
     @property
     def url(self) -> str:
@@ -133,6 +139,8 @@ class ControlPlane:
 
     def _write_credentials(self) -> None:
         served = Authority(self.home, name="kubernetes").issue("apiserver")
+        # Who asks aggregated API servers on behalf of others.
+        Authority(self.home / "front-proxy", name="front proxy").issue(_FRONT_PROXY)
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         # Signs the tokens of service accounts; the public half is read from the same file.
         (self.home / "accounts.key").write_bytes(
@@ -221,6 +229,13 @@ def _apiserver(home: Path, port: int, etcd: int) -> list[str]:
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={home / 'accounts.key'}",
         f"--service-account-signing-key-file={home / 'accounts.key'}",
+        f"--requestheader-client-ca-file={home / 'front-proxy' / 'ca.pem'}",
+        f"--requestheader-allowed-names={_FRONT_PROXY}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={home / 'front-proxy' / _FRONT_PROXY}.pem",
+        f"--proxy-client-key-file={home / 'front-proxy' / _FRONT_PROXY}.key",
         # Long enough for heartbeats to come first when the API server itself was away.
         "--default-not-ready-toleration-seconds=4",
         "--default-unreachable-toleration-seconds=4",
