@@ -47,7 +47,7 @@ class RotatingContext(ssl.SSLContext):
         return self._now().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
     def wrap_socket(self, *_: Any, **__: Any) -> ssl.SSLSocket:
-        raise NotImplementedError("for asyncio's connections only")
+        raise TypeError("a RotatingContext is for asyncio's connections: a blocking socket would keep one certificate")
 
     def _now(self) -> ssl.SSLContext:
         material = self._certificates.current()

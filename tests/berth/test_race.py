@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import types
+from collections.abc import Generator
 
 import pytest
 
@@ -11,6 +13,16 @@ from berth.race import first_of
 
 class Broken(Exception):
     pass
+
+
+@types.coroutine
+def turn() -> Generator[None, None, None]:
+    """Let the event loop go round once."""
+    yield
+
+
+async def end_at_once() -> None:
+    await turn()
 
 
 async def wait_for_ever(ended: list[str]) -> None:
@@ -24,13 +36,13 @@ async def test_how_the_first_ends_is_how_it_ends() -> None:
     ended: list[str] = []
 
     async def fail() -> None:
-        await asyncio.sleep(0)
+        await turn()
         raise Broken
 
     with pytest.raises(Broken):
         await first_of(asyncio.create_task(wait_for_ever(ended)), asyncio.create_task(fail()))
     assert ended == ["other"]
-    await first_of(asyncio.create_task(wait_for_ever(ended)), asyncio.create_task(asyncio.sleep(0)))
+    await first_of(asyncio.create_task(wait_for_ever(ended)), asyncio.create_task(end_at_once()))
     assert ended == ["other", "other"]
 
 
@@ -48,10 +60,10 @@ async def test_a_cancellation_that_comes_as_one_fails_is_kept(turns: int) -> Non
         first_of(asyncio.create_task(wait_for_ever(ended)), asyncio.create_task(fail())), name="racing"
     )
     for _ in range(3):
-        await asyncio.sleep(0)
+        await turn()
     now.set()
     for _ in range(turns):
-        await asyncio.sleep(0)
+        await turn()
     told = racing.cancel()
     with pytest.raises(asyncio.CancelledError if told else Broken):
         await racing

@@ -327,10 +327,13 @@ async def test_a_client_that_leaves_asks_for_no_twin_any_more() -> None:
     assert budgets.account(VersionKey("t", "m", 1)).take_hedge(now())
     async with forwarding(world, table("AB"), hedge=0.1, budgets=budgets) as forwarder:
         asking = asyncio.create_task(forwarder.forward(call()))
-        await asyncio.sleep(0.5)
+        await asyncio.wait([asking], timeout=0.5)
         asking.cancel()
         await asyncio.wait([asking])
-        await asyncio.sleep(4.0)
+        # Two seconds would have brought the token that it waited for.
+        long_after = asyncio.Event()
+        asyncio.get_running_loop().call_later(4.0, long_after.set)
+        await long_after.wait()
         assert [(copy.replica, copy.withdrawn) for copy in world.copies] == [("A", True)]
         assert repr(forwarder.hedges) == "<Wheel items=0 buckets=0>"
 
