@@ -13,16 +13,26 @@ from berth.cli.output import console
 
 
 def login(
-    controller: Annotated[str, typer.Option(help="Base URL of the control API.")] = "http://127.0.0.1:8080",
-    router: Annotated[str, typer.Option(help="Base URL of inference over REST.")] = "http://127.0.0.1:8000",
+    controller: Annotated[
+        str | None, typer.Option(help="Base URL of the control API; $BERTH_CONTROLLER, or that of the last login.")
+    ] = None,
+    router: Annotated[
+        str | None, typer.Option(help="Base URL of inference over REST; $BERTH_ROUTER, or that of the last login.")
+    ] = None,
     key_file: KeyFile = None,
     tenant: Annotated[str | None, typer.Option(help="Whose things are meant, with a platform key.")] = None,
 ) -> None:
     """Check a key and store it for later commands, readable for you alone."""
-    from berth.cli.session import Session, store
+    from berth.cli.session import NotLoggedIn, Session, load, store
     from berth.client import Berth
     from berth.settings import environment
 
+    try:
+        before = load(environment())
+    except NotLoggedIn:
+        # What was stored cannot be understood; this is what replaces it.
+        before = Session()
+    controller, router = controller or before.controller, router or before.router
     if key_file is not None:
         key = (sys.stdin.read() if str(key_file) == "-" else key_file.read_text()).strip()
     else:

@@ -142,6 +142,15 @@ async def test_login_checks_the_key_and_keeps_it_private(
     assert server.asked[-1].headers["authorization"] == "Bearer from-file"
 
 
+async def test_login_goes_where_the_environment_says(berth: Berth, server: ScriptedServer, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("from-file")
+    assert (await berth("login", "--key-file", key_file)).status == 0
+    assert server.asked[-1].headers["authorization"] == "Bearer from-file"
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert (stored["controller"], stored["router"]) == (server.url, server.url)
+
+
 async def test_a_refused_key_is_not_stored(berth: Berth, server: ScriptedServer, tmp_path: Path) -> None:
     server.script("GET /v1/whoami", Scripted.problem(errors.Unauthenticated("unknown key")))
     key_file = tmp_path / "key"
@@ -158,11 +167,16 @@ async def test_without_a_key_it_says_what_to_do(berth: Berth, monkeypatch: pytes
     assert "berth login" in got.err
 
 
-async def test_a_broken_configuration_is_not_a_traceback(berth: Berth, tmp_path: Path) -> None:
+async def test_a_broken_configuration_is_not_a_traceback(berth: Berth, server: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     got = await berth("model", "list")
     assert got.status == 1
     assert "run `berth login` again" in got.err
+    key_file = tmp_path / "key"
+    key_file.write_text("again")
+    again = ("--controller", server.url, "--router", server.url, "--key-file", key_file)
+    assert (await berth("login", *again)).status == 0
+    assert (await berth("model", "list")).status == 0
 
 
 async def test_tables_for_people_and_json_for_programs(berth: Berth) -> None:
