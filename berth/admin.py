@@ -48,7 +48,7 @@ async def serve_admin(
         return web.Response(text="ok\n") if reason is None else web.Response(status=503, text=f"{reason}\n")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=metrics_text(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=await metrics_text(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def reading(document: Document) -> Callable[[web.Request], Any]:
         async def read(request: web.Request) -> web.Response:

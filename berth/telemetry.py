@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+from collections.abc import Iterator
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 __all__ = ["CONTENT_TYPE_LATEST", "configure_logging", "metrics_text"]
 
+_SAMPLES_A_TURN: Final = 200
 
 # Without local variables: keys and tensors are among them.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -42,9 +47,30 @@ def configure_logging(component: str, instance: str, level: str, log_format: str
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
 
 
-def metrics_text(registry: CollectorRegistry) -> bytes:
-    """The Prometheus exposition of `registry`."""
-    return generate_latest(registry)
+async def metrics_text(registry: CollectorRegistry) -> bytes:
+    """The Prometheus exposition of `registry`. In turns: thousands of samples take 7 µs each, and others wait for the
+    event loop."""
+    page = bytearray()
+    for family in registry.collect():
+        samples = family.samples
+        for start in range(0, max(len(samples), 1), _SAMPLES_A_TURN):
+            family.samples = samples[start : start + _SAMPLES_A_TURN]
+            text = generate_latest(_Told(family))
+            # What a family is comes once, before all its samples.
+            page += text if not start else b"".join(line for line in text.splitlines(True) if line[:1] != b"#")
+            await asyncio.sleep(0)
+    return bytes(page)
+
+
+class _Told(CollectorRegistry):
+    """One family, for the library to spell out."""
+
+    def __init__(self, family: Metric) -> None:
+        super().__init__()
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
 
 
 def _origin(component: str, instance: str) -> structlog.typing.Processor:

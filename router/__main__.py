@@ -47,6 +47,7 @@ async def serve(
     from router.core.hedging import ADAPTIVE, Hedging
     from router.core.latency import Latencies
     from router.core.selection import Selection
+    from router.core.tallies import Tallies
     from router.core_metrics import CoreMetrics
     from router.debug import Debug
     from router.engine.connection import Common
@@ -59,7 +60,7 @@ async def serve(
     from router.forward import Forwarder
     from router.gate import Gate
     from router.metrics import RouterMetrics
-    from router.model_metrics import ModelMetrics
+    from router.model_metrics import SECONDS, ModelMetrics
     from router.record import Recorder
     from router.route_feed import RouteFeed
     from router.table_file import keep_table, load_table
@@ -83,6 +84,8 @@ async def serve(
         Scale(share=settings.extra_load, hedge_share=settings.hedge_share), now=asyncio.get_running_loop().time()
     )
     CoreMetrics(registry, hedging, selection, budgets)
+    tallies = Tallies(settings.metrics_models, settings.metrics_series, SECONDS)
+    ModelMetrics(registry, tallies)
     debug = Debug(board, selection, latencies, hedging, budgets)
     dialer = Dialer(Common(asyncio.get_running_loop(), Ledger(settings.max_buffered_bytes)), credential)
     upstreams = Upstreams({Wire.REST: open_rest(dialer), Wire.GRPC: open_grpc(dialer)})
@@ -106,7 +109,7 @@ async def serve(
         hedging=hedging,
         rules=Rules(patience=settings.patience_s),
         metrics=metrics,
-        models=ModelMetrics(registry, settings.metrics_models),
+        tallies=tallies,
         dice=dice,
         kept=AnswersKept(settings.cache_bytes, settings.cache_ttl_s, board, metrics) if settings.cache_bytes else None,
         traces=None if tracing is None else Traces(tracing),

@@ -20,12 +20,12 @@ from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
 from router.core.selection import Dice, Selection
+from router.core.tallies import Tallies
 from router.engine import exchange, outbound
 from router.engine.request import WITHOUT_END, Answer, Request
 from router.engine.wheel import Wheel
 from router.gate import Gate
 from router.metrics import RouterMetrics
-from router.model_metrics import ModelMetrics
 from router.trace import Traces
 from router.upstreams import Upstreams
 
@@ -48,7 +48,7 @@ class Forwarder:
     hedging: Hedging
     rules: Rules
     metrics: RouterMetrics
-    models: ModelMetrics
+    tallies: Tallies
     dice: Dice
     kept: AnswersKept | None = None
     traces: Traces | None = None

@@ -1,52 +1,31 @@
-"""Requests by model, for as many models as the operator wants to see: their number has no bound, a label's must have.
-
-Models get a label of their own in the order in which they are asked for; the others share `other`. What is counted
-has been resolved, so that a stranger's inventions take up no label.
-"""
+"""Puts on the metrics page what `Tallies` counted by model, version, replica and outcome."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from collections.abc import Iterator
+from typing import Final
 
-from berth.ids import ModelKey
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-_OTHER = ("", "other")
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+from router.core.tallies import Labels, Tallies
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
-class ModelMetrics:
-    """For `most` models; for none at all if that is 0."""
+class ModelMetrics(Collector):
+    def __init__(self, registry: CollectorRegistry, tallies: Tallies) -> None:
+        self._tallies = tallies
+        registry.register(self)
 
-    def __init__(self, registry: CollectorRegistry, most: int) -> None:
-        self._most = most
-        self._known: set[ModelKey] = set()
-        if most:
-            labels = ["tenant", "model"]
-            self._requests = Counter(
-                "berth_router_model_requests",
-                "Answers by model: good, bad, none.",
-                [*labels, "answer"],
-                registry=registry,
-            )
-            self._seconds = Histogram(
-                "berth_router_model_seconds",
-                "Time from admission to the answer.",
-                labels,
-                buckets=_SECONDS,
-                registry=registry,
-            )
-
-    @property
-    def counts(self) -> bool:
-        """Whether there is anything to be told."""
-        return bool(self._most)
-
-    def answered(self, key: ModelKey, answer: str, seconds: float) -> None:
-        """A request for `key` ended after `seconds`; `answer` is good, bad (a replica's refusal) or none."""
-        if not self._most:
-            return
-        if key not in self._known and len(self._known) < self._most:
-            self._known.add(key)
-        tenant, model = key if key in self._known else _OTHER
-        self._requests.labels(tenant, model, answer).inc()
-        self._seconds.labels(tenant, model).observe(seconds)
+    def collect(self) -> Iterator[Metric]:
+        seconds = HistogramMetricFamily(
+            "berth_router_model_seconds",
+            "Time from admission to the answer, by who gave it and how it ended: good; bad (a replica's refusal); none "
+            "came; cached.",
+            labels=[*Labels._fields, "outcome"],
+        )
+        for labels, outcome, tally in self._tallies.rows():
+            seconds.add_metric([*labels, outcome], tally.up_to(), tally.seconds)
+        yield seconds

@@ -6,7 +6,6 @@ a look-up of its labels each time.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,38 +16,52 @@ from prometheus_client.registry import Collector
 
 from router.call import Wire
 from router.core.selection import Dice
+from router.core.tallies import Tally
 
 log = structlog.get_logger(__name__)
 
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SECONDS: Final[tuple[float, ...]] = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
 
 
-class _Tally:
+class _Count:
     """Of one wire: answers by code, and how long they took."""
 
-    __slots__ = ("buckets", "codes", "name", "seconds")
+    __slots__ = ("codes", "name", "tally")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.codes: dict[str | int, int] = {}
-        self.buckets = [0] * (len(_SECONDS) + 1)
-        self.seconds = 0.0
+        self.tally = Tally(_SECONDS)
 
 
 class Recorder(Collector):
     def __init__(self, registry: CollectorRegistry, log_share: float, dice: Dice) -> None:
-        self._rest, self._grpc = _Tally("rest"), _Tally("grpc")
+        self._rest, self._grpc = _Count("rest"), _Count("grpc")
         self._log_share = log_share
         self._dice = dice
         registry.register(self)
 
     def answered(self, wire: Wire, code: str | int, seconds: float, request_id: bytes, model: str) -> None:
         """A client was given an answer. `code` is an HTTP status or the name of a gRPC code."""
-        tally = self._rest if wire is Wire.REST else self._grpc
-        codes = tally.codes
+        counted = self._rest if wire is Wire.REST else self._grpc
+        codes = counted.codes
         codes[code] = codes.get(code, 0) + 1
-        tally.buckets[bisect_left(_SECONDS, seconds)] += 1
-        tally.seconds += seconds
+        counted.tally.add(seconds)
         if self._log_share and self._dice.random() < self._log_share:
             log.info(
                 "request",
@@ -68,14 +81,9 @@ class Recorder(Collector):
         seconds = HistogramMetricFamily(
             "berth_router_request_seconds", "Time from the head of a request to its whole answer.", labels=["wire"]
         )
-        for tally in (self._rest, self._grpc):
-            for code, count in tally.codes.items():
-                requests.add_metric([tally.name, str(code)], count)
-            so_far = 0
-            buckets: list[tuple[str, float]] = []
-            for limit, count in zip((*map(str, _SECONDS), "+Inf"), tally.buckets, strict=True):
-                so_far += count
-                buckets.append((limit, so_far))
-            seconds.add_metric([tally.name], buckets, tally.seconds)
+        for counted in (self._rest, self._grpc):
+            for code, count in counted.codes.items():
+                requests.add_metric([counted.name, str(code)], count)
+            seconds.add_metric([counted.name], counted.tally.up_to(), counted.tally.seconds)
         yield requests
         yield seconds

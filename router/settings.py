@@ -101,8 +101,15 @@ class RouterSettings(ProcessSettings):
         default=0,
         ge=0,
         le=10_000,
-        description="Models that get metrics of their own, the first ones that are asked for; the others count as "
-        "'other'. 0: no metric names a tenant or a model.",
+        description="Models that get latency histograms of their own, by version, replica and outcome: the first ones "
+        "that are asked for; the others count as 'other'. 0: no metric names a tenant or a model.",
+    )
+    metrics_series: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="Pairs of a version and a replica that get histograms of their own; for what has no room, both "
+        "labels are 'other'. A pair that is not used for ten minutes gives its place to another.",
     )
     drain_s: float = Field(default=10.0, ge=0, description="How long, s, requests under way may take at shutdown.")
     max_connections: int = Field(

@@ -78,7 +78,7 @@ class Trace:
         self._span.set_attribute("error.type", type(error).__name__)
 
     def end(self, answer: str) -> None:
-        """`answer`: good, bad or none."""
+        """`answer`: good, bad, none or cached."""
         self._span.set_attribute("berth.answer", answer)
         self._span.end()
 

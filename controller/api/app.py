@@ -63,7 +63,7 @@ def _add_probes(app: FastAPI, registry: CollectorRegistry, readiness: Callable[[
         return PlainTextResponse("ok\n") if reason is None else PlainTextResponse(f"{reason}\n", status_code=503)
 
     async def metrics() -> Response:
-        return Response(metrics_text(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(await metrics_text(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         app.add_api_route(path, endpoint, include_in_schema=False)

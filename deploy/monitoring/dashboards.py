@@ -116,6 +116,13 @@ def _quantile(q: float, metric: str, *, where: str = _IN) -> str:
     return f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{{{where}}}[$__rate_interval])))"
 
 
+def _slowest(title: str, by: str) -> Panel:
+    rate = f"rate(berth_router_model_seconds_bucket{{{_IN}}}[$__rate_interval])"
+    query = f"topk(10, histogram_quantile(0.99, sum by (le, {by}) ({rate})))"
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return Panel(title, "s", [Query(query, legend)], "Empty unless BERTH_METRICS_MODELS of the routers is above 0.")
+
+
 def _latency(title: str, metric: str, *, where: str = _IN) -> Panel:
     return Panel(title, "s", [Query(_quantile(q, metric, where=where), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)])
 
@@ -163,6 +170,28 @@ TRAFFIC = Dashboard(
                     "short",
                     [Query(f"max by (pod) (berth_router_route_generation{{{_IN}}})", "{{pod}}")],
                     "Lines that part for more than a moment are routers that are cut off.",
+                ),
+            ],
+        ),
+        Row(
+            "Slowest ten, 99 of 100 requests",
+            [
+                _slowest("Models", "tenant, model"),
+                _slowest("Versions on replicas", "tenant, model, version, replica"),
+                Panel(
+                    "Requests that no replica answered well",
+                    "reqps",
+                    [
+                        Query(
+                            _rate(
+                                "berth_router_model_seconds_count",
+                                "tenant, model, outcome",
+                                more=',outcome=~"bad|none"',
+                            ),
+                            "{{tenant}} {{model}} {{outcome}}",
+                        )
+                    ],
+                    "Empty unless BERTH_METRICS_MODELS of the routers is above 0.",
                 ),
             ],
         ),

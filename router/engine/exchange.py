@@ -21,6 +21,7 @@ from router.core.hedging import Event
 from router.core.paths import Operation
 from router.core.routes import Resolved
 from router.core.selection import Outcome
+from router.core.tallies import BAD, CACHED, GOOD, NONE
 from router.engine import fields as of
 from router.engine.request import WITHOUT_END, Answer, Copy, Request
 from router.engine.wheel import NEVER
@@ -46,7 +47,7 @@ class Exchange:
 
     __slots__ = (
         "_attempts", "_begun", "_copies", "_core", "_deadline_slot", "_default", "_hedge_slot", "_line", "_over",
-        "_pause_slot", "_resolved", "_slot", "_spare", "_started", "_ticket", "_trace", "request",
+        "_pause_slot", "_resolved", "_slot", "_spare", "_spared_by", "_started", "_ticket", "_trace", "request",
     )  # fmt: skip
 
     def __init__(self, core: Forwarder, request: Request) -> None:
@@ -55,7 +56,9 @@ class Exchange:
         request.exchange = self
         self._copies: list[Copy] = []
         self._begun: Copy | None = None
+        # A replica's refusal that is kept for when its twin does no better, and which replica's.
         self._spare: Answer | None = None
+        self._spared_by = ""
         self._slot: Admitted | None = None
         self._ticket: Ticket | None = None
         self._deadline_slot = self._hedge_slot = self._pause_slot = NEVER
@@ -129,7 +132,7 @@ class Exchange:
             self._trace.resolved(resolved.key)
         self._started = now = core.time()
         if core.kept is not None and (kept := core.kept.get(request.as_call(), resolved.key, now)) is not None:
-            self._conclude()
+            self._conclude(CACHED)
             request.answered(Answer.of(kept))
             return
         if request.deadline != float("inf"):
@@ -207,7 +210,7 @@ class Exchange:
         copy.done(Outcome.FAULTY if answer.faulty else Outcome.ANSWERED, now)
         self._heed(copy.address, answer.pushback, now)
         if copy.begun:
-            self._conclude(faulty=answer.faulty)
+            self._conclude(BAD if answer.faulty else GOOD, copy.address.replica)
             self.request.ended(answer)
             return
         if core.kept is not None:
@@ -215,13 +218,14 @@ class Exchange:
             core.kept.put(self.request.as_call(), self._resolved.key, reply, now)
         if answer.faulty and self._copies:
             self._spare = answer
+            self._spared_by = copy.address.replica
             return
         if copy.twin:
             core.hedging.count(Event.WON)
         if self._spare is not None:
             core.hedging.count(Event.WASTED)
         self._withdraw_losers()
-        self._answer(answer)
+        self._answer(answer, copy.address.replica)
 
     def begins(self, copy: Copy) -> None:
         """The answer is too long to be held back, or is wanted as it comes: this copy has won."""
@@ -272,14 +276,14 @@ class Exchange:
             why=why,
         )
         if copy.begun:
-            self._conclude(faulty=True)
+            self._conclude(BAD, copy.address.replica)
             self.request.broken()
             return
         self._attempts.failed(failure)
         if self._copies:
             return
         if self._spare is not None:
-            self._answer(self._spare)
+            self._answer(self._spare, self._spared_by)
             return
         if not self.request.repeatable:
             self._refuse(Unavailable("the replica was lost when much of the stream had gone to it"))
@@ -337,8 +341,9 @@ class Exchange:
         if self._over:
             return
         if self._begun is not None:
+            replica = self._begun.address.replica
             self._end_copies(Outcome.LOST)
-            self._conclude(faulty=True)
+            self._conclude(BAD, replica)
             self.request.broken()
             return
         self._refuse(DeadlineExceeded("the deadline passed before a replica answered"))
@@ -347,27 +352,29 @@ class Exchange:
         """The client has gone: every copy is withdrawn."""
         if self._over:
             return
+        replica = self._holder()
         self._end_copies(Outcome.OTHER)
-        self._conclude(none=True)
+        self._conclude(NONE, replica)
 
     # ── Out ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: Answer, replica: str) -> None:
         request = self.request
-        if self._default and is_no_answer(request.as_call(), answer.as_reply(request.wire)):
-            self._conclude(faulty=answer.faulty)
+        by_default = bool(self._default) and is_no_answer(request.as_call(), answer.as_reply(request.wire))
+        self._conclude(BAD if answer.faulty else GOOD, replica)
+        if by_default:
             self._answer_by_default("a replica's refusal")
-            return
-        self._conclude(faulty=answer.faulty)
-        request.answered(answer)
+        else:
+            request.answered(answer)
 
     def _refuse(self, error: BerthError) -> None:
         if self._over:
             return
         if self._trace is not None:
             self._trace.refused(error)
+        replica = self._holder()
         self._end_copies(Outcome.LOST if isinstance(error, DeadlineExceeded) else Outcome.OTHER)
-        self._conclude(none=True)
+        self._conclude(NONE, replica)
         if self._default and isinstance(error, DeadlineExceeded | Unavailable):
             self._answer_by_default(error.detail)
         else:
@@ -386,8 +393,11 @@ class Exchange:
             return
         request.answered(Answer.of(reply))
 
-    def _conclude(self, *, faulty: bool = False, none: bool = False) -> None:
-        """Nothing is under way any more: give back what was taken. The answer is given after."""
+    def _conclude(self, outcome: str, replica: str = "") -> None:
+        """Nothing is under way any more: give back what was taken. The answer is given after.
+
+        `replica`: who gave it, or kept the request until it was given up; empty where nobody had it.
+        """
         self._over = True
         # No cycles are left behind: what is over is freed at once, and the collector has nothing to look for.
         self._begun = self.request.exchange = None
@@ -403,14 +413,17 @@ class Exchange:
             core.gate.withdraw(self._ticket)
             self._ticket = None
         elif self._slot is not None:
-            if self._started and core.models.counts:
-                answer = "none" if none else "bad" if faulty else "good"
-                core.models.answered(self._resolved.key.model_key, answer, core.time() - self._started)
+            if self._started and core.tallies.counts:
+                now, resolved = core.time(), self._resolved
+                core.tallies.add(resolved.key, resolved.servable, replica, outcome, now - self._started, now)
             core.gate.leave(self._slot)
             self._slot = None
         if self._trace is not None:
-            self._trace.end("none" if none else "bad" if faulty else "good")
+            self._trace.end(outcome)
             self._trace = None
+
+    def _holder(self) -> str:
+        return self._copies[0].address.replica if self._copies else ""
 
     def _withdraw_losers(self) -> None:
         if self._copies:

@@ -36,3 +36,12 @@ def test_all_or_nothing_of_it_is_compiled_here() -> None:
     modules = [importlib.import_module(name.removesuffix(".py").replace("/", ".")) for name in SOURCES]
     compiled = [str(module.__file__).endswith((".so", ".pyd")) for module in modules]
     assert all(compiled) or not any(compiled)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_constant_tuple_of_floats_says_its_type(name: str) -> None:
+    """Compiled, one whose type is inferred has a struct of doubles, and reading it may say that it was never set."""
+    for node in ast.parse(Path(build_compiled.ROOT / name).read_text()).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Tuple):
+            floats = any(isinstance(item, ast.Constant) and isinstance(item.value, float) for item in node.value.elts)
+            assert not floats or ast.unparse(node.annotation) != "Final", f"{name}:{node.lineno}"

@@ -23,11 +23,11 @@ from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
 from router.core.selection import Selection
+from router.core.tallies import Tallies
 from router.engine import request as engine
 from router.forward import Forwarder
 from router.gate import Gate
 from router.metrics import RouterMetrics
-from router.model_metrics import ModelMetrics
 from router.upstreams import Upstreams
 from router.wishes import Wishes
 
@@ -147,7 +147,7 @@ async def forwarding(
         hedging=Hedging(selection, hedge),
         rules=Rules(),
         metrics=metrics,
-        models=ModelMetrics(CollectorRegistry(), 0),
+        tallies=Tallies(0, 0, ()),
         dice=dice or First(),  # type: ignore[arg-type]
     )
     closer = asyncio.create_task(upstreams.run())

@@ -22,6 +22,7 @@ from router.core.budget import Budgets
 from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.selection import Selection
+from router.core.tallies import Tallies
 from router.engine.client import ClientConnection
 from router.engine.connection import Common
 from router.engine.dialer import Dialer
@@ -30,7 +31,6 @@ from router.engine.service import Limits, Service
 from router.forward import Forwarder
 from router.gate import Gate
 from router.metrics import RouterMetrics
-from router.model_metrics import ModelMetrics
 from router.record import Recorder
 from router.settings import RouterSettings
 from router.tfserving.answering import TfServing
@@ -176,7 +176,7 @@ def make_service() -> Service:
         hedging=Hedging(selection),
         rules=Rules(),
         metrics=metrics,
-        models=ModelMetrics(registry, 0),
+        tallies=Tallies(0, 0, ()),
         dice=random.Random(),
     )
     recorder = Recorder(registry, 0.0, random.Random())

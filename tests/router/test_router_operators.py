@@ -1,6 +1,7 @@
 """What operators see and what workers and clients can ask for: debug documents, metrics, berth-no-hedge, pushback."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,15 +10,13 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
-from berth.ids import ModelKey, VersionKey
+from berth.ids import VersionKey
 from berth.settings import SettingsError
 from berth.testing.scripted_replica import Answer, ScriptedReplica
 from router.headers import may_hedge, pushback_of
-from router.model_metrics import ModelMetrics
 from router.settings import RouterSettings
 
 DIGITS = VersionKey("alice", "digits", 1)
@@ -177,7 +176,54 @@ async def test_hedging_is_on_by_default_and_learns(
         assert stuck.withdrawn
         text = (await get(rig, "/metrics"))[1]
         assert 'berth_router_hedges_total{event="won"} 0.0' not in text
-        assert 'berth_router_model_requests_total{answer="good",model="digits",tenant="alice"}' in text
+        assert told_of(text) == {("digits", "1", "w1", "good"), ("digits", "1", "w2", "good")}
+
+
+def told_of(page: str) -> set[tuple[str, ...]]:
+    """Model, version, replica and outcome of what the metrics page has histograms of."""
+    lines = [line for line in page.splitlines() if line.startswith("berth_router_model_seconds_count")]
+    return {
+        tuple(dict(re.findall(r'(\w+)="([^"]*)"', line))[label] for label in ("model", "version", "replica", "outcome"))
+        for line in lines
+    }
+
+
+@pytest.mark.parametrize(
+    ("script", "headers", "status", "outcome"),
+    [
+        (Answer(), {}, 200, ("w1", "good")),
+        (Answer(status=500, message="broken"), {}, 500, ("w1", "bad")),
+        (Answer(status=400, message="wrong shape"), {}, 400, ("w1", "good")),
+        (Answer(hold=asyncio.Event()), {"berth-timeout-ms": "50"}, 504, ("w1", "none")),
+    ],
+)
+async def test_latency_is_told_by_replica_and_outcome(
+    routing: Any,
+    table_of: Any,
+    replicas: list[ScriptedReplica],
+    script: Answer,
+    headers: dict[str, str],
+    status: int,
+    outcome: tuple[str, str],
+) -> None:
+    w1, _ = replicas
+    w1.script.append(script)
+    async with routing(table_of({"digits": {1: [w1.address]}}), metrics_models=1) as rig, asyncio.timeout(30):
+        assert await post(rig, headers) == status
+        assert told_of((await get(rig, "/metrics"))[1]) == {("digits", "1", *outcome)}
+
+
+async def test_latency_of_an_answer_that_was_kept_names_no_replica(
+    routing: Any, table_of: Any, replicas: list[ScriptedReplica]
+) -> None:
+    w1, _ = replicas
+    table = table_of({"digits": {1: [w1.address]}})
+    async with routing(table, metrics_models=1, cache_bytes=100_000) as rig, asyncio.timeout(30):
+        assert [await post(rig), await post(rig)] == [200, 200]
+        assert told_of((await get(rig, "/metrics"))[1]) == {
+            ("digits", "1", "w1", "good"),
+            ("digits", "1", "", "cached"),
+        }
 
 
 @pytest.mark.parametrize(
@@ -213,13 +259,3 @@ def test_a_header_forbids_hedging(headers: dict[str, str], may: bool) -> None:
 )
 def test_what_a_worker_asks_for(pairs: list[tuple[str, str | bytes]], seconds: float | None) -> None:
     assert pushback_of(pairs) == seconds
-
-
-@pytest.mark.parametrize(("most", "labels"), [(0, set()), (2, {"a", "b", "other"}), (5, {"a", "b", "c", "d"})])
-def test_models_have_labels_of_their_own_up_to_a_number(most: int, labels: set[str]) -> None:
-    registry = CollectorRegistry()
-    metrics = ModelMetrics(registry, most)
-    for model in "abcdabcd":
-        metrics.answered(ModelKey("t", model), "good", 0.01)
-    families = [family for family in registry.collect() if family.name == "berth_router_model_requests"]
-    assert {sample.labels["model"] for family in families for sample in family.samples} == labels

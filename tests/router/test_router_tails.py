@@ -28,11 +28,11 @@ from router.core.hedging import ADAPTIVE, Event, Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
 from router.core.selection import Selection
+from router.core.tallies import Tallies
 from router.engine.request import Answer, Copy
 from router.forward import Forwarder
 from router.gate import Gate
 from router.metrics import RouterMetrics
-from router.model_metrics import ModelMetrics
 from router.upstreams import Upstreams
 from router.wishes import Wishes
 
@@ -168,7 +168,7 @@ async def simulate(
         hedging=hedging,
         rules=Rules(),
         metrics=metrics,
-        models=ModelMetrics(CollectorRegistry(), 0),
+        tallies=Tallies(0, 0, ()),
         dice=random.Random(seed + 1),
     )
     took: list[float] = []
