@@ -29,6 +29,7 @@ from berth.http.head import Field
 from berth.http.http1 import encoding
 from berth.http.http1.body import BodyReader
 from berth.http.limits import BULKY, SMALL, Http1Limits
+from berth.http.output import Output
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _CLOSE: Final = b"connection: close\r\n"
@@ -46,7 +47,7 @@ class Mode(Enum):
     DONE = auto()
 
 
-class Http1Connection(ABC):
+class Http1Connection(Output, ABC):
     """What both roles share. Use `Http1Server` or `Http1Client`; `berth.http` describes the calls and the events."""
 
     @staticmethod
@@ -65,9 +66,8 @@ class Http1Connection(ABC):
         return encoding.encode_response(status, fields)
 
     def __init__(self, limits: Http1Limits) -> None:
+        super().__init__()
         self._limits = limits
-        self._out: list[bytes | memoryview] = []
-        self._bulky = False
         self._closed = False
         self._paused = False
         # While paused: pieces for the output, and how many bytes of body each stands for.
@@ -189,23 +189,6 @@ class Http1Connection(ABC):
         """What was received breaks the rules."""
 
     # ── Sending ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def output(self) -> bytes:
-        """All bytes to be written now, joined; they are the shell's from here on."""
-        out = self._out
-        if not out:
-            return b""
-        data = b"".join(out)
-        out.clear()
-        self._bulky = False
-        return data
-
-    def gather(self) -> bytes | list[bytes | memoryview]:
-        """As `output`; in pieces where joining them would copy much."""
-        if not self._bulky:
-            return self.output()
-        out, self._out, self._bulky = self._out, [], False
-        return out
 
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> int:
         """Send body; returns how many bytes went into the output: all, unless paused (see `DataSent`).

@@ -16,6 +16,7 @@ from berth.http.http2.burden import Burden
 from berth.http.http2.header_codec import NO_DYNAMIC_TABLE
 from berth.http.http2.stream import Stream, Waiting
 from berth.http.limits import BULKY, LARGEST_WINDOW, SMALL, SMALLEST_MAX_FRAME
+from berth.http.output import Output
 
 INITIAL_WINDOW: Final = 65_535
 # However much a peer would take: a longer frame makes the other streams of the connection wait.
@@ -24,13 +25,12 @@ LARGEST_FRAME_SENT: Final = 2**16
 _pack_header: Final = frames.HEADER.pack
 
 
-class Outbound(ABC):
+class Outbound(Output, ABC):
     """The streams of a connection, and what is sent on them."""
 
     def __init__(self, burden: Burden) -> None:
+        super().__init__()
         self._burden = burden
-        self._out: list[bytes | memoryview] = []
-        self._bulky = False
         self._paused = False
         self._streams: dict[int, Stream] = {}
         # Streams with something waiting that their own window would let go, in turn.
@@ -39,23 +39,6 @@ class Outbound(ABC):
         self._peer_initial_window = INITIAL_WINDOW
         self._max_frame = SMALLEST_MAX_FRAME
         self._first_block = True
-
-    def output(self) -> bytes:
-        """All bytes to be written now, joined; they are the shell's from here on."""
-        out = self._out
-        if not out:
-            return b""
-        data = b"".join(out)
-        out.clear()
-        self._bulky = False
-        return data
-
-    def gather(self) -> bytes | list[bytes | memoryview]:
-        """As `output`; in pieces where joining them would copy much."""
-        if not self._bulky:
-            return self.output()
-        out, self._out, self._bulky = self._out, [], False
-        return out
 
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> int:
         """Send body; returns how many bytes went into the output (see `DataSent` for the rest).
