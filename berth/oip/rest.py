@@ -7,7 +7,7 @@ spelled NaN, Infinity and -Infinity, as Triton and its clients do, though strict
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from berth.errors import InvalidArgument
@@ -95,6 +95,23 @@ def decode_response(body: bytes, header_length: str | None) -> InferResponse:
     return InferResponse(texts["model_name"], texts["model_version"], outputs, texts["id"])
 
 
+def load_object(
+    text: bytes, parse_float: Callable[[str], float] | None = None, parse_int: Callable[[str], int] | None = None
+) -> dict[str, Any]:
+    """The JSON object that `text` spells, its numbers read as `json.loads` reads them. Raises `InvalidArgument`."""
+    try:
+        document = json.loads(text.decode(), parse_float=parse_float, parse_int=parse_int)
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"the body is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise InvalidArgument("the body is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidArgument(f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidArgument("the body is not a JSON object")
+    return document
+
+
 def _split(body: bytes, header_length: str | None) -> tuple[_Object, memoryview]:
     """The JSON object at the start of `body`, and the bytes behind it."""
     end = len(body)
@@ -104,17 +121,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[_Object, memoryview]
         end = int(header_length)
         if end > len(body):
             raise InvalidArgument(f"{HEADER_LENGTH} says {end} bytes, but the body has {len(body)}")
-    try:
-        document = json.loads(body[:end].decode())
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"the body is not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise InvalidArgument("the body is nested too deeply") from None
-    except ValueError as error:
-        raise InvalidArgument(f"the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidArgument("the body is not a JSON object")
-    return document, memoryview(body)[end:]
+    return load_object(body[:end]), memoryview(body)[end:]
 
 
 def _join(document: _Object, tensors: list[bytes | None]) -> Body:

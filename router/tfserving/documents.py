@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from berth.errors import InvalidArgument
+from berth.oip.rest import load_object
 
 BLOCK = 8_192
 """Elements that are read or written in one go."""
@@ -27,18 +28,7 @@ def load(body: bytes) -> dict[str, Any]:
     """The JSON object that `body` spells; NaN, Infinity and -Infinity are numbers. Raises `InvalidArgument`."""
     if len(body) > _SMALL and body.count(b"[") + body.count(b"{") + body.count(b'"') // 2 > _MOST_PARTS:
         raise InvalidArgument(f"the body has more than {_MOST_PARTS} lists, objects and strings: use OIP, binary")
-    hooks: dict[str, Any] = {} if len(body) <= _SMALL else {"parse_float": _number, "parse_int": _integer}
-    try:
-        document = json.loads(body.decode(), **hooks)
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"the body is not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise InvalidArgument("the body is nested too deeply") from None
-    except ValueError as error:
-        raise InvalidArgument(f"the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidArgument("the body is not a JSON object")
-    return document
+    return load_object(body) if len(body) <= _SMALL else load_object(body, _number, _integer)
 
 
 def dump(value: Any) -> str:

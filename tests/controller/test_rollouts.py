@@ -21,6 +21,21 @@ V1, V2, V3 = (VersionKey("acme", "digits", number) for number in (1, 2, 3))
 MODEL = "/v1/tenants/acme/models/digits"
 
 
+async def serve(controller: Any, observed_replica: Replica) -> None:
+    """Version 1 is available, and what it takes was measured."""
+    await controller.tenant("acme")
+    await controller.upload("acme/digits")
+    await controller.lead()
+    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
+    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
+
+
+async def succeed(controller: Any, observed_replica: Replica) -> None:
+    """Version 1 is available, and version 2 has been uploaded."""
+    await serve(controller, observed_replica)
+    await controller.upload("acme/digits")
+
+
 async def test_states_are_told_as_replicas_report_them(controller: Any, observed_replica: Replica) -> None:
     await controller.tenant("acme")
     await controller.upload("acme/digits")
@@ -49,12 +64,7 @@ async def test_states_are_told_as_replicas_report_them(controller: Any, observed
 async def test_the_predecessor_leaves_after_the_target_is_routed_and_its_bytes_are_freed(
     controller: Any, observed_replica: Replica
 ) -> None:
-    await controller.tenant("acme")
-    await controller.upload("acme/digits")
-    await controller.lead()
-    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
-    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
-    await controller.upload("acme/digits")
+    await succeed(controller, observed_replica)
     await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, LOADING)))
     assert [held["releasing"] for held in (await controller.get("/v1/assignments"))["items"]] == [False, False]
 
@@ -76,12 +86,7 @@ async def test_the_predecessor_leaves_after_the_target_is_routed_and_its_bytes_a
 
 
 async def test_a_broken_target_never_takes_the_working_version_away(controller: Any, observed_replica: Replica) -> None:
-    await controller.tenant("acme")
-    await controller.upload("acme/digits")
-    await controller.lead()
-    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
-    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
-    await controller.upload("acme/digits")
+    await succeed(controller, observed_replica)
     await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, ERROR), reason="no"))
     await controller.until("/v1/tenants/acme/events", lambda page: page["items"][-1]["kind"] == "version.failed")
     assert not any(held["releasing"] for held in (await controller.get("/v1/assignments"))["items"])
@@ -90,12 +95,7 @@ async def test_a_broken_target_never_takes_the_working_version_away(controller: 
 async def test_a_version_that_failed_everywhere_frees_its_bytes_for_the_next(
     controller: Any, observed_replica: Replica
 ) -> None:
-    await controller.tenant("acme")
-    await controller.upload("acme/digits")
-    await controller.lead()
-    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
-    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
-    await controller.upload("acme/digits")
+    await succeed(controller, observed_replica)
     await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, ERROR), reason="no"))
     await controller.upload("acme/digits")
     await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, ERROR), (V3, LOADING), reason="no"))
@@ -106,12 +106,7 @@ async def test_a_version_that_failed_everywhere_frees_its_bytes_for_the_next(
 
 
 async def test_pinning_a_retired_version_places_it_again(controller: Any, observed_replica: Replica) -> None:
-    await controller.tenant("acme")
-    await controller.lead()
-    await controller.upload("acme/digits")
-    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
-    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
-    await controller.upload("acme/digits")
+    await succeed(controller, observed_replica)
     await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, AVAILABLE)))
     await controller.until(f"{MODEL}/versions/1", lambda version: version["state"] == "draining")
     await controller.report(observed_replica("w1", (V2, AVAILABLE)))
@@ -195,12 +190,7 @@ async def test_a_deleted_model_drains_and_its_name_starts_with_new_numbers(
 async def test_a_deleted_newest_version_makes_way_for_the_one_before(
     controller: Any, observed_replica: Replica
 ) -> None:
-    await controller.tenant("acme")
-    await controller.lead()
-    await controller.upload("acme/digits")
-    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
-    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
-    await controller.upload("acme/digits")
+    await succeed(controller, observed_replica)
     await controller.report(observed_replica("w1", (V1, AVAILABLE), (V2, AVAILABLE)))
     await controller.until(f"{MODEL}/versions/1", lambda version: version["state"] == "draining")
     assert (await controller.api.delete(f"{MODEL}/versions/2")).status_code == 204
@@ -218,11 +208,7 @@ async def test_lost_observations_free_nothing(controller: Any, observed_replica:
 
     from controller.migrate import libpq_url
 
-    await controller.tenant("acme")
-    await controller.upload("acme/digits")
-    await controller.lead()
-    await controller.report(observed_replica("w1", (V1, AVAILABLE)))
-    await controller.until(f"{MODEL}/versions/1", lambda version: version["measured_bytes"] is not None)
+    await serve(controller, observed_replica)
     with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
         connection.execute("TRUNCATE observed_cells, observed_replicas, observed_servables")
     await controller.api.delete(MODEL)

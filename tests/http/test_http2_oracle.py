@@ -39,6 +39,9 @@ field_lists = st.lists(
     ),
     max_size=5,
 )
+Pairs = list[tuple[bytes, bytes]]
+# Fields; body and trailers up; body and trailers down.
+Exchange = tuple[Pairs, bytes, Pairs, bytes, Pairs]
 exchanges = st.lists(
     st.tuples(field_lists, st.binary(max_size=3000), field_lists, st.binary(max_size=3000), field_lists),
     min_size=1,
@@ -124,9 +127,7 @@ def settle(ours: Http2Connection, oracle: Oracle, rng: random.Random) -> list[Ev
 @settings(max_examples=80, deadline=None)
 @given(exchanges=exchanges, window=st.integers(1, 5000), seed=st.integers(0, 2**32))
 def test_our_server_understands_h2(
-    exchanges: list[
-        tuple[list[tuple[bytes, bytes]], bytes, list[tuple[bytes, bytes]], bytes, list[tuple[bytes, bytes]]]
-    ],
+    exchanges: list[Exchange],
     window: int,
     seed: int,
 ) -> None:
@@ -165,9 +166,7 @@ def test_our_server_understands_h2(
 @settings(max_examples=80, deadline=None)
 @given(exchanges=exchanges, window=st.integers(1, 5000), seed=st.integers(0, 2**32))
 def test_our_client_understands_h2(
-    exchanges: list[
-        tuple[list[tuple[bytes, bytes]], bytes, list[tuple[bytes, bytes]], bytes, list[tuple[bytes, bytes]]]
-    ],
+    exchanges: list[Exchange],
     window: int,
     seed: int,
 ) -> None:

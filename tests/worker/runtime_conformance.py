@@ -19,7 +19,8 @@ import pytest
 
 from berth.errors import InvalidArgument
 from berth.ids import VersionKey
-from berth.model import VersionSpec
+from berth.model import Artifact, VersionSpec
+from berth.testing import onnx_models
 from worker.runtime import LoadFailed, Runtime
 
 X = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
@@ -33,6 +34,29 @@ class Bench(Protocol):
     """Seconds that a load, or giving one up, may take."""
 
     def artifact(self, model: str, key: VersionKey) -> tuple[VersionSpec, Path]: ...
+
+
+MODELS = {
+    "double": onnx_models.double(),
+    "endless": onnx_models.slow_loop(),
+    "reshape": onnx_models.reshape(),
+    "garbage": b"no model at all",
+}
+
+
+class TritonBench:
+    """For a Triton, whoever started it: it takes a file of any name, and does not look at the digest."""
+
+    load_patience = 30.0
+
+    def __init__(self, runtime: Runtime, folder: Path) -> None:
+        self.runtime = runtime
+        self._folder = folder
+
+    def artifact(self, model: str, key: VersionKey) -> tuple[VersionSpec, Path]:
+        path = self._folder / f"{key.servable}.onnx"
+        path.write_bytes(MODELS[model])
+        return VersionSpec(key, Artifact("0" * 64, path.stat().st_size), 1 << 20), path
 
 
 def key(version: int = 1, model: str = "m") -> VersionKey:

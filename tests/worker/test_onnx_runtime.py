@@ -17,17 +17,10 @@ from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
 from berth.settings import SettingsError
 from berth.testing import onnx_models
-from tests.worker.runtime_conformance import RuntimeConformance, turn
+from tests.worker.runtime_conformance import MODELS, RuntimeConformance, turn
 from worker.onnx_runtime import OnnxRuntime, OnnxServable
 from worker.onnx_values import safe_text
 from worker.runtime import Array, LoadFailed
-
-MODELS = {
-    "double": onnx_models.double(),
-    "endless": onnx_models.slow_loop(),
-    "reshape": onnx_models.reshape(),
-    "garbage": b"no model at all",
-}
 
 
 class OnnxBench:

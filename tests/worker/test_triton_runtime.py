@@ -29,7 +29,7 @@ from berth.oip.datatypes import bytes_array
 from berth.settings import ProcessSettings
 from berth.testing import onnx_models
 from berth.testing.certificates import Authority, Mount
-from tests.worker.runtime_conformance import RuntimeConformance
+from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
 from worker.runtime import Array, LoadFailed, NotHeld
 from worker.triton.child import ChildTriton, open_triton
 from worker.triton.repository import Repository
@@ -76,27 +76,6 @@ async def runtime(shared: Shared) -> AsyncIterator[ChildTriton]:
 
 def spec(model: str = "double") -> VersionSpec:
     return VersionSpec(VersionKey("acme", model, 1), Artifact("0" * 64, 1), 1 << 20)
-
-
-CONFORMANCE_MODELS = {
-    "double": onnx_models.double(),
-    "endless": onnx_models.slow_loop(),
-    "reshape": onnx_models.reshape(),
-    "garbage": b"no model at all",
-}
-
-
-class TritonBench:
-    load_patience = 30.0
-
-    def __init__(self, runtime: ChildTriton, folder: Path) -> None:
-        self.runtime = runtime
-        self._folder = folder
-
-    def artifact(self, model: str, key: VersionKey) -> tuple[VersionSpec, Path]:
-        path = self._folder / f"{key.servable}.onnx"
-        path.write_bytes(CONFORMANCE_MODELS[model])
-        return VersionSpec(key, Artifact("0" * 64, path.stat().st_size), 1 << 20), path
 
 
 class TestTritonRuntime(RuntimeConformance):

@@ -25,7 +25,7 @@ from berth.model import Artifact, AspiredSet, Order, VersionSpec
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from berth.testing import onnx_models
-from tests.worker.runtime_conformance import RuntimeConformance
+from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
 from worker.core.capacity import Limits
 from worker.keeper import Keeper
 from worker.metrics import WorkerMetrics
@@ -325,29 +325,8 @@ async def test_triton_is_reached_on_loopback_only(address: str, tmp_path: Path) 
         await SidecarTriton.attach(address, tmp_path / "repository")
 
 
-CONFORMANCE_MODELS = {
-    "double": onnx_models.double(),
-    "endless": onnx_models.slow_loop(),
-    "reshape": onnx_models.reshape(),
-    "garbage": b"no model at all",
-}
-
-
-class SidecarBench:
-    load_patience = 30.0
-
-    def __init__(self, runtime: SidecarTriton, folder: Path) -> None:
-        self.runtime = runtime
-        self._folder = folder
-
-    def artifact(self, model: str, key: VersionKey) -> tuple[VersionSpec, Path]:
-        path = self._folder / f"{key.servable}.onnx"
-        path.write_bytes(CONFORMANCE_MODELS[model])
-        return VersionSpec(key, Artifact("0" * 64, path.stat().st_size), 1 << 20), path
-
-
 class TestSidecarRuntime(RuntimeConformance):
     @pytest_asyncio.fixture(loop_scope="module")
-    async def bench(self, server: Server, tmp_path: Path) -> AsyncIterator[SidecarBench]:
+    async def bench(self, server: Server, tmp_path: Path) -> AsyncIterator[TritonBench]:
         async with attached(server) as runtime:
-            yield SidecarBench(runtime, tmp_path)
+            yield TritonBench(runtime, tmp_path)
