@@ -12,6 +12,8 @@ RUNTIME ?= onnxruntime
 TRITON_VENV ?= .venv-triton
 export BERTH_TRITON_HOME := $(abspath $(TRITON_VENV))
 PACKAGES := berth controller synchronizer router worker
+# One process of tests for each core, a file of tests in one of them. Whole processes are tested one after the other.
+SIDE_BY_SIDE := -q -n auto --dist loadfile
 CODE := $(PACKAGES) deploy migrations tests e2e bench build_compiled.py hatch_build.py
 
 ##@ Use
@@ -29,13 +31,14 @@ up: install $(if $(filter triton,$(RUNTIME)),triton) ## Start the stack and leav
 check: lint types contracts proto-check test test-compiled ## All that must hold before a commit: format, lint, types, contracts, tests.
 
 test-compiled: compile ## The tests of what is compiled, compiled; then back to the sources.
-	@trap '$(BIN)/python build_compiled.py --remove' EXIT; $(BIN)/pytest -q tests/http tests/http_shell tests/router tests/worker
+	@trap '$(BIN)/python build_compiled.py --remove' EXIT; $(BIN)/pytest $(SIDE_BY_SIDE) tests/http tests/http_shell tests/router tests/worker
 
 test: install triton ## Every test: cores, shells, adapters, and whole processes killed for real.
-	$(BIN)/pytest -q
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests
+	$(BIN)/pytest -q e2e
 
 unit: install ## The tests that start no whole process (seconds).
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests
 
 e2e: install triton ## Only the tests of whole processes.
 	$(BIN)/pytest -q e2e

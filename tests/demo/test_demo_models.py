@@ -3,18 +3,17 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from berth.demo.digits import INPUT, LABEL, load_digits, train_better, train_weak
 from berth.demo.findings import accuracy
 from berth.demo.run import FolderNotOurs, _empty
+from berth.testing.onnx_session import open_session
 
 
 def right(file: Path) -> float:
     digits = load_digits()
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (labels,) = session.run([LABEL], {INPUT: digits.held_out_images})
+    (labels,) = open_session(file).run([LABEL], {INPUT: digits.held_out_images})
     return accuracy(labels.tolist(), digits.held_out_digits.tolist())
 
 
