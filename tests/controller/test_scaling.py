@@ -109,6 +109,53 @@ async def test_a_wish_is_pushed_until_the_workload_has_it(controller: Any, obser
     assert (await controller.api.patch("/v1/jobs/pool", json={"replicas": 3})).json()["wished_replicas"] is None
 
 
+async def test_a_change_is_not_refused_for_what_was_only_observed(controller: Any, observed_replica: Replica) -> None:
+    pool = ObservedPool("pool", "deployment/p", 1, 0)
+    await controller.tenant("acme")
+    await report(controller, pools=(pool,))
+    read = await controller.api.get("/v1/jobs/pool")
+    tag = read.headers["etag"]
+    # Bytes are reserved, a replica comes and gets ready, and a wish of ours comes true.
+    assert (await controller.upload("acme/digits")).status_code == 201
+    await report(controller, observed_replica("w0", (KEY, ServableState.AVAILABLE)), pools=(replace(pool, ready=1),))
+    seen = await controller.api.get("/v1/jobs/pool", headers={"if-none-match": tag})
+    assert seen.status_code == 200, "caches do not miss it"
+    assert (seen.json()["observed"]["ready"], seen.json()["reserved_bytes"] > 0) == (1, True)
+    wished = await controller.api.patch("/v1/jobs/pool", json={"replicas": 3}, headers={"if-match": tag})
+    assert wished.status_code == 200, wished.text
+    tag = wished.headers["etag"]
+    await report(controller, pools=(replace(pool, replicas=3, ready=2),))
+    assert (await controller.get("/v1/jobs/pool"))["wished_replicas"] is None
+    auto = {"scaling": {**AUTO, "mode": "external"}}
+    changed = await controller.api.patch("/v1/jobs/pool", json=auto, headers={"if-match": tag})
+    assert changed.status_code == 200, changed.text
+    tag = changed.headers["etag"]
+    # The autoscaler's decisions and its HPA's doings are no writes of ours either.
+    await controller.until("/v1/jobs/pool", lambda job: job["desired_replicas"] is not None)
+    await report(controller, pools=(replace(pool, replicas=7, ready=7),))
+    more = {"scaling": {"max_replicas": 30}}
+    changed = await controller.api.patch("/v1/jobs/pool", json=more, headers={"if-match": tag})
+    assert changed.status_code == 200, changed.text
+    # What somebody has written in between is.
+    late = await controller.api.patch("/v1/jobs/pool", json=more, headers={"if-match": tag})
+    assert late.status_code == 412
+
+
+@pytest.mark.parametrize("how", ["wish", "kubectl", "memory"])
+async def test_a_change_is_refused_for_what_somebody_else_did(controller: Any, how: str) -> None:
+    pool = ObservedPool("pool", "deployment/p", 2, 2)
+    await report(controller, pools=(pool,))
+    tag = (await controller.api.get("/v1/jobs/pool")).headers["etag"]
+    if how == "kubectl":
+        await report(controller, pools=(replace(pool, replicas=5),))
+    else:
+        change = {"replicas": 5} if how == "wish" else {"memory_per_replica": 2 << 30}
+        assert (await controller.api.patch("/v1/jobs/pool", json=change)).status_code == 200
+    late = await controller.api.patch("/v1/jobs/pool", json={"replicas": 4}, headers={"if-match": tag})
+    assert late.status_code == 412
+    assert (await controller.api.delete("/v1/jobs/pool", headers={"if-match": tag})).status_code == 412
+
+
 async def test_without_a_workload_the_number_is_the_jobs_own(controller: Any) -> None:
     patched = (await controller.api.patch("/v1/jobs/pool", json={"replicas": 4})).json()
     assert (patched["replicas"], patched["wished_replicas"], patched["observed"]) == (4, None, None)
