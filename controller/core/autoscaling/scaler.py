@@ -9,7 +9,8 @@ Contract of `step`:
 3. Up at once, down only to the most that was needed in the last `stabilize_down_s` seconds.
 4. A need within `TOLERANCE` of what there is changes nothing, so constant load settles.
 5. To zero only for temporary jobs with a lower bound of zero, after `stabilize_down_s` without any request, also one
-   that waits for a model to be loaded; and from zero to one as soon as a request waits.
+   that waits for a model to be loaded, and without a version that was never loaded; and from zero to one as soon as
+   a request waits, or such a version comes.
 6. Every answer has its reason in a sentence.
 """
 
@@ -121,7 +122,8 @@ class JobScaler:
             heard = "is not heard" if math.isinf(reading.age_s) else f"was last heard {reading.age_s:.0f} s ago"
             return self._hold(scaling, f"held: its cell {heard}")
         rates = self._observe(reading, scaling, now)
-        if reading.wanted or any(report.in_flight for report in reading.reports) or any(r.completed for r in rates):
+        asked = any(report.in_flight for report in reading.reports) or any(each.completed for each in rates)
+        if asked or reading.wanted or reading.untried:
             self._active_at = now
         decision = self._decide(reading, rates, scaling, service_class, now)
         self._last = bound(decision, scaling)
@@ -188,6 +190,9 @@ class JobScaler:
         if reading.wanted and not last:
             self._needed.add(1, now)
             return Decision(1, "requests wait for a model, and no replica runs")
+        if reading.untried and not last:
+            self._needed.add(1, now)
+            return Decision(1, "a version has yet to be loaded for the first time, and no replica runs")
         if to_zero and not last:
             return Decision(0, "nobody asks for its models")
         if not last:

@@ -201,6 +201,21 @@ def test_a_temporary_job_sleeps_and_wakes() -> None:
     assert {pool.step(0, wanted=True).replicas for _ in range(60)} == {1}
 
 
+def test_a_version_that_was_never_loaded_wakes_a_job_and_keeps_it_awake() -> None:
+    scaling = Scaling(ScalingMode.BERTH, 0, 10, stabilize_down_s=30.0)
+    pool = Pool(scaling, replicas=0, service_class=TEMPORARY)
+    assert pool.step(0).replicas == 0
+    woken = pool.step(0, untried=True)
+    assert woken.replicas == 1
+    assert "loaded for the first time" in woken.reason
+    for _ in range(60):
+        assert pool.step(0, untried=True).replicas == 1
+    # Loaded, or known not to load: the usual rule from here on.
+    awake = sum(pool.step(0).replicas for _ in range(60))
+    assert EVERY_S * awake <= scaling.stabilize_down_s
+    assert pool.replicas == 0
+
+
 def test_other_jobs_do_not_sleep() -> None:
     pool = Pool(Scaling(ScalingMode.BERTH, 0, 10, stabilize_down_s=10.0))
     assert {pool.step(0).replicas for _ in range(60)} == {1}
