@@ -17,10 +17,12 @@ import argparse
 import math
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from bench import recorded
 from bench.results import Row, show, write
 from berth.states import ScalingMode, ServiceClass
 from controller.core.autoscaling.readings import Counters, JobReading, ReplicaReading
@@ -171,12 +173,14 @@ class Outcome(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """Arrivals per second at a time; `step_at` is from when on `Outcome.sustained_s` counts."""
+    """Arrivals per second at a time; `step_at` is from when on `Outcome.sustained_s` counts. The pool begins with the
+    replicas for `at_first` arrivals per second; None: for those of the first moment."""
 
     name: str
     seconds: float
     rate: Callable[[float], float]
     step_at: float = math.inf
+    at_first: float | None = None
 
 
 class Pool:
@@ -272,7 +276,8 @@ class Pool:
 def run(scenario: Scenario, make: Callable[[int], Autoscaler], seed: int = _SEED) -> Outcome:
     """One autoscaler on one load. Equal seeds give equal outcomes."""
     rng = np.random.default_rng(seed)
-    replicas = max(1, math.ceil(scenario.rate(0.0) * SERVICE_S / SLOTS / _HPA_TARGET))
+    at_first = scenario.rate(0.0) if scenario.at_first is None else scenario.at_first
+    replicas = max(1, math.ceil(at_first * SERVICE_S / SLOTS / _HPA_TARGET))
     pool, scaler = Pool(replicas, rng), make(replicas)
     next_at, most, changes = scaler.every_s, replicas, 0
     good_since, sustained_at = math.inf, math.inf
@@ -339,13 +344,35 @@ def trace(seconds: float, seed: int = _SEED) -> Callable[[float], float]:
     return lambda now: float(rates[min(int(now), len(rates) - 1)])
 
 
-SCENARIOS = (
-    Scenario("step 10 to 10,000/s", 600, step(), step_at=60),
-    Scenario("ramp", 1_500, ramp()),
-    Scenario("diurnal", 7_200, diurnal()),
-    Scenario("spikes", 1_800, spikes()),
-    Scenario("trace", 5_400, trace(5_400)),
-)
+def replayed(name: str, recording: recorded.Recording, times: float) -> Scenario:
+    """A recorded load, `times` as high. Raises `ValueError` if it is more than the simulated pool can ever answer."""
+    replicas = math.ceil(times * recording.highest * SERVICE_S / SLOTS)
+    if replicas > _MOST_REPLICAS:
+        raise ValueError(
+            f"at its height it takes {replicas:,} simulated replicas, and there are {_MOST_REPLICAS}: make it less"
+        )
+    return Scenario(name, recording.seconds, recording.rate(times), at_first=times * recording.at_first)
+
+
+def shipped(load: str, times: float) -> Scenario:
+    """A load of `bench/loads`."""
+    return replayed(f"recorded {load}", recorded.read(recorded.LOADS / f"azure-llm-2023-{load}.json"), times)
+
+
+def scenarios(seed: int = _SEED) -> tuple[Scenario, ...]:
+    """All loads; the trace is another for each seed."""
+    return (
+        Scenario("step 10 to 10,000/s", 600, step(), step_at=60),
+        Scenario("ramp", 1_500, ramp()),
+        Scenario("diurnal", 7_200, diurnal()),
+        Scenario("spikes", 1_800, spikes()),
+        Scenario("trace", 5_400, trace(5_400, seed)),
+        shipped("conversation", 200),
+        shipped("code", 400),
+    )
+
+
+SCENARIOS = scenarios()
 SIDES: dict[str, Callable[[int], Autoscaler]] = {
     "berth": Berth,
     "hpa cpu": hpa_on_cpu,
@@ -377,10 +404,25 @@ def rows_of(found: dict[str, dict[str, Outcome]]) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=_SEED)
-    seed = parser.parse_args().seed
-    found = compare(seed=seed)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=_SEED, help="of all chance, and of the trace")
+    parser.add_argument("--recorded", type=Path, metavar="FILE", help="a load of your own, instead of those here")
+    parser.add_argument("--times", type=float, default=1.0, help="how many times as high as it was recorded")
+    given = parser.parse_args()
+    if given.recorded is None:
+        report(given.seed)
+        return
+    try:
+        scenario = replayed(given.recorded.name, recorded.read(given.recorded), given.times)
+    except (OSError, ValueError) as error:
+        parser.error(f"{given.recorded}: {error}")
+    # Kept nowhere: what is kept is of loads that all have.
+    show("Autoscaling, simulated", rows_of(compare((scenario,), given.seed)))
+
+
+def report(seed: int) -> None:
+    """All loads here, shown and kept."""
+    found = compare(scenarios(seed), seed)
     rows = rows_of(found)
     detail = {
         f"{name}, {side}": {

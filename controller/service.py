@@ -14,6 +14,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from berth.artifacts.store import open_store
+from berth.auth.certificates import Certificates, TlsFiles
+from berth.auth.contexts import RotatingContext
 from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.settings import SettingsError, environment
@@ -23,7 +25,7 @@ from controller.api import external_metrics
 from controller.api.app import build_app
 from controller.api.calls import Services
 from controller.api.metrics import ApiMetrics
-from controller.api.server import ServerTls, bind, serve
+from controller.api.server import bind, serve
 from controller.autoscaler import Autoscaler
 from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
@@ -60,13 +62,15 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
     aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
     artifacts = open_store(settings.artifact_store, aws)
     spool = _folder(settings.spool_dir)
-    metrics_tls = _metrics_tls(settings)
+    metrics_certificates = _metrics_certificates(settings)
     listener = bind(settings.rest_address)
     registry = CollectorRegistry()
-    credential.register(registry)
+    credential.register(
+        registry, **({} if metrics_certificates is None else {"external-metrics": metrics_certificates})
+    )
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
-        if metrics_tls is not None:
+        if metrics_certificates is not None:
             metrics_listener = bind(settings.external_metrics_address)
             stack.callback(metrics_listener.close)
         await _await_database(settings, stop)
@@ -124,12 +128,13 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
                 leadership = Leadership(transactions, "pools-file", holder)
                 pools = PoolsFile(settings.pools_file, transactions, leadership, registry)
                 background.append(tasks.create_task(pools.run(), name="pools-file"))
-            if metrics_tls is not None:
+            if metrics_certificates is not None:
                 metrics_app = external_metrics.build(transactions)
-                background.append(tasks.create_task(serve(metrics_app, metrics_listener, stop, metrics_tls)))
+                tls = _front_proxy_only(metrics_certificates, settings)
+                background.append(tasks.create_task(serve(metrics_app, metrics_listener, stop, tls)))
             if ports is not None:
                 ports.rest, ports.feed = listener.getsockname()[1], feed_port
-                ports.metrics = metrics_listener.getsockname()[1] if metrics_tls is not None else 0
+                ports.metrics = metrics_listener.getsockname()[1] if metrics_certificates is not None else 0
                 ports.ready.set()
             log.info("serving", rest=listener.getsockname()[1], feed=feed_port)
             await serve(app, listener, stop)
@@ -137,7 +142,8 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
                 task.cancel()
 
 
-def _metrics_tls(settings: ControllerSettings) -> ServerTls | None:
+def _metrics_certificates(settings: ControllerSettings) -> Certificates | None:
+    """What the external metrics API shows and trusts, where it is served."""
     if not settings.external_metrics_address:
         return None
     cert, key = settings.external_metrics_cert or settings.tls_cert, settings.external_metrics_key or settings.tls_key
@@ -145,7 +151,12 @@ def _metrics_tls(settings: ControllerSettings) -> ServerTls | None:
         raise SettingsError(
             "BERTH_EXTERNAL_METRICS_ADDRESS needs BERTH_EXTERNAL_METRICS_CLIENT_CA, and a certificate and key"
         )
-    return ServerTls(cert, key, settings.external_metrics_client_ca)
+    return Certificates(TlsFiles(cert, key, settings.external_metrics_client_ca))
+
+
+def _front_proxy_only(certificates: Certificates, settings: ControllerSettings) -> RotatingContext:
+    names = [name.strip() for name in settings.external_metrics_client_names.split(",") if name.strip()]
+    return RotatingContext(certificates, server_side=True, common_names=names)
 
 
 async def _wake_at_end(stop: asyncio.Event, events: Pulse) -> None:

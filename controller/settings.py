@@ -64,6 +64,11 @@ class ControllerSettings(DatabaseSettings):
     external_metrics_client_ca: Path | None = Field(
         default=None,
         description="PEM authority of the cluster's front proxy (requestheader-client-ca-file): only who has a "
-        "certificate of it is answered.",
+        "certificate of it is answered. All three files may be replaced at any time.",
+    )
+    external_metrics_client_names: str = Field(
+        default="",
+        description="Common names, comma-separated, that the front proxy's certificate may have "
+        "(requestheader-allowed-names); empty: any certificate of its authority.",
     )
     migrate: bool = Field(default=True, description="Bring the database's schema up to date at start.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from berth.auth.certificates import Certificates, Material
@@ -16,16 +16,32 @@ class RotatingContext(ssl.SSLContext):
     the connections itself: it keeps a plain context for the files as they are, and makes another one when they change.
 
     With a `peer_name`, that is the DNS name which the peer's certificate must carry: a server's whatever address it was
-    reached at, and a client's too. Not for blocking sockets.
+    reached at, and a client's too. With `common_names`, a client's certificate must be of one of these, as Kubernetes
+    tells its front proxy by. Not for blocking sockets.
     """
 
-    def __new__(cls, certificates: Certificates, *, server_side: bool, peer_name: str = "") -> RotatingContext:
+    def __new__(
+        cls,
+        certificates: Certificates,
+        *,
+        server_side: bool,
+        peer_name: str = "",
+        common_names: Collection[str] = (),
+    ) -> RotatingContext:
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
 
-    def __init__(self, certificates: Certificates, *, server_side: bool, peer_name: str = "") -> None:
+    def __init__(
+        self,
+        certificates: Certificates,
+        *,
+        server_side: bool,
+        peer_name: str = "",
+        common_names: Collection[str] = (),
+    ) -> None:
         self._certificates = certificates
         self._server_side = server_side
         self._peer_name = peer_name
+        self._common_names = frozenset(common_names)
         self._alpn: list[str] = []
         self._made_of: Material | None = None
         self._plain: ssl.SSLContext
@@ -55,10 +71,20 @@ class RotatingContext(ssl.SSLContext):
             self._plain = material.context(server_side=self._server_side)
             if self._alpn:
                 self._plain.set_alpn_protocols(self._alpn)
-            if self._server_side and self._peer_name:
-                self._plain.sslobject_class = _demanding(self._peer_name)
+            if self._server_side and (self._peer_name or self._common_names):
+                self._plain.sslobject_class = _demanding(self._lacks)
             self._made_of = material
         return self._plain
+
+    def _lacks(self, certificate: Mapping[str, Any]) -> str:
+        """Which name the certificate of a client lacks, in words; empty if it has all that are asked for."""
+        alternatives = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+        if self._peer_name and not carries(alternatives, self._peer_name):
+            return f"the name {self._peer_name}"
+        common = {value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"}
+        if self._common_names and self._common_names.isdisjoint(common):
+            return f"a common name of {sorted(self._common_names)}"
+        return ""
 
 
 def carries(names: Sequence[str], wanted: str) -> bool:
@@ -66,14 +92,14 @@ def carries(names: Sequence[str], wanted: str) -> bool:
     return any(name.lower() == wanted.lower() for name in names)
 
 
-def _demanding(peer_name: str) -> type[ssl.SSLObject]:
+def _demanding(lacks: Callable[[Mapping[str, Any]], str]) -> type[ssl.SSLObject]:
     """OpenSSL compares names for clients only; a server looks for itself, as the last step of the handshake."""
 
     class Demanding(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()
-            names: Any = (self.getpeercert() or {}).get("subjectAltName", ())
-            if not carries([value for kind, value in names if kind == "DNS"], peer_name):
-                raise ssl.SSLCertVerificationError(f"the peer's certificate does not carry the name {peer_name}")
+            certificate: Mapping[str, Any] = self.getpeercert() or {}
+            if lacking := lacks(certificate):
+                raise ssl.SSLCertVerificationError(f"the peer's certificate does not carry {lacking}")
 
     return Demanding

@@ -22,6 +22,7 @@ from berth.errors import InsufficientCapacity, InvalidArgument, PermissionDenied
 from berth.ids import ModelKey
 from berth.states import Role
 from controller.api.metrics import ApiMetrics
+from controller.api.views import written_part
 from controller.listen import Pulse
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import keys, naming
@@ -131,11 +132,14 @@ class Call:
         return hashlib.sha256(b"\0".join((self._secret.encode(), memo.key.encode(), memo.fingerprint))).digest()
 
     def check_match(self, resource: Resource) -> None:
-        """Raises `PreconditionFailed` if the caller sent an If-Match that does not fit the resource as it is now."""
+        """Raises `PreconditionFailed` if the caller sent an If-Match, and someone has written to the resource since.
+
+        What was merely observed since then is no reason: see `views`.
+        """
         given = self.request.headers.get("if-match")
         if given is None or given.strip() == "*":
             return
-        if getattr(resource, "etag", None) not in _tags(given):
+        if written_part(getattr(resource, "etag", "")) not in map(written_part, _tags(given)):
             raise PreconditionFailed("the resource is not the one that If-Match names; read it again")
 
     def show(self, resource: Resource) -> Response:

@@ -7,8 +7,6 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -42,27 +40,8 @@ def bind(address: str) -> socket.socket:
     return listener
 
 
-class ServerTls(NamedTuple):
-    """PEM files: what the server shows, and the authority that every client's certificate must chain to."""
-
-    cert: Path
-    key: Path
-    client_ca: Path
-
-    def options(self) -> dict[str, Any]:
-        return {
-            "ssl_certfile": self.cert,
-            "ssl_keyfile": self.key,
-            "ssl_ca_certs": str(self.client_ca),
-            "ssl_cert_reqs": ssl.CERT_REQUIRED,
-        }
-
-
-async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, tls: ServerTls | None = None) -> None:
-    """Serve until `stop` is set and requests under way have ended, or `GRACE_S` seconds have passed.
-
-    Raises `SettingsError` if the files of `tls` cannot be used.
-    """
+async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, tls: ssl.SSLContext | None = None) -> None:
+    """Serve until `stop` is set and requests under way have ended, or `GRACE_S` seconds have passed."""
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -73,12 +52,10 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, tls:
         timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=_MOST_CONNECTIONS,
         ws="none",
-        **(tls.options() if tls is not None else {}),
     )
-    try:
-        config.load()
-    except OSError as error:
-        raise SettingsError(f"the TLS files cannot be used: {error}") from None
+    config.load()
+    # Of contexts uvicorn makes its own, from files that it reads once.
+    config.ssl = tls
     server = _Server(config)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(sockets=[listener]), name="rest")

@@ -1,4 +1,8 @@
-"""Records as resources of the API."""
+"""Records as resources of the API.
+
+An entity tag has two parts where a resource shows more than its writers write: `WRITTEN.SHOWN`. If-Match asks about the
+first part alone, so that no change is refused because something was observed meanwhile; If-None-Match about both.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any, TypeVar
 
 from berth.api import schemas
 from berth.api.schemas import Resource
+from berth.states import ScalingMode
 from controller.core.status import VersionStatus
 from controller.default_answer import answer_of
 from controller.store import records
@@ -72,6 +77,7 @@ def version(record: records.Version, status: VersionStatus, jobs: Sequence[str])
         jobs=list(jobs),
         replicas=schemas.ReplicaCounts(**status.replicas._asdict()),
         created_at=record.created_at,
+        written=(*record.key, record.created_at),
     )
 
 
@@ -81,6 +87,7 @@ def job(record: records.Job, pool: records.Pool | None) -> schemas.Job:
     del fields["scaling_from_file"]
     return _sealed(
         schemas.Job,
+        written=_written(record, pool),
         **{
             **fields,
             "scaling": schemas.Scaling(**scaling_document(record.scaling)),
@@ -89,6 +96,26 @@ def job(record: records.Job, pool: records.Pool | None) -> schemas.Job:
             if pool is None
             else schemas.Workload(workload=pool.workload, replicas=pool.replicas, ready=pool.ready),
         },
+    )
+
+
+def _written(job: records.Job, pool: records.Pool | None) -> tuple[object, ...]:
+    """What operators and the pools file say of a job. The number of replicas is theirs only where no autoscaler has it:
+    what is wished for, or once the workload has it, what that has."""
+    replicas = job.replicas if pool is None else pool.replicas
+    asked = replicas if job.wished_replicas is None else job.wished_replicas
+    return (
+        job.name,
+        job.created_at,
+        job.cell,
+        str(job.runtime),
+        job.hardware,
+        job.memory_per_replica,
+        str(job.service_class),
+        job.dedicated_tenant,
+        job.from_file,
+        job.scaling,
+        asked if job.scaling.mode is ScalingMode.MANUAL else None,
     )
 
 
@@ -144,7 +171,17 @@ def _tensor(spec: Any) -> schemas.Tensor:
     return schemas.Tensor(name=spec.name, datatype=spec.datatype, shape=list(spec.shape))
 
 
-def _sealed(resource: type[R], **fields: Any) -> R:
-    """The resource with the entity tag of what it shows."""
+def _sealed(resource: type[R], written: tuple[object, ...] | None = None, **fields: Any) -> R:
+    """The resource with its entity tag. `written` is what writers write of it; None: all that it shows."""
     draft = resource(**{**fields, "etag": ""})
-    return draft.model_copy(update={"etag": hashlib.sha256(draft.model_dump_json().encode()).hexdigest()[:24]})
+    shown = _digest(draft.model_dump_json())
+    return draft.model_copy(update={"etag": shown if written is None else f"{_digest(repr(written))}.{shown}"})
+
+
+def written_part(etag: str) -> str:
+    """What If-Match asks about."""
+    return etag.partition(".")[0]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

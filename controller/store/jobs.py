@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from berth.ids import VersionKey
 from berth.model import Artifact
-from berth.states import ArtifactFormat, Runtime, ScalingMode, ServiceClass
+from berth.states import ArtifactFormat, Runtime, ScalingMode, ServiceClass, VersionState
 from controller.core.placement import JobRoom
 from controller.core.scaling import Scaling
 from controller.store import records
@@ -174,6 +174,32 @@ async def keep(tx: Tx, assignment: records.Assignment) -> None:
 
 async def assignments_of(tx: Tx, model_ids: Collection[int]) -> list[records.Assignment]:
     return [_assignment(row) for row in await tx.execute(_ASSIGNMENT.where(assignments.c.model_id.in_(model_ids)))]
+
+
+async def unsettled(tx: Tx, names: Collection[str]) -> list[records.Assignment]:
+    """Assignments to these jobs that are to stay, of versions that were not available when last told of, or that other
+    versions of the model are beside in the cell. A job that has what it should hold has none."""
+    if not names:
+        return []
+    other, elsewhere = assignments.alias("other"), jobs.alias("elsewhere")
+    beside = (
+        select(other.c.version)
+        .join_from(other, elsewhere, elsewhere.c.name == other.c.job)
+        .where(
+            other.c.model_id == assignments.c.model_id,
+            other.c.version != assignments.c.version,
+            other.c.releasing_at.is_(None),
+            elsewhere.c.cell == jobs.c.cell,
+        )
+        .exists()
+    )
+    statement = _ASSIGNMENT.where(
+        assignments.c.job.in_(names),
+        assignments.c.releasing_at.is_(None),
+        versions.c.deleted_at.is_(None),
+        (versions.c.announced != VersionState.AVAILABLE) | beside,
+    )
+    return [_assignment(row) for row in await tx.execute(statement)]
 
 
 async def assignments_in(tx: Tx, cell: str) -> list[records.Assignment]:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import func
 
 from berth.model import ObservedPool
-from berth.states import ScalingMode
+from berth.states import ScalingMode, ServiceClass
 from controller.core.autoscaling.readings import JobReading
 from controller.core.autoscaling.scaler import Decision
 from controller.store import jobs, observed, records
 from controller.store.transaction import Tx
+from controller.usecases.arrivals import awaiting
 from controller.usecases.jobs import Seen, with_pools
 
 ACTOR = "autoscaler"
@@ -49,6 +50,7 @@ async def survey(tx: Tx) -> View:
     seen = await everything(tx)
     names = [job.name for job, _ in seen if job.scaling.mode is not ScalingMode.MANUAL]
     cells = await observed.cell_loads(tx, names) if names else {}
+    expectant = await awaiting(tx, [job.name for job, _ in seen if job.name in names and may_sleep(job)])
     readings = {}
     for job, _ in seen:
         cell = cells.get(job.cell)
@@ -56,6 +58,7 @@ async def survey(tx: Tx) -> View:
             readings[job.name] = JobReading(
                 reports=tuple(sorted(cell.replicas.get(job.name, ()), key=lambda report: report.name)),
                 wanted=job.name in cell.wanted,
+                untried=job.name in expectant,
                 age_s=cell.age_s,
             )
     return View(seen, readings)
@@ -114,6 +117,11 @@ async def forget(tx: Tx, wishes: Mapping[str, int]) -> None:
     for job, wished in wishes.items():
         if await jobs.forget_wish(tx, job, wished):
             tx.change_desired()
+
+
+def may_sleep(job: records.Job) -> bool:
+    """Whether an autoscaler may leave the job without any replica."""
+    return job.service_class is ServiceClass.TEMPORARY and job.scaling.min_replicas == 0
 
 
 def _tell(tx: Tx, change: Change, decision: Decision) -> None:

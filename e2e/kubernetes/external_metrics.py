@@ -1,73 +1,67 @@
-"""Kubernetes' API server told that the controller answers for external.metrics.k8s.io, as an operator would do it.
+"""Kubernetes' API server told by the chart that the controllers answer for external.metrics.k8s.io.
 
-In a cluster the APIService names the service itself. Here the API server cannot reach a service's cluster address, and
-endpoints may not be on loopback: so the APIService names one of type ExternalName, whose name is the address of the
-forwarder that stands for the service. The request, its certificates and its path are the same.
+In a cluster the APIService leads to the chart's service. Here the API server cannot reach a service's cluster address,
+and endpoints may not be on loopback: so the service is made one of type ExternalName, whose name is the address of the
+forwarder that stands for it. The request, its certificates, its path and who may make it are the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from e2e.kubernetes.api import Api, Object, Refused
+import yaml
+
+from e2e.kubernetes.api import Api, Object, Refused, open_api
 from e2e.kubernetes.installation import EXTERNAL_METRICS, RELEASE, Installation
 
 GROUP = "external.metrics.k8s.io"
 METRIC = "berth_job_desired_replicas"
-_PORT = 6443
+READER, STRANGER = "reader", "stranger"
+"""Service accounts of the namespace: the chart's values name the first."""
+_HPA: Object = {"kind": "ServiceAccount", "name": "horizontal-pod-autoscaler", "namespace": "kube-system"}
 _LIMIT_S = 60.0
-_API_SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
-_CA = "front-proxy-ca.crt"
 
 
 @asynccontextmanager
 async def external_metrics(berth: Installation) -> AsyncIterator[None]:
-    """HPAs of the cluster are answered by the release's controller while the context is open."""
-    plane = berth.cluster.plane
-    assert plane is not None
-    authority = base64.b64encode(plane.front_proxy_ca.read_bytes()).decode()
-    await berth.api.patch(f"/api/v1/namespaces/{berth.namespace}/secrets/tls", {"data": {_CA: authority}})
+    """HPAs of the cluster are answered by the release's controllers while the context is open."""
+    accounts = f"/api/v1/namespaces/{berth.namespace}/serviceaccounts"
+    for name in (READER, STRANGER):
+        await berth.api.apply(accounts, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
     before = {run.uid for run in berth.of("controller")}
-    settings = {
-        "BERTH_EXTERNAL_METRICS_ADDRESS": f"$(POD_IP):{_PORT}",
-        "BERTH_EXTERNAL_METRICS_CLIENT_CA": f"/etc/berth/tls/{_CA}",
-    }
-    await berth.upgrade({"controller": {"settings": settings}})
-    await berth.renewed("controller", before, 1)
-    await _register(berth)
+    reader = {"kind": "ServiceAccount", "name": READER, "namespace": berth.namespace}
     try:
+        # Whom to believe, and who believes us, the chart reads from the cluster.
+        await berth.upgrade({"externalMetrics": {"enabled": True, "readers": [_HPA, reader]}})
+        await berth.renewed("controller", before, 1)
+        address = berth.service(EXTERNAL_METRICS)
+        service = f"/api/v1/namespaces/{berth.namespace}/services/{RELEASE}-{EXTERNAL_METRICS}"
+        await berth.api.patch(service, {"spec": {"type": "ExternalName", "externalName": address}})
         await _available(berth.api)
         yield
     finally:
-        await berth.api.delete(f"{_API_SERVICES}/v1beta1.{GROUP}")
-    berth.values["controller"].pop("settings")
-    await berth.deploy()
+        # Also where something failed: an API that does not answer holds up the end of every namespace.
+        berth.values.pop("externalMetrics")
+        await berth.deploy()
 
 
-async def _register(berth: Installation) -> None:
-    services = f"/api/v1/namespaces/{berth.namespace}/services"
-    ports = [{"name": "https", "port": _PORT, "targetPort": _PORT}]
-    selector = {"app.kubernetes.io/instance": RELEASE, "app.kubernetes.io/component": "controller"}
-    inside = {"selector": selector, "ports": ports}
-    await berth.api.apply(services, _service(f"{EXTERNAL_METRICS}-pods", inside))
-    address = berth.kubelet.addresses.service((berth.namespace, f"{EXTERNAL_METRICS}-pods"))
-    await berth.api.apply(services, _service(EXTERNAL_METRICS, {"type": "ExternalName", "externalName": address}))
-    spec = {
-        "group": GROUP,
-        "version": "v1beta1",
-        "service": {"namespace": berth.namespace, "name": EXTERNAL_METRICS, "port": _PORT},
-        "caBundle": base64.b64encode(berth.certificates.ca.read_bytes()).decode(),
-        "groupPriorityMinimum": 100,
-        "versionPriority": 100,
-    }
-    metadata = {"name": f"v1beta1.{GROUP}"}
-    await berth.api.apply(
-        _API_SERVICES,
-        {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": metadata, "spec": spec},
-    )
+async def read_as(berth: Installation, account: str, job: str) -> list[Object]:
+    """What a service account of the namespace is told of a job. Raises `Refused`."""
+    path = f"/api/v1/namespaces/{berth.namespace}/serviceaccounts/{account}/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = (await berth.api.create(path, request))["status"]["token"]
+    kubeconfig = berth.folder / f"{account}.kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(berth.api.access.document(token, berth.namespace)))
+    async with open_api(kubeconfig) as api:
+        found = await api.get(_values(berth.namespace), labelSelector=f"job={job}")
+    items: list[Object] = found["items"]
+    return items
+
+
+def _values(namespace: str) -> str:
+    return f"/apis/{GROUP}/v1beta1/namespaces/{namespace}/{METRIC}"
 
 
 async def _available(api: Api) -> None:
@@ -77,16 +71,13 @@ async def _available(api: Api) -> None:
         async with asyncio.timeout(_LIMIT_S):
             while True:
                 try:
-                    await api.get(f"/apis/{GROUP}/v1beta1/namespaces/default/{METRIC}")
+                    await api.get(_values("default"))
                 except Refused as refusal:
                     problem = str(refusal)
                     await asyncio.sleep(0.2)
                 else:
                     return
     except TimeoutError:
-        status = (await api.get(f"{_API_SERVICES}/v1beta1.{GROUP}")).get("status")
+        api_service = f"/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.{GROUP}"
+        status = (await api.get(api_service)).get("status")
         raise AssertionError(f"the external metrics API does not answer: {problem}; {status}") from None
-
-
-def _service(name: str, spec: Object) -> Object:
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}

@@ -37,7 +37,7 @@ RELEASE = "berth"
 POOL = "cpu"
 PEER_NAME = "berth.internal"
 EXTERNAL_METRICS = "external-metrics"
-"""The service that the API server would find the external metrics API by: certificates carry its name too."""
+"""The service that the API server finds the external metrics API by: certificates carry its name too."""
 _MARK = "berth.dev/e2e"
 _CLAIMS = ("artifacts", f"state-{RELEASE}-synchronizer-0", f"state-{RELEASE}-synchronizer-1")
 _START_LIMIT_S = 40.0
@@ -295,7 +295,7 @@ async def installed(
     await asyncio.to_thread(database.start)
     try:
         admin_key = f"berth_{secrets.token_urlsafe(32)}"
-        names = (PEER_NAME, f"{EXTERNAL_METRICS}.{namespace}.svc")
+        names = (PEER_NAME, f"{RELEASE}-{EXTERNAL_METRICS}.{namespace}.svc")
         certificates = Authority(folder / "certificates").issue("berth", names=names, addresses=())
         made = {"tls": _tls(certificates), "database": {"url": database.url}, "bootstrap": {"key": admin_key}}
         await _make_namespace(cluster.api, namespace, made)

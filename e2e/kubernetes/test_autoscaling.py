@@ -15,9 +15,9 @@ import pytest
 from berth.api import schemas
 from berth.demo.load import summarize
 from e2e.conftest import Tenant, upload
-from e2e.kubernetes.api import Object
+from e2e.kubernetes.api import Object, Refused
 from e2e.kubernetes.conftest import Serving
-from e2e.kubernetes.external_metrics import external_metrics
+from e2e.kubernetes.external_metrics import READER, STRANGER, external_metrics, read_as
 from e2e.kubernetes.installation import POOL, RELEASE
 from e2e.load import failures
 from e2e.models import multiplier, slow
@@ -69,6 +69,11 @@ async def test_to_zero_and_awake_on_the_first_request(serving: Serving) -> None:
             await berth.in_pool("bursty", 1)
         serving.check("wake-up", load)
         await berth.in_pool("bursty", 0)
+        # Nobody asks: a new version has to be loaded once all the same, or its rollout would wait for ever.
+        began = time.monotonic()
+        await asyncio.to_thread(upload, bursty, "bursty", multiplier(5), berth.folder)
+        serving.note(f"asleep: a new version is available after {time.monotonic() - began:.1f} s, without a request")
+        await berth.in_pool("bursty", 0)
 
 
 async def test_load_that_one_replica_cannot_carry(serving: Serving) -> None:
@@ -86,6 +91,10 @@ async def test_an_hpa_scales_by_the_number_of_the_autoscaler(serving: Serving) -
     async with external_metrics(serving.berth), pool_of(serving, "followed", slow(SLOW_ROUNDS), pool) as followed:
         path = f"/apis/autoscaling/v2/namespaces/{serving.berth.namespace}/horizontalpodautoscalers"
         await _up_and_down(serving, followed)
+        (value,) = await read_as(serving.berth, READER, "followed")
+        assert (value["metricLabels"]["job"], value["value"]) == ("followed", "1")
+        with pytest.raises(Refused, match=r"403: .*cannot list resource"):
+            await read_as(serving.berth, STRANGER, "followed")
         hpa_seen = await serving.berth.api.get(f"{path}/{RELEASE}-pool-followed")
         conditions = {each["type"]: each for each in hpa_seen["status"]["conditions"]}
         assert conditions["ScalingActive"]["status"] == "True", conditions

@@ -7,7 +7,9 @@ version that was read, so of two candidates the API lets one through.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -22,6 +24,9 @@ from synchronizer.core.tenure import Create, Hold, Record, Tenure, Wait
 log = structlog.get_logger(__name__)
 
 _TRIES = 3
+_DNS_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_DNS_NAME = re.compile(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*")
+_DIGITS = 10
 
 
 class EpochFile(Protocol):
@@ -33,8 +38,14 @@ class EpochFile(Protocol):
 
 
 def lease_name(cell: str) -> str:
-    """The Lease of `cell`. Names of objects have no underscore."""
-    return f"berth-synchronizer-{cell.replace('_', '-')}"
+    """The Lease of `cell`, and of no other. Objects have DNS names: a cell whose name is none gets its digest appended.
+
+    The chart takes only cells whose names are, and names the same Lease in its Role.
+    """
+    if _DNS_NAME.fullmatch(cell):
+        return f"berth-synchronizer-{cell}"
+    digest = hashlib.sha256(cell.encode()).hexdigest()[:_DIGITS]
+    return f"berth-synchronizer-{re.sub('[^a-z0-9-]', '-', cell)}-{digest}"
 
 
 class KubernetesLease:

@@ -76,11 +76,11 @@ def test_fewer_misses_at_no_more_cost(found: dict[str, dict[str, autoscaling.Out
     def total(side: str, what: str) -> float:
         return float(sum(getattr(sides[side], what) for sides in found.values()))
 
-    assert total("berth", "misses") < 0.9 * total("hpa concurrency", "misses")
+    assert total("berth", "misses") < 0.6 * total("hpa concurrency", "misses")
     assert total("berth", "replica_hours") < 0.7 * total("hpa concurrency", "replica_hours")
-    assert total("berth", "misses") < 0.4 * total("hpa cpu", "misses")
-    assert total("berth", "replica_hours") < 1.3 * total("hpa cpu", "replica_hours")
-    for name, sides in found.items():
-        for side, peer in sides.items():
-            worse = sides["berth"].misses > peer.misses and sides["berth"].replica_hours > 1.1 * peer.replica_hours
-            assert not worse, (name, side)
+    assert total("berth", "misses") < 0.3 * total("hpa cpu", "misses")
+    # More misses than HPA's on one load of all: docs/kubernetes-scaling.md says why.
+    more = {name for name, sides in found.items() if sides["berth"].misses > sides["hpa concurrency"].misses}
+    assert more <= {"trace"}
+    for sides in found.values():
+        assert sides["berth"].replica_hours < 1.1 * sides["hpa concurrency"].replica_hours

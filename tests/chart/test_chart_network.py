@@ -13,6 +13,7 @@ from tests.chart.rendering import (
     Object,
     Rendered,
     example,
+    lay_over,
     pods,
     render,
     rendered_example,
@@ -20,6 +21,8 @@ from tests.chart.rendering import (
 )
 
 ANYBODY = "anybody"
+# Where the API server comes from in the example.
+TOLD = {"ipBlock": {"cidr": "10.0.0.1/32"}}
 
 Arrow = tuple[str, str, int]
 """From, to, port. Ends outside of the release are `anybody`, or the value of `NAMES` they were given as."""
@@ -123,6 +126,16 @@ def test_unnamed_outsiders_are_anybody_but_for_metrics_and_cells() -> None:
         *((source, ANYBODY, 443 if to == "store" else port) for source, to, port in OUTWARD | DNS),
         ("synchronizer", ANYBODY, 443),
     }
+
+
+def test_the_api_server_reads_external_metrics_where_they_are_served() -> None:
+    inward, _ = arrows(render(example("external-metrics", {**EVERYBODY_NAMED, "monitoring": {}})))
+    named = {"networkPolicy": {"apiServer": {"from": [NAMES["api-server"]]}}}
+    inward_named, _ = arrows(render(lay_over(example("external-metrics", EVERYBODY_NAMED), named)))
+    assert inward_named - INSIDE - INWARD == {("api-server", "controller", 8443)}
+    assert {arrow for arrow in inward if arrow[2] == 8443} == {(str(TOLD), "controller", 8443)}
+    unnamed, _ = arrows(render(example("external-metrics", {"networkPolicy": {"apiServer": {"from": []}}})))
+    assert {arrow for arrow in unnamed if arrow[2] == 8443} == {(ANYBODY, "controller", 8443)}
 
 
 def test_a_cell_of_controllers_elsewhere() -> None:

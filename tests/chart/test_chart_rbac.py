@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+import helm_python as helm
 import pytest
 
 from synchronizer.cluster.lease import lease_name
@@ -41,7 +42,11 @@ def role_of(values: Object) -> Object:
 def test_one_role_for_the_synchronizer_alone(name: str) -> None:
     rendered = rendered_example(name)
     (role,), (binding,) = rendered.of("Role"), rendered.of("RoleBinding")
-    assert rendered.of("ClusterRole", "ClusterRoleBinding") == []
+    # Nothing of the cluster's: what there is of that is for others, and lets them read our numbers alone.
+    for cluster_role in rendered.of("ClusterRole"):
+        assert {group for rule in cluster_role["rules"] for group in rule["apiGroups"]} == {"external.metrics.k8s.io"}
+    readers = [subject for one in rendered.of("ClusterRoleBinding") for subject in one["subjects"]]
+    assert not any(subject["name"].startswith("berth") for subject in readers)
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     (account,) = {pod.spec["serviceAccountName"] for pod in pods(rendered) if pod.component == "synchronizer"}
     assert [subject["name"] for subject in binding["subjects"]] == [account]
@@ -68,10 +73,17 @@ def test_leases_only_where_they_are_used() -> None:
     assert LEAD.isdisjoint(granted(role_of(example("minimal"))))
 
 
-def test_only_its_own_lease() -> None:
-    role = role_of(example("minimal", {"cell": "eu-west", "synchronizer": {"lease": "kubernetes"}}))
+@pytest.mark.parametrize("cell", ["eu-west", "a-b", "7", "a--b", "a" * 44])
+def test_only_its_own_lease(cell: str) -> None:
+    role = role_of(example("minimal", {"cell": cell, "synchronizer": {"lease": "kubernetes"}}))
     named = [rule["resourceNames"] for rule in role["rules"] if "update" in rule["verbs"]]
-    assert named == [[lease_name("eu-west")]]
+    assert named == [[lease_name(cell)]]
+
+
+@pytest.mark.parametrize("cell", ["a_b", "a.b", "a-", "a" * 45])
+def test_only_cells_that_are_dns_labels_are_taken(cell: str) -> None:
+    with pytest.raises(helm.HelmError, match=r"'/cell'.*does not match"):
+        render(example("minimal", {"cell": cell}))
 
 
 def test_only_pools_that_nobody_else_owns_may_be_scaled() -> None:

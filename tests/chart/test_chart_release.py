@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 from base64 import b64decode
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
 from berth.auth.keys import PREFIX
-from tests.chart.rendering import CHART, EXAMPLES, Rendered, example, pods, render, rendered_example, variables
+from tests.chart.rendering import (
+    CHART,
+    EXAMPLES,
+    Object,
+    Pod,
+    Rendered,
+    example,
+    pods,
+    render,
+    rendered_example,
+    variables,
+)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -126,23 +138,60 @@ def test_the_next_commands_name_what_there_is() -> None:
 
 
 def test_monitoring_is_off_until_asked_for() -> None:
-    assert rendered_example("minimal").of("PodMonitor", "PrometheusRule") == []
+    assert rendered_example("minimal").of("PodMonitor", "ServiceMonitor", "PrometheusRule") == []
     assert [item["metadata"]["name"] for item in rendered_example("minimal").of("ConfigMap")] == ["berth-pools"]
 
 
-def test_metrics_of_every_component_are_collected() -> None:
-    rendered = rendered_example("production")
-    monitors = {
-        item["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"]: item["spec"]["podMetricsEndpoints"][0]
-        for item in rendered.of("PodMonitor")
-    }
+MONITORS = {
+    kind: render(example("production", {"monitoring": {"podMonitor": {"enabled": False}, kind: {"enabled": True}}}))
+    for kind in ("podMonitor", "serviceMonitor")
+}
+"""Production values with either."""
+
+
+def means(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+def scraped(rendered: Rendered, pod: Pod) -> list[tuple[str, Object]]:
+    """The ports of a pod that monitors lead to, each with the endpoint that says so, as often as they do."""
+    found = []
+    for monitor in rendered.of("PodMonitor"):
+        if means(monitor["spec"]["selector"]["matchLabels"], pod.labels):
+            found += [(endpoint["port"], endpoint) for endpoint in monitor["spec"]["podMetricsEndpoints"]]
+    for monitor in rendered.of("ServiceMonitor"):
+        for service in rendered.of("Service"):
+            leads = means(service["spec"]["selector"], pod.labels)
+            if leads and means(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"]):
+                targets = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+                found += [(targets[endpoint["port"]], endpoint) for endpoint in monitor["spec"]["endpoints"]]
+    return found
+
+
+@pytest.mark.parametrize("kind", MONITORS)
+def test_metrics_of_every_pod_are_collected_once(kind: str) -> None:
+    rendered = MONITORS[kind]
+    assert len(rendered.of("PodMonitor", "ServiceMonitor")) == 4
     for pod in pods(rendered):
         if pod.is_berth and pod.component != "migrations":
-            endpoint = monitors[pod.component]
-            assert endpoint["port"] in {port["name"] for port in pod.container()["ports"]}
+            ((port, endpoint),) = scraped(rendered, pod)
+            assert port == ("rest" if pod.component == "controller" else "admin")
+            assert port in {port["name"] for port in pod.container()["ports"]}
             # `job` is a serving job in our series.
             assert endpoint["honorLabels"] is True
             assert {rule["targetLabel"] for rule in endpoint["relabelings"]} == {"cell", "component"}
+
+
+def test_pods_that_are_not_ready_are_scraped_too() -> None:
+    made = [
+        item for item in MONITORS["serviceMonitor"].of("Service") if "berth.dev/metrics" in item["metadata"]["labels"]
+    ]
+    assert len(made) == 4
+    for service in made:
+        assert service["spec"]["clusterIP"] == "None"
+        assert service["spec"]["publishNotReadyAddresses"] is True
+    others = MONITORS["podMonitor"].of("Service")
+    assert not any("berth.dev/metrics" in item["metadata"]["labels"] for item in others)
 
 
 def test_dashboards_and_alerts_are_those_of_the_chart(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ CUSTOM = {
     "PodMonitor",
     "PrometheusRule",
     "ScaledObject",
+    "ServiceMonitor",
 }
 
 

@@ -39,12 +39,23 @@ WRONG_BY_ITSELF: list[tuple[Object, str]] = [
     ({"workerPools": [{"name": "a", "kind": "DaemonSet"}]}, "'/workerPools/0/kind'.*'Deployment', 'StatefulSet'"),
     ({"workerPools": [{"name": "a", "replicas": None}]}, "'/workerPools/0/replicas'.*want integer"),
     ({"workerPools": [{"name": "a", "scaling": {"mode": "auto"}}]}, "scaling/mode'.*'manual', 'berth', 'external'"),
+    ({"externalMetrics": {"frontProxy": {"ca": "ca.pem"}}}, "'/externalMetrics/frontProxy/ca'.*does not match"),
+    ({"externalMetrics": {"frontProxy": {"allowedNames": "proxy"}}}, "allowedNames'.*want array or null|want null or"),
+    ({"externalMetrics": {"frontProxy": {"allowedNames": ["a,b"]}}}, "allowedNames/0'.*does not match"),
+    ({"externalMetrics": {"readers": []}}, "'/externalMetrics/readers'.*minItems"),
     ({"poolDefaults": {"replicas": 2}}, "'/poolDefaults'.*'replicas' not allowed"),
 ]
 
 
 def pool(**members: Any) -> Object:
     return {"workerPools": [{"name": "gpu", **members}]}
+
+
+PEM = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+
+
+def external(**members: Any) -> Object:
+    return {"externalMetrics": {"enabled": True, **members}}
 
 
 WRONG_TOGETHER: list[tuple[Object, str]] = [
@@ -79,6 +90,25 @@ WRONG_TOGETHER: list[tuple[Object, str]] = [
     (pool(cache={"persistent": True}), "cache.persistent needs kind StatefulSet"),
     (pool(rollout={"maxSurge": 0, "maxUnavailable": 0}), "nothing could ever be replaced"),
     (pool(gpu={"count": 1}), "ONNX Runtime for CPUs: set image to one with CUDA, or runtime to triton"),
+    (
+        {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
+        "podMonitor and monitoring.serviceMonitor would both scrape every pod: choose one",
+    ),
+    (external(), "kube-system/extension-apiserver-authentication cannot be read.: give externalMetrics.frontProxy"),
+    (external(frontProxy={"ca": PEM}), "allowedNames: with an authority of your own, say which common names"),
+    (
+        external(frontProxy={"ca": PEM, "allowedNames": []}) | {"tls": {"mode": "secret", "existingSecret": "mine"}},
+        "caBundle: give the authority that signed the certificate in secret mine",
+    ),
+    (
+        external() | {"components": {"controller": False}, "controllers": ["far:8081"]},
+        "controllers answer it, and components.controller is false",
+    ),
+    (
+        external(frontProxy={"ca": PEM, "allowedNames": []})
+        | pool(scaling={"mode": "external"}, keda={"enabled": True, "prometheusAddress": "x"}),
+        "gpu: KEDA serves external.metrics.k8s.io itself, and a cluster has one such API",
+    ),
     ({"workerPools": [{"name": "a" * 40}]}, "has more than 52 characters"),
 ]
 

@@ -52,6 +52,7 @@ class Controller:
     credential: PeerCredential
     settings: ControllerSettings
     feed_target: str
+    metrics_port: int
     stop: Callable[[], Awaitable[None]]
     epochs: dict[str, int] = field(default_factory=dict)
 
@@ -194,7 +195,9 @@ async def start_controller(database_url: str, tmp_path: Path) -> AsyncIterator[S
             target = f"127.0.0.1:{ports.feed}"
             channel = credential.grpc_channel(target)
             await stack.enter_async_context(channel)
-            return Controller(api, desired_pb2_grpc.DesiredFeedStub(channel), credential, settings, target, end)
+            return Controller(
+                api, desired_pb2_grpc.DesiredFeedStub(channel), credential, settings, target, ports.metrics, end
+            )
 
         yield start
 

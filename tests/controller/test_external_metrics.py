@@ -1,10 +1,10 @@
-"""Kubernetes' external metrics API over real TLS, and who may read it."""
+"""Kubernetes' external metrics API over real TLS, in a whole controller: who may read it, and what it shows."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,18 @@ import httpx
 import pytest
 
 from berth.settings import SettingsError
-from berth.testing.certificates import Authority, Files
+from berth.testing.certificates import Authority, Files, Mount
 from controller import service
-from controller.api import external_metrics
 from controller.api.external_metrics import BadSelector, selector
-from controller.api.server import ServerTls, bind, serve
 from controller.settings import ControllerSettings
 from controller.store import jobs
 from controller.store.transaction import Transactions, Tx
 
 ROOT = "/apis/external.metrics.k8s.io/v1beta1"
+FRONT_PROXY = "front-proxy-client"
+
+Serve = Callable[..., Awaitable[int]]
+"""Starts a controller whose external metrics API shows a mount's certificate and trusts its authority; the port."""
 
 
 @pytest.fixture
@@ -35,7 +37,29 @@ def ours(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-async def port(transactions: Transactions, proxy: Authority, ours: Authority) -> AsyncIterator[int]:
+def mount(tmp_path: Path, proxy: Authority, ours: Authority) -> Mount:
+    return Mount(tmp_path / "mount", trusting(ours.issue("metrics"), proxy))
+
+
+@pytest.fixture
+def serve(start_controller: Any, mount: Mount) -> Serve:
+    async def start(names: str = "") -> int:
+        controller = await start_controller(
+            external_metrics_address="127.0.0.1:0",
+            external_metrics_cert=mount.files.cert,
+            external_metrics_key=mount.files.key,
+            external_metrics_client_ca=mount.files.ca,
+            external_metrics_client_names=names,
+        )
+        return int(controller.metrics_port)
+
+    return start
+
+
+@pytest.fixture
+async def known(transactions: Transactions) -> None:
+    """Three jobs, of which the autoscaler has decided two."""
+
     async def prepare(tx: Tx) -> None:
         await jobs.ensure_cell(tx, "local")
         for name, desired in (("gpu", 7), ("cpu", 2), ("manual", None)):
@@ -44,14 +68,20 @@ async def port(transactions: Transactions, proxy: Authority, ours: Authority) ->
             await jobs.add(tx, name, values)
 
     await transactions.run(prepare, fleet=True)
-    files = ours.issue("metrics")
-    tls = ServerTls(files.cert, files.key, proxy.issue("unused").ca)
-    listener, stop = bind("127.0.0.1:0"), asyncio.Event()
-    serving = asyncio.create_task(serve(external_metrics.build(transactions), listener, stop, tls))
-    yield listener.getsockname()[1]
-    stop.set()
-    await serving
-    listener.close()
+
+
+def trusting(files: Files, authority: Authority) -> Files:
+    """These, with another authority for whoever connects."""
+    return files._replace(ca=authority.issue("unused").ca)
+
+
+async def refused(port: int, ours: Authority, shown: Files | None) -> bool:
+    """Whether whoever shows this certificate is not answered."""
+    async with client(port, ours, shown) as api:
+        try:
+            return (await api.get(ROOT)).status_code != 200
+        except (httpx.TransportError, ssl.SSLError):
+            return True
 
 
 def client(port: int, ours: Authority, shown: Files | None) -> httpx.AsyncClient:
@@ -61,8 +91,10 @@ def client(port: int, ours: Authority, shown: Files | None) -> httpx.AsyncClient
     return httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=context, timeout=10)
 
 
-async def test_hpa_reads_what_the_autoscaler_decided(port: int, ours: Authority, proxy: Authority) -> None:
-    async with client(port, ours, proxy.issue("front-proxy-client")) as api:
+async def test_hpa_reads_what_the_autoscaler_decided(
+    serve: Serve, known: None, ours: Authority, proxy: Authority
+) -> None:
+    async with client(await serve(), ours, proxy.issue(FRONT_PROXY)) as api:
         resources = (await api.get(ROOT)).json()
         assert [one["name"] for one in resources["resources"]] == ["berth_job_desired_replicas"]
         assert (await api.get("/apis")).json()["groups"][0]["name"] == "external.metrics.k8s.io"
@@ -78,11 +110,48 @@ async def test_hpa_reads_what_the_autoscaler_decided(port: int, ours: Authority,
         assert (await api.post(path)).status_code == 405
 
 
-async def test_strangers_are_not_answered(port: int, ours: Authority) -> None:
-    for shown in (None, ours.issue("worker")):
-        async with client(port, ours, shown) as api:
-            with pytest.raises((httpx.TransportError, ssl.SSLError)):
-                await api.get(ROOT)
+@pytest.mark.parametrize("names", ["", FRONT_PROXY])
+async def test_strangers_are_not_answered(serve: Serve, ours: Authority, proxy: Authority, names: str) -> None:
+    port = await serve(names)
+    assert not await refused(port, ours, proxy.issue(FRONT_PROXY))
+    for shown in (None, ours.issue(FRONT_PROXY)):
+        assert await refused(port, ours, shown)
+
+
+async def test_only_names_that_the_cluster_allows_its_front_proxy(
+    serve: Serve, ours: Authority, proxy: Authority
+) -> None:
+    port = await serve(f"aggregator, {FRONT_PROXY}")
+    # Another holder of a certificate of the same authority, which may carry the name, but not as its own.
+    assert await refused(port, ours, proxy.issue("kubelet", names=[FRONT_PROXY]))
+    for name in ("aggregator", FRONT_PROXY):
+        assert not await refused(port, ours, proxy.issue(name))
+
+
+async def test_certificates_rotate_under_a_running_controller(
+    serve: Serve, mount: Mount, ours: Authority, proxy: Authority, tmp_path: Path
+) -> None:
+    port = await serve(FRONT_PROXY)
+    ours_next, proxy_next = Authority(tmp_path / "ours-2"), Authority(tmp_path / "proxy-2", "front proxy")
+    assert not await refused(port, ours, proxy.issue(FRONT_PROXY))
+    mount.swap(trusting(ours_next.issue("metrics"), proxy_next))
+    assert not await refused(port, ours_next, proxy_next.issue(FRONT_PROXY))
+    # The old authority is not believed any more, and the old certificate not shown.
+    assert await refused(port, ours_next, proxy.issue(FRONT_PROXY))
+    assert await refused(port, ours, proxy_next.issue(FRONT_PROXY))
+
+
+async def test_until_when_its_certificate_is_good_can_be_scraped(start_controller: Any, mount: Mount) -> None:
+    files = mount.files
+    controller = await start_controller(
+        external_metrics_address="127.0.0.1:0",
+        external_metrics_cert=files.cert,
+        external_metrics_key=files.key,
+        external_metrics_client_ca=files.ca,
+    )
+    assert (
+        'certificate_expires_timestamp_seconds{use="external-metrics"}' in (await controller.api.get("/metrics")).text
+    )
 
 
 @pytest.mark.parametrize(

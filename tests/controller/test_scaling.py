@@ -24,9 +24,12 @@ from controller.pools import BadPoolsFile, PoolsFile, parse
 from controller.store import observed as store
 from controller.store.transaction import Transactions
 from controller.usecases import scaling
+from controller.usecases.arrivals import awaiting
 
 Replica = Callable[..., ObservedReplica]
 KEY = VersionKey("acme", "digits", 1)
+NEXT = KEY._replace(version=2)
+VERSION = "/v1/tenants/acme/models/digits/versions/1"
 AUTO = {"mode": "berth", "min_replicas": 1, "max_replicas": 20}
 
 
@@ -109,6 +112,53 @@ async def test_a_wish_is_pushed_until_the_workload_has_it(controller: Any, obser
     assert (await controller.api.patch("/v1/jobs/pool", json={"replicas": 3})).json()["wished_replicas"] is None
 
 
+async def test_a_change_is_not_refused_for_what_was_only_observed(controller: Any, observed_replica: Replica) -> None:
+    pool = ObservedPool("pool", "deployment/p", 1, 0)
+    await controller.tenant("acme")
+    await report(controller, pools=(pool,))
+    read = await controller.api.get("/v1/jobs/pool")
+    tag = read.headers["etag"]
+    # Bytes are reserved, a replica comes and gets ready, and a wish of ours comes true.
+    assert (await controller.upload("acme/digits")).status_code == 201
+    await report(controller, observed_replica("w0", (KEY, ServableState.AVAILABLE)), pools=(replace(pool, ready=1),))
+    seen = await controller.api.get("/v1/jobs/pool", headers={"if-none-match": tag})
+    assert seen.status_code == 200, "caches do not miss it"
+    assert (seen.json()["observed"]["ready"], seen.json()["reserved_bytes"] > 0) == (1, True)
+    wished = await controller.api.patch("/v1/jobs/pool", json={"replicas": 3}, headers={"if-match": tag})
+    assert wished.status_code == 200, wished.text
+    tag = wished.headers["etag"]
+    await report(controller, pools=(replace(pool, replicas=3, ready=2),))
+    assert (await controller.get("/v1/jobs/pool"))["wished_replicas"] is None
+    auto = {"scaling": {**AUTO, "mode": "external"}}
+    changed = await controller.api.patch("/v1/jobs/pool", json=auto, headers={"if-match": tag})
+    assert changed.status_code == 200, changed.text
+    tag = changed.headers["etag"]
+    # The autoscaler's decisions and its HPA's doings are no writes of ours either.
+    await controller.until("/v1/jobs/pool", lambda job: job["desired_replicas"] is not None)
+    await report(controller, pools=(replace(pool, replicas=7, ready=7),))
+    more = {"scaling": {"max_replicas": 30}}
+    changed = await controller.api.patch("/v1/jobs/pool", json=more, headers={"if-match": tag})
+    assert changed.status_code == 200, changed.text
+    # What somebody has written in between is.
+    late = await controller.api.patch("/v1/jobs/pool", json=more, headers={"if-match": tag})
+    assert late.status_code == 412
+
+
+@pytest.mark.parametrize("how", ["wish", "kubectl", "memory"])
+async def test_a_change_is_refused_for_what_somebody_else_did(controller: Any, how: str) -> None:
+    pool = ObservedPool("pool", "deployment/p", 2, 2)
+    await report(controller, pools=(pool,))
+    tag = (await controller.api.get("/v1/jobs/pool")).headers["etag"]
+    if how == "kubectl":
+        await report(controller, pools=(replace(pool, replicas=5),))
+    else:
+        change = {"replicas": 5} if how == "wish" else {"memory_per_replica": 2 << 30}
+        assert (await controller.api.patch("/v1/jobs/pool", json=change)).status_code == 200
+    late = await controller.api.patch("/v1/jobs/pool", json={"replicas": 4}, headers={"if-match": tag})
+    assert late.status_code == 412
+    assert (await controller.api.delete("/v1/jobs/pool", headers={"if-match": tag})).status_code == 412
+
+
 async def test_without_a_workload_the_number_is_the_jobs_own(controller: Any) -> None:
     patched = (await controller.api.patch("/v1/jobs/pool", json={"replicas": 4})).json()
     assert (patched["replicas"], patched["wished_replicas"], patched["observed"]) == (4, None, None)
@@ -189,12 +239,21 @@ async def test_external_publishes_and_asks_nothing(controller: Any, observed_rep
     assert "job.recommended" in {event["kind"] for event in events}
 
 
-async def test_a_job_asleep_is_woken_by_requests_that_wait(start_controller: Any) -> None:
+async def announced(controller: Any, kind: str, count: int = 1) -> None:
+    """Wait until an event was told so many times."""
+    await controller.until(
+        "/v1/events?limit=500", lambda page: sum(event["kind"] == kind for event in page["items"]) == count
+    )
+
+
+async def test_a_job_asleep_is_woken_by_requests_that_wait(start_controller: Any, observed_replica: Replica) -> None:
     controller = await start_controller()
     await controller.tenant("acme")
     await controller.job("pool", service_class="temporary", dedicated_tenant="acme", replicas=0)
     # Scaled to zero, and yet the tenant's models have their place there.
     assert (await controller.upload("acme/digits")).json()["job"] == "pool"
+    await report(controller, observed_replica("w0", (KEY, ServableState.AVAILABLE)))
+    await announced(controller, "version.available")
     await report(controller, pools=(ObservedPool("pool", "deployment/p", 0, 0),))
     await controller.api.patch("/v1/jobs/pool", json={"scaling": {**AUTO, "min_replicas": 0}})
     await until_asked(controller, 0)
@@ -202,6 +261,79 @@ async def test_a_job_asleep_is_woken_by_requests_that_wait(start_controller: Any
     await until_asked(controller, 1)
     found = await controller.get("/v1/jobs/pool")
     assert found["desired_reason"] == "requests wait for a model, and no replica runs"
+
+
+async def test_a_job_asleep_is_woken_for_a_new_version(start_controller: Any, observed_replica: Replica) -> None:
+    """Also where an older one answers elsewhere, so that no request ever waits for it."""
+    controller = await start_controller()
+    await controller.tenant("acme")
+    await controller.job("shared")
+    assert (await controller.upload("acme/digits")).json()["job"] == "shared"
+    await controller.job("pool", service_class="temporary", dedicated_tenant="acme", replicas=0)
+    scaling = {**AUTO, "min_replicas": 0, "stabilize_down_s": 0}
+    await controller.api.patch("/v1/jobs/pool", json={"scaling": scaling})
+    older = observed_replica("s0", (KEY, ServableState.AVAILABLE), job="shared")
+    asleep, awake = (ObservedPool("pool", "deployment/p", replicas, replicas) for replicas in (0, 1))
+    await report(controller, older, pools=(asleep,))
+    await announced(controller, "version.available")
+    await until_asked(controller, 0)
+
+    assert (await controller.upload("acme/digits")).json()["job"] == "pool"
+    await until_asked(controller, 1)
+    found = await controller.get("/v1/jobs/pool")
+    assert found["desired_reason"] == "a version has yet to be loaded for the first time, and no replica runs"
+    newer = observed_replica("w0", (NEXT, ServableState.AVAILABLE))
+    newer = replace(newer, status=replace(newer.status, in_flight=0))
+    await report(controller, older, newer, pools=(awake,))
+    await announced(controller, "version.available", 2)
+    # It has taken over, and nobody asks for it: the older one goes, and the job sleeps again.
+    await until_asked(controller, 0)
+    await controller.until(VERSION, lambda version: version["state"] == "draining")
+    await report(controller, pools=(asleep,))
+    await controller.until(VERSION, lambda version: version["state"] == "retired")
+    assert await asked(controller) == 0
+
+
+async def test_a_version_is_awaited_until_it_is_known_to_work_or_not(
+    start_controller: Any, transactions: Transactions, observed_replica: Replica
+) -> None:
+    controller = await start_controller()
+    await controller.tenant("acme")
+    await controller.job("pool", service_class="temporary", dedicated_tenant="acme")
+
+    async def awaited() -> bool:
+        return await transactions.read(lambda tx: awaiting(tx, ["pool"])) == {"pool"}
+
+    async def tell(*held: tuple[VersionKey, ServableState]) -> None:
+        await report(controller, *([observed_replica("w0", *held)] if held else []))
+
+    assert not await awaited()
+    await controller.upload("acme/digits")
+    await tell()
+    assert await awaited()
+    await tell((KEY, ServableState.LOADING))
+    assert await awaited()
+    await tell((KEY, ServableState.AVAILABLE))
+    await announced(controller, "version.available")
+    assert not await awaited()
+    await tell()
+    assert not await awaited(), "it sleeps"
+
+    await controller.upload("acme/digits")
+    assert await awaited()
+    await tell((KEY, ServableState.AVAILABLE), (NEXT, ServableState.ERROR))
+    await announced(controller, "version.failed")
+    assert not await awaited()
+    await tell()
+    assert not await awaited(), "it is not tried for ever"
+
+    # Pinned, so the new one is not for those who name none.
+    await controller.upload("acme/digits")
+    assert await awaited()
+    pinned = {"serving": {"policy": "pinned", "version": 1}}
+    assert (await controller.api.patch("/v1/tenants/acme/models/digits", json=pinned)).status_code == 200
+    assert not await awaited()
+    assert await transactions.read(lambda tx: awaiting(tx, [])) == frozenset()
 
 
 async def test_without_a_workload_the_autoscaler_sets_the_jobs_own_number(controller: Any) -> None:

@@ -27,7 +27,8 @@ from synchronizer.__main__ import serve
 from synchronizer.settings import SynchronizerSettings
 
 CELL, KEY = "c", VersionKey("acme", "digits", 1)
-ASLEEP = {"mode": "berth", "min_replicas": 0, "max_replicas": 5}
+ASLEEP = {"mode": "berth", "min_replicas": 0, "max_replicas": 5, "stabilize_down_s": 1}
+VERSION = "/v1/tenants/acme/models/digits/versions/1"
 
 
 class Router:
@@ -57,6 +58,9 @@ class Router:
 
     async def reaches(self, replica: str) -> None:
         await self._until(lambda: replica in self.replicas())
+
+    async def misses(self, replica: str) -> None:
+        await self._until(lambda: replica not in self.replicas())
 
     async def _until(self, true: Any) -> None:
         async with asyncio.timeout(20):
@@ -103,6 +107,14 @@ async def synchronizer(controller: Any, cluster: FakeKubernetes, folder: Path, *
         await process
 
 
+@asynccontextmanager
+async def replica(controller: Any, cluster: FakeKubernetes, name: str) -> AsyncIterator[None]:
+    """A pod of the job, whose worker loads what it is told to, while the context is open."""
+    async with serve_worker(ScriptedWorker(name, "j"), controller.credential) as address:
+        cluster.put(worker_pod(name, control=int(address.control.rpartition(":")[2])))
+        yield
+
+
 def told(cluster: FakeKubernetes) -> int:
     """How many replicas the job's workload is told to have."""
     workload = cluster.get("Deployment", "default", "pool-j")
@@ -126,18 +138,23 @@ async def test_a_request_wakes_the_job_that_sleeps(
     ):
         await router.knows_the_model()
         assert router.replicas() == set()
-        await controller.until("/v1/jobs/j", lambda job: job["observed"] is not None)
+        # Nobody asks for it yet: it is new, and has to be loaded once to be known to work.
+        await cluster.until(lambda: told(cluster) == 1, 20.0)
+        assert (await controller.get("/v1/jobs/j"))["desired_reason"].startswith("a version has yet to be loaded")
+        async with replica(controller, cluster, "w1"):
+            await router.reaches("w1")
+            await controller.until(VERSION, lambda version: version["state"] == "available")
+            await cluster.until(lambda: told(cluster) == 0, 20.0)
+            cluster.delete("Pod", "default", "w1")
+        await router.misses("w1")
+        await controller.until(VERSION, lambda version: version["state"] == "pending")
         assert told(cluster) == 0
         router.wishes.ask(KEY, until=math.inf)
         await cluster.until(lambda: told(cluster) == 1, 20.0)
         found = await controller.get("/v1/jobs/j")
         assert found["desired_reason"] == "requests wait for a model, and no replica runs"
-        worker = ScriptedWorker("w1", "j")
-        async with serve_worker(worker, controller.credential) as address:
-            cluster.put(worker_pod("w1", control=int(address.control.rpartition(":")[2])))
-            await router.reaches("w1")
-            router.wishes.fulfilled(KEY)
-            await controller.until(
-                "/v1/tenants/acme/models/digits/versions/1", lambda version: version["state"] == "available"
-            )
+        async with replica(controller, cluster, "w2"):
+            await router.reaches("w2")
+            await controller.until(VERSION, lambda version: version["state"] == "available")
             assert told(cluster) == 1
+            router.wishes.fulfilled(KEY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -12,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
+from berth.ids import NAME_PATTERN
 from berth.testing.kubernetes.server import FakeKubernetes
 from berth.testing.news import News
 from berth.testing.scripted_controller import ScriptedController, serve_controller
 from synchronizer.cluster.api import ApiFailure, KubernetesApi
-from synchronizer.cluster.lease import KubernetesLease
+from synchronizer.cluster.lease import KubernetesLease, lease_name
 from synchronizer.cluster.metrics import ClusterMetrics
 from synchronizer.controllers import GrpcControllers, Leases
 from synchronizer.core.leadership import Instruction, Leadership
@@ -317,3 +321,30 @@ async def _pause(seconds: float) -> None:
     over = asyncio.Event()
     loop.call_later(seconds, over.set)
     await over.wait()
+
+
+CELLS = st.from_regex(NAME_PATTERN, fullmatch=True)
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("eu-west", "berth-synchronizer-eu-west"),
+        ("eu.west-1", "berth-synchronizer-eu.west-1"),
+        ("eu_west", "berth-synchronizer-eu-west-6d0e6321e5"),
+        ("eu_.west", "berth-synchronizer-eu--west-"),
+        ("eu..west", "berth-synchronizer-eu--west-"),
+    ],
+)
+def test_a_lease_is_called_after_its_cell(cell: str, name: str) -> None:
+    assert lease_name(cell).startswith(name)
+
+
+@given(st.lists(CELLS, min_size=2, max_size=8, unique=True))
+@example(["a_b", "a-b", "a.b", "a..b", "a__b", "a-_b", "a._b"])
+def test_no_two_cells_share_a_lease(cells: list[str]) -> None:
+    names = {lease_name(cell) for cell in cells}
+    assert len(names) == len(cells)
+    # What Kubernetes says of names (RFC 1123).
+    label = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+    assert all(re.fullmatch(rf"{label}(\.{label})*", name) and len(name) <= 253 for name in names)

@@ -1,7 +1,8 @@
 """The concurrency that one replica sustains for a model, learned from how its latency grows with concurrency.
 
 Nothing is configured. Each sample says: with so many requests under way on a replica, this model took so long. Samples
-are averaged in bands of concurrency. The least latency of all bands, without waiting, is that of an idle replica, and
+are averaged in bands of concurrency. The least latency of all bands, without waiting, is that of an idle replica (bands
+whose differences may be chance count as one, since the least of many noisy figures would be too small), and
 by Little's law a replica that answers X requests a second of an idle latency of L0 has X * L0 of them really at work;
 the rest wait. So the greatest X * L0 of all bands is the knee: up to there more concurrency brings more throughput,
 beyond it only more latency. (Kleinrock's operating point; BBR finds a network path's capacity in the same way.)
@@ -18,6 +19,7 @@ Contract:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -145,11 +147,13 @@ class LatencyCurve:
         bands = [band for band in self._bands.values() if band.evidence(now) >= _PROOF]
         if not bands:
             return None
-        idle_s = min(band.at_work_s for band in bands)
+        idle_s = _idle(bands, now)
+        doubtful = [band for band in self._bands.values() if band.evidence(now) < _PROOF and _slow(band, idle_s)]
+        if (together := _merged(doubtful, now)) is not None:
+            bands.append(together)
         sustained = max(band.concurrency * idle_s / band.latency_s for band in bands)
         limit = _patience(bands, target_wait_s)
-        slow = any(band.latency_s > _OVERLOAD * idle_s and band.concurrency > 1 for band in bands)
-        knee = limit < math.inf or slow
+        knee = limit < math.inf or any(_slow(band, idle_s) for band in bands)
         return Estimate(min(sustained, limit, self._ceiling) if knee else sustained, idle_s, knee)
 
     def validate(self) -> None:
@@ -159,6 +163,51 @@ class LatencyCurve:
             assert min(band.concurrency, band.latency_s) > 0
             assert band.wait_s >= 0
         assert self._ceiling > 0
+
+
+def _idle(bands: list[_Band], now: float) -> float:
+    """Seconds that a request takes on an idle replica. They do not become fewer as more are under way, so neighbours
+    that say so by no more than chance are averaged (pool adjacent violators, the usual way of isotonic regression); a
+    greater difference is real: caches that were cold, clocks that were low."""
+    blocks: list[tuple[float, float]] = []
+    for band in sorted(bands, key=lambda band: band.concurrency):
+        seconds, weight = band.at_work_s, band.evidence(now)
+        while blocks and seconds < blocks[-1][0] <= seconds * (1 + _chance(weight, blocks[-1][1])):
+            before_s, before = blocks.pop()
+            seconds = (before_s * before + seconds * weight) / (before + weight)
+            weight += before
+        blocks.append((seconds, weight))
+    return min(seconds for seconds, _ in blocks)
+
+
+def _chance(one: float, other: float) -> float:
+    """By which part two means of equals may well differ, from the evidence for each: two standard deviations of the
+    difference, for service times that vary as much as their mean."""
+    return 2.0 * math.sqrt((1 / one + 1 / other) / _WHOLE)
+
+
+def _slow(band: _Band, idle_s: float) -> bool:
+    return band.latency_s > _OVERLOAD * idle_s and band.concurrency > 1
+
+
+def _merged(bands: list[_Band], now: float) -> _Band | None:
+    """Several bands of overload as one, None if they prove nothing together either. Short overloads are each of another
+    height and leave a little evidence in many bands; all of it is of the same throughput, the most there is."""
+    weights = [band.evidence(now) for band in bands]
+    total = sum(weights)
+    if total < _PROOF:
+        return None
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / total
+
+    return _Band(
+        total,
+        now,
+        mean(band.concurrency for band in bands),
+        mean(band.latency_s for band in bands),
+        mean(band.wait_s for band in bands),
+    )
 
 
 def _patience(bands: list[_Band], target_wait_s: float) -> float:

@@ -41,11 +41,13 @@ class ReplicaReading:
 class JobReading:
     """A job now. `age_s` is how old the newest report of its cell is.
 
-    `wanted`: requests wait for one of its models, which no replica has loaded.
+    `wanted`: requests wait for one of its models, which no replica has loaded. `untried`: it is to hold a version that
+    has yet to be loaded for the first time, or to take over from an older one (`core.arrival`).
     """
 
     reports: tuple[ReplicaReading, ...] = ()
     wanted: bool = False
+    untried: bool = False
     age_s: float = 0.0
 
 

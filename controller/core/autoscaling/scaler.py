@@ -6,10 +6,12 @@ Contract of `step`:
 
 1. The answer is within the policy's bounds, always, whatever is read.
 2. Old readings (`STALE_S`) change nothing: the last answer is held. So does a job whose replicas cannot be seen.
-3. Up at once, down only to the most that was needed in the last `stabilize_down_s` seconds.
+3. Up at once, down only to the most that was needed in the last `stabilize_down_s` seconds, and to the most that was
+   needed in an overload in twice that time.
 4. A need within `TOLERANCE` of what there is changes nothing, so constant load settles.
 5. To zero only for temporary jobs with a lower bound of zero, after `stabilize_down_s` without any request, also one
-   that waits for a model to be loaded; and from zero to one as soon as a request waits.
+   that waits for a model to be loaded, and without a version that was never loaded; and from zero to one as soon as
+   a request waits, or such a version comes.
 6. Every answer has its reason in a sentence.
 """
 
@@ -40,6 +42,9 @@ _STRIDE_S = (_LONG_S - _SHORT_S) / _STRIDES
 _AHEAD_S = 20.0
 # Many small steps down are one larger one.
 _DOWN_EVERY_S = 15.0
+# What was needed in an overload is kept so many times as long: it came faster than replicas start, so it costs misses
+# each time that it comes anew. What came gradually can be met in time again.
+_OVERLOAD_KEPT = 2.0
 # Memory that is nearly full: fewer replicas would each have more requests under way, which take memory of their own.
 _PRESSED = 0.95
 _MOST_CURVES = 2_000
@@ -98,6 +103,7 @@ class JobScaler:
         self._per_second = Window(_LONG_S)
         self._needed = Window(0.0)
         self._needed.add(replicas, now)
+        self._needed_in_overload = Window(0.0)
         self._active_at = now
         self._overload_at = -math.inf
         self._down_at = -math.inf
@@ -121,7 +127,8 @@ class JobScaler:
             heard = "is not heard" if math.isinf(reading.age_s) else f"was last heard {reading.age_s:.0f} s ago"
             return self._hold(scaling, f"held: its cell {heard}")
         rates = self._observe(reading, scaling, now)
-        if reading.wanted or any(report.in_flight for report in reading.reports) or any(r.completed for r in rates):
+        asked = any(report.in_flight for report in reading.reports) or any(each.completed for each in rates)
+        if asked or reading.wanted or reading.untried:
             self._active_at = now
         decision = self._decide(reading, rates, scaling, service_class, now)
         self._last = bound(decision, scaling)
@@ -181,13 +188,17 @@ class JobScaler:
         idle = now - self._active_at
         to_zero = service_class is ServiceClass.TEMPORARY and scaling.min_replicas == 0
         self._needed.seconds = scaling.stabilize_down_s
+        self._needed_in_overload.seconds = _OVERLOAD_KEPT * scaling.stabilize_down_s
         # Not in the step that sees a request, however short the wait is to be: it would never wake.
         if to_zero and 0 < idle >= scaling.stabilize_down_s:
-            self._needed = Window(scaling.stabilize_down_s)
+            self._needed, self._needed_in_overload = Window(0.0), Window(0.0)
             return Decision(0, f"no request for {idle:.0f} s")
         if reading.wanted and not last:
             self._needed.add(1, now)
             return Decision(1, "requests wait for a model, and no replica runs")
+        if reading.untried and not last:
+            self._needed.add(1, now)
+            return Decision(1, "a version has yet to be loaded for the first time, and no replica runs")
         if to_zero and not last:
             return Decision(0, "nobody asks for its models")
         if not last:
@@ -261,13 +272,14 @@ class JobScaler:
         else:
             long = replace(load, at_work=self._at_work.mean(_LONG_S), sustains=self._might)
             steady = need(long, scaling.target_queue_s)
+        self._needed_in_overload.add(wanted.replicas if wanted.overload else 0.0, now)
         # Nobody knows that the part of a replica is needed while trying with fewer.
         tries = self._might is not None and not self._might.knee and not steady.overload
         self._needed.add(max(1, int(steady.replicas) if tries else round_up(steady.replicas)), now)
         if wanted.replicas > last * (1 + TOLERANCE):
             self._needed.add(round_up(wanted.replicas), now)
             return Decision(round_up(wanted.replicas), wanted.reason, sustainable)
-        least = max(1, int(self._needed.greatest()))
+        least = max(1, int(self._needed.greatest()), round_up(self._needed_in_overload.greatest()))
         if least >= last or now - self._down_at < _DOWN_EVERY_S:
             return Decision(last, steady.reason, sustainable)
         if any(report.memory_share > _PRESSED for report in reading.reports):

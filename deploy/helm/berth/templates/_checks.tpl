@@ -21,6 +21,8 @@
 {{- if and (eq .Values.tls.mode "secret") (not .Values.tls.existingSecret) }}{{ fail "tls.mode is secret: set tls.existingSecret to a secret with tls.crt, tls.key and ca.crt." }}{{ end -}}
 {{- with .Values.router.ingress }}{{ if and .enabled (not .host) }}{{ fail "router.ingress needs a host." }}{{ end }}{{ end -}}
 {{- with .Values.router.gateway }}{{ if and .enabled (not .parentRefs) }}{{ fail "router.gateway needs parentRefs: the gateways that the routes belong to." }}{{ end }}{{ end -}}
+{{- if and .Values.externalMetrics.enabled (not $parts.controller) }}{{ fail "externalMetrics: controllers answer it, and components.controller is false; enable it in the release that has them." }}{{ end -}}
+{{- if and .Values.monitoring.podMonitor.enabled .Values.monitoring.serviceMonitor.enabled }}{{ fail "monitoring.podMonitor and monitoring.serviceMonitor would both scrape every pod: choose one." }}{{ end -}}
 {{- $seen := dict -}}
 {{- range include "berth.allPools" . | fromJsonArray -}}
   {{- include "berth.checkPool" (list $ .) -}}
@@ -42,6 +44,7 @@
 {{- if gt (int $pool.scaling.minReplicas) (int $pool.scaling.maxReplicas) }}{{ fail (printf "%s scaling.minReplicas is above scaling.maxReplicas." $who) }}{{ end -}}
 {{- if and $pool.hpa.enabled (lt (int $pool.scaling.minReplicas) 1) }}{{ fail (printf "%s an HPA cannot scale to zero: set scaling.minReplicas to 1, or use keda." $who) }}{{ end -}}
 {{- if and $pool.keda.enabled (not $pool.keda.triggers) (not $pool.keda.prometheusAddress) }}{{ fail (printf "%s keda needs prometheusAddress, or triggers." $who) }}{{ end -}}
+{{- if and $pool.keda.enabled $root.Values.externalMetrics.enabled }}{{ fail (printf "%s KEDA serves external.metrics.k8s.io itself, and a cluster has one such API: leave externalMetrics out, and let KEDA scale all pools that Berth does not." $who) }}{{ end -}}
 {{- if and $pool.cache.persistent (ne $pool.kind "StatefulSet") }}{{ fail (printf "%s cache.persistent needs kind StatefulSet." $who) }}{{ end -}}
 {{- if and (eq (toString $pool.rollout.maxSurge) "0") (eq (toString $pool.rollout.maxUnavailable) "0") }}{{ fail (printf "%s rollout.maxSurge and rollout.maxUnavailable are both 0: nothing could ever be replaced." $who) }}{{ end -}}
 {{- if and $pool.gpu.count (eq $pool.runtime "onnxruntime") (not $pool.image) }}{{ fail (printf "%s Berth's image has ONNX Runtime for CPUs: set image to one with CUDA, or runtime to triton." $who) }}{{ end -}}

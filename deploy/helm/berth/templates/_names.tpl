@@ -77,6 +77,13 @@ berth.dev/cell: {{ (index . 0).Values.cell | quote }}
 {{- if eq $root.Values.tls.mode "secret" }}{{ $root.Values.tls.existingSecret }}{{ else }}{{ include "berth.name" (list $root (printf "%s-tls" (index . 1))) }}{{ end -}}
 {{- end -}}
 
+{{/* Who signs the release's certificates, as JSON. */}}
+{{- define "berth.issuer" -}}
+{{- $issuer := .Values.tls.certManager.issuerRef -}}
+{{- if not $issuer.name }}{{ $issuer = dict "name" (include "berth.name" (list . "authority")) "kind" "Issuer" "group" "cert-manager.io" }}{{ end -}}
+{{ toJson $issuer }}
+{{- end -}}
+
 {{/* Which components this release runs, as a JSON list; "worker" if there is a pool here. */}}
 {{- define "berth.running" -}}
 {{- $running := list -}}

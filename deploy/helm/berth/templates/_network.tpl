@@ -75,6 +75,13 @@ spec:
     {{- if .Values.components.synchronizer }}{{ include "berth.peer" (list . "synchronizer") | nindent 4 }}{{ end }}
     {{- with $policy.cells }}{{ toYaml . | nindent 4 }}{{ end }}
 {{- end }}
+{{- if .Values.externalMetrics.enabled }}
+# The external metrics API, which answers nobody but the API server.
+- ports: [{port: 8443, protocol: TCP}]
+  {{- with $policy.apiServer.from }}
+  from: {{ toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "berth.controllerEgress" -}}

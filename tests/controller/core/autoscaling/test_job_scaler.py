@@ -142,6 +142,39 @@ def test_fewer_only_after_the_window() -> None:
     assert decision.replicas < high
 
 
+def test_what_an_overload_took_is_kept_twice_as_long() -> None:
+    """It came faster than replicas start, and would be missed once more."""
+    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
+    for rate in (100, 200, 400, 800, 200):
+        for _ in range(100):
+            pool.step(rate)
+    burst = [pool.step(4_000).replicas for _ in range(10)]
+    assert max(burst) >= 20
+    held = [pool.step(200).replicas for _ in range(150)]
+    # From its last step on; what was needed when it was over is forgotten in half the time.
+    kept_s = EVERY_S * sum(count >= 20 for count in held)
+    assert 200 <= kept_s <= 242
+    assert held[-1] == 2
+
+
+def test_what_came_gradually_is_kept_no_longer_than_asked_for() -> None:
+    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
+    for rate in range(200, 4_000, 10):
+        pool.step(rate)
+    high = pool.replicas
+    assert high >= 20
+    held = [pool.step(200).replicas for _ in range(150)]
+    assert EVERY_S * sum(count >= 20 for count in held) <= 160
+
+
+def test_a_job_that_slept_remembers_no_overload() -> None:
+    pool = Pool(Scaling(ScalingMode.BERTH, 0, 100, stabilize_down_s=60.0), service_class=TEMPORARY)
+    for rate in [100] * 50 + [3_000] * 10 + [0] * 40:
+        pool.step(rate)
+    assert pool.replicas == 0
+    assert [pool.step(20, wanted=not pool.replicas).replicas for _ in range(20)] == [1] * 20
+
+
 def test_a_short_dip_changes_nothing() -> None:
     pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
     for _ in range(800):
@@ -199,6 +232,21 @@ def test_a_temporary_job_sleeps_and_wakes() -> None:
     # While it starts it stays awake, and for as long as a request waits for it to load.
     assert {pool.step(0, reports=()).replicas for _ in range(20)} == {1}
     assert {pool.step(0, wanted=True).replicas for _ in range(60)} == {1}
+
+
+def test_a_version_that_was_never_loaded_wakes_a_job_and_keeps_it_awake() -> None:
+    scaling = Scaling(ScalingMode.BERTH, 0, 10, stabilize_down_s=30.0)
+    pool = Pool(scaling, replicas=0, service_class=TEMPORARY)
+    assert pool.step(0).replicas == 0
+    woken = pool.step(0, untried=True)
+    assert woken.replicas == 1
+    assert "loaded for the first time" in woken.reason
+    for _ in range(60):
+        assert pool.step(0, untried=True).replicas == 1
+    # Loaded, or known not to load: the usual rule from here on.
+    awake = sum(pool.step(0).replicas for _ in range(60))
+    assert EVERY_S * awake <= scaling.stabilize_down_s
+    assert pool.replicas == 0
 
 
 def test_other_jobs_do_not_sleep() -> None:

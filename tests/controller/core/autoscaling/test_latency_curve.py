@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
@@ -65,6 +66,55 @@ def test_the_knee_is_found_within_a_fifth(
     assert found.knee
     assert found.concurrency == pytest.approx(slots, rel=0.2)
     assert found.idle_s == pytest.approx(service_s, rel=0.2)
+
+
+def test_the_least_of_many_noisy_bands_is_not_taken_for_the_idle_latency() -> None:
+    """Twenty bands of 0.1 s, each off by 5 %: their least is some 9 % too small, what is estimated half of that."""
+    least, estimated = [], []
+    for seed in range(40):
+        rng, curve, now, seen = random.Random(seed), LatencyCurve(), 0.0, []
+        for band in range(20):
+            seen.append(0.1 * rng.lognormvariate(0, 0.05))
+            for _ in range(6):
+                now += 2.0
+                curve.add(Sample(0.5 * 1.15**band, seen[-1], 0.0, 60), math.inf, now)
+        found = curve.estimate(math.inf, now)
+        assert found is not None
+        least.append(min(seen))
+        estimated.append(found.idle_s)
+        assert min(seen) <= found.idle_s <= 0.105
+    assert fmean(least) < 0.092
+    assert fmean(estimated) > 0.094
+
+
+def test_replicas_that_are_slow_while_idle_are_no_noise() -> None:
+    """Cold caches and low clocks: what a replica sustains is not taken for more than it is."""
+    curve = LatencyCurve()
+    levels = [0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0]
+    now = fill(curve, lambda n: hard(8, 0.1 if n > 1.5 else 0.2)(n), levels, random.Random(3), noise=0.05)
+    found = curve.estimate(math.inf, now)
+    assert found is not None
+    assert found.idle_s == pytest.approx(0.1, rel=0.1)
+    assert found.concurrency == pytest.approx(8.0, rel=0.15)
+
+
+def test_short_overloads_of_many_heights_are_evidence_together() -> None:
+    """Each leaves one sample in a band of its own, which proves nothing alone."""
+    curve = LatencyCurve()
+    now = fill(curve, hard(8, 0.1), [3.0, 6.0], random.Random(9), noise=0.01)
+    for level in (60.0, 90.0, 140.0):
+        now += 120.0
+        curve.add(Sample(level, level / 80.0, level / 80.0 - 0.1, 160), TARGET_S, now)
+    before = curve.estimate(TARGET_S, now)
+    assert before is not None
+    assert not before.knee
+    for level in (200.0, 300.0):
+        now += 120.0
+        curve.add(Sample(level, level / 80.0, level / 80.0 - 0.1, 160), TARGET_S, now)
+    after = curve.estimate(TARGET_S, now)
+    assert after is not None
+    assert after.knee
+    assert after.concurrency == pytest.approx(8.0, rel=0.1)
 
 
 def test_nothing_is_claimed_without_evidence() -> None:
