@@ -18,14 +18,14 @@ from router.board import RouteBoard
 from router.core.accounts import Admitted, Refused, Settled, Ticket, Why
 from router.core.admission import Admission
 from router.core.paths import Operation
-from router.core.routes import NotLoaded
+from router.core.routes import ANYWHERE, NotLoaded, Resolved
 from router.metrics import RouterMetrics
 from router.wishes import Wishes
 
 OnAnswer = Callable[[Admitted | BerthError], bool]
 """Told how waiting ended. Returns False if nobody is left to use the slot."""
 
-_Question = tuple[bytes | None, str, str]
+_Question = tuple[bytes | None, str, str, int]
 
 
 class Asking(Protocol):
@@ -39,6 +39,8 @@ class Asking(Protocol):
     def model(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def reach(self) -> int: ...
     @property
     def body(self) -> Sized: ...
     @property
@@ -76,11 +78,13 @@ class Gate:
     def admission(self) -> Admission:
         return self._admission
 
-    def check(self, operation: Operation, api_key: bytes | None, model: str, version: str) -> None:
+    def check(
+        self, operation: Operation, api_key: bytes | None, model: str, version: str, reach: int = ANYWHERE
+    ) -> None:
         """Raise what `enter` would raise whatever the body is, so that a request can be refused before it is read."""
         limits: TenantLimits | None
         try:
-            resolved = self._board.routes.resolve(api_key, model, version)
+            resolved = self._board.routes.resolve(api_key, model, version, reach)
             tenant, limits = resolved.key.tenant, resolved.limits
         except NotLoaded as error:
             if not self._may_hold(operation, error):
@@ -96,7 +100,7 @@ class Gate:
         Whoever waited resolves the call anew: the table may be another one.
         """
         now = self._loop.time()
-        question = (call.api_key, call.model, call.version)
+        question = (call.api_key, call.model, call.version, call.reach)
         size = len(call.body)
         try:
             resolved = self._board.routes.resolve(*question)
@@ -110,6 +114,11 @@ class Gate:
             raise self._counted(answer)
         self._wait(_Waiting(answer.ticket, on_answer))
         return answer.ticket
+
+    def wish_for(self, resolved: Resolved) -> None:
+        """Another cell answers for what this one has not loaded: if it is to be loaded here, that is wished for."""
+        if resolved.assigned and not resolved.replicas:
+            self._wishes.ask(resolved.key, self._loop.time())
 
     def leave(self, slot: Admitted) -> None:
         """Give a slot back. Those who get it are told before this returns."""

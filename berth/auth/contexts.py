@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from berth.auth.certificates import Certificates, Material
+
+class Material(Protocol):
+    """What connections are made with at one moment; a fresh context of it."""
+
+    def context(self, *, server_side: bool) -> ssl.SSLContext: ...
+
+
+class Source(Protocol):
+    """Where it comes from: the same object for as long as it is the same."""
+
+    def current(self) -> Material: ...
 
 
 class RotatingContext(ssl.SSLContext):
@@ -19,10 +29,10 @@ class RotatingContext(ssl.SSLContext):
     reached at, and a client's too. Not for blocking sockets.
     """
 
-    def __new__(cls, certificates: Certificates, *, server_side: bool, peer_name: str = "") -> RotatingContext:
+    def __new__(cls, certificates: Source, *, server_side: bool, peer_name: str = "") -> RotatingContext:
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
 
-    def __init__(self, certificates: Certificates, *, server_side: bool, peer_name: str = "") -> None:
+    def __init__(self, certificates: Source, *, server_side: bool, peer_name: str = "") -> None:
         self._certificates = certificates
         self._server_side = server_side
         self._peer_name = peer_name

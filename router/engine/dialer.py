@@ -1,12 +1,15 @@
-"""Makes connections to replicas; the only part of the data path that needs a task, once a connection."""
+"""Makes connections to replicas and to other cells' routers; the only part of the data path that needs a task, once a
+connection."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from berth.auth.peer import PeerCredential
+from berth.model import ReplicaAddress
+from router.core.routes import is_router
 from router.engine.attached import Attached
 from router.engine.connection import Common, Connection
 
@@ -14,12 +17,27 @@ from router.engine.connection import Common, Connection
 _CONNECT_TIMEOUT = 1.0
 
 
+class Trust(Protocol):
+    """Who is dialled, and how each side knows the other; `PeerCredential` within a deployment, `Strangers` beyond."""
+
+    @property
+    def scheme(self) -> str:
+        """http or https."""
+
+    def headers(self) -> Mapping[str, str]:
+        """What every request carries."""
+
+    def client_tls(self) -> ssl.SSLContext | None:
+        """The context of connections; None for cleartext."""
+
+
 class Dialer:
     """`tasks` owns the attempts, and is set before the first. `credential_fields` go with every request, `scheme` is
-    http or https."""
+    http or https; `sender` is the cell that requests come from, for those who have to know."""
 
-    def __init__(self, common: Common, credential: PeerCredential) -> None:
+    def __init__(self, common: Common, credential: Trust, sender: str = "") -> None:
         self.common = common
+        self.sender = sender.encode()
         self.tasks: asyncio.TaskGroup
         self._credential = credential
         self._contexts: dict[str, ssl.SSLContext | None] = {}
@@ -58,3 +76,8 @@ class Dialer:
                 context.set_alpn_protocols([protocol])
             self._contexts[protocol] = context
         return self._contexts[protocol]
+
+
+def dialer_for(address: ReplicaAddress, replicas: Dialer, beyond: Dialer | None) -> Dialer:
+    """Of two dialers the one for `address`: `beyond` is for the routers of other cells."""
+    return beyond if beyond is not None and is_router(address) else replicas
