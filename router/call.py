@@ -38,7 +38,8 @@ class Call:
     event loop's clock; `headers` are those that may go to the worker; a good answer is kept under `digest`, if any.
     `hedge`: the client does not mind a second copy. `trace`: what it said of its trace.
 
-    `reach` is one of `router.core.routes`, and `as_it_came` what the routers of another cell must be told.
+    `reach` is one of `router.core.routes`, `sender` the other cell that passed it on to here, if one did, and
+    `as_it_came` what the routers of another cell must be told.
     """
 
     wire: Wire
@@ -55,6 +56,7 @@ class Call:
     digest: bytes | None = None
     trace: Fields = ()
     reach: int = ANYWHERE
+    sender: str = ""
     as_it_came: AsItCame | None = None
 
 

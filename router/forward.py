@@ -120,7 +120,7 @@ class _Awaited(Request):
         self.deadline = call.deadline
         self.idempotent, self.hedge = call.idempotent, call.hedge
         self.trace = call.trace
-        self.reach = call.reach
+        self.reach, self.sender = call.reach, call.sender
         # A value is complete or it is none.
         self.held_back = WITHOUT_END
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

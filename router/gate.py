@@ -42,6 +42,8 @@ class Asking(Protocol):
     @property
     def reach(self) -> int: ...
     @property
+    def sender(self) -> str: ...
+    @property
     def body(self) -> Sized: ...
     @property
     def deadline(self) -> float: ...
@@ -172,7 +174,7 @@ class Gate:
     ) -> Ticket:
         if call.operation is Operation.INFER and not error.failed:
             self._wishes.ask(error.key, now)
-        if not self._may_hold(call.operation, error):
+        if not self._may_hold(call.operation, error) or error.may_be_had_by(call.sender):
             self._metrics.refused.labels(Why.COLD.value).inc()
             raise error
         answer = self._admission.enter(

@@ -10,7 +10,7 @@ to ask, and no more than a guess at the version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Final
 
 from berth.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
@@ -51,13 +51,29 @@ def is_router(address: ReplicaAddress) -> bool:
 
 
 class NotLoaded(Unavailable):
-    """The version `key` is assigned, but no replica holds it. `failed`: loading it failed; waiting is of no use."""
+    """The version `key` is assigned, but no replica holds it. `failed`: loading it failed; waiting is of no use.
 
-    def __init__(self, detail: str, *, key: VersionKey, limits: TenantLimits | None, failed: bool) -> None:
+    `cells` are other cells that are to hold what was asked for, whether or not this router knows them.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        key: VersionKey,
+        limits: TenantLimits | None,
+        failed: bool,
+        cells: Set[str] = frozenset(),
+    ) -> None:
         super().__init__(detail, retry_after=_LOADING_SOON)
         self.key = key
         self.limits = limits
         self.failed = failed
+        self.cells = cells
+
+    def may_be_had_by(self, sender: str) -> bool:
+        """Whether the cell `sender`, which passed the request on to here, can turn to a third one instead."""
+        return bool(sender) and bool(self.cells - {sender})
 
 
 class Resolved:
@@ -198,6 +214,7 @@ def resolve(
             key=key,
             limits=limits,
             failed=served.failed,
+            cells=_cells(route, number if version else None),
         )
     may_load = served is not None and not served.failed
     return Resolved(key, addresses, limits, route.default_answer, beyond, may_load)
@@ -207,8 +224,15 @@ def _beyond(route: ModelRoute, number: int | None, others: OtherCells) -> tuple[
     """Those of `others` that are to hold version `number` of the model, or for None any version."""
     if not others or not route.elsewhere:
         return ()
-    cells = route.elsewhere.get(number, ()) if number is not None else set().union(*route.elsewhere.values())
+    cells = _cells(route, number)
     return tuple(place for cell, place in others.items() if cell in cells)
+
+
+def _cells(route: ModelRoute, number: int | None) -> frozenset[str]:
+    """The other cells for that."""
+    if number is not None:
+        return frozenset(route.elsewhere.get(number, ()))
+    return frozenset(cell for cells in route.elsewhere.values() for cell in cells)
 
 
 def _number(route: ModelRoute, version: str) -> int:

@@ -40,6 +40,7 @@ _HOP_BY_HOP: Final = frozenset(name.encode() for name in headers.HOP_BY_HOP)
 _NOT_FOR_WORKERS: Final = frozenset(name.encode() for name in headers.NOT_FOR_WORKERS)
 _NOT_FOR_CLIENTS: Final = frozenset(name.encode() for name in headers.NOT_FOR_CLIENTS)
 # Of what a client says to Berth, what another cell's router should hear too.
+_LONGEST_NAME: Final = 63
 _FOR_ROUTERS: Final = frozenset((AUTHORIZATION, NO_HEDGE))
 # Of what is said to clients, what a router of another cell says to them through us.
 _FROM_ROUTERS: Final = frozenset((REPLICA, b"berth-cache", b"berth-default-answer"))
@@ -121,6 +122,7 @@ class Said(NamedTuple):
     api_key: bytes | None
     hedge: bool
     reach: int
+    sender: str
 
 
 def said_by(fields: Fields) -> Said:
@@ -132,8 +134,9 @@ def _said(authorization: bytes | None, no_hedge: bytes | None, passed_on: bytes 
     given = {} if authorization is None else {"authorization": authorization.decode("utf-8", "surrogateescape")}
     key = key_from_headers(given)
     asked = {} if no_hedge is None else {headers.NO_HEDGE: no_hedge.decode("latin-1")}
-    reach = ANYWHERE if passed_on is None else HERE
-    return Said(None if key is None else digest(key), headers.may_hedge(asked), reach)
+    sender = "" if passed_on is None else passed_on[:_LONGEST_NAME].decode("latin-1") or "?"
+    reach = HERE if sender else ANYWHERE
+    return Said(None if key is None else digest(key), headers.may_hedge(asked), reach, sender)
 
 
 def trace_of(fields: Fields) -> Fields:

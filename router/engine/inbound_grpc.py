@@ -107,7 +107,7 @@ class GrpcInbound(Inbound):
     def __init__(self, plan: Plan, client: ClientConnection, stream_id: int) -> None:
         super().__init__(Wire.GRPC, plan.operation, client, stream_id)
         self.plan = plan
-        self.api_key, self.hedge, self.reach = plan.said
+        self.api_key, self.hedge, self.reach, self.sender = plan.said
 
     @property
     def longest_body(self) -> int:
@@ -227,7 +227,8 @@ class GrpcInbound(Inbound):
         self._answered(rpc.UNAVAILABLE)
 
     def refused(self, error: BerthError) -> None:
-        if self.operation is Operation.READY and isinstance(error, Unavailable):
+        passed_by = self.may_be_had_by_sender(error)
+        if self.operation is Operation.READY and isinstance(error, Unavailable) and not passed_by:
             # A question that has an answer: not now. (An empty message is `ready: false`.)
             self._answer_locally(b"")
             return
@@ -235,6 +236,8 @@ class GrpcInbound(Inbound):
         fields: Fields = ()
         if isinstance(error, Retryable):
             fields = ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))),)
+        if passed_by:
+            fields = (*fields, (of.NOT_STARTED, b"1"))
         self.give(refusal_of(code.value[0], details, fields))
 
     def give(self, refusal: Answer) -> None:

@@ -132,7 +132,7 @@ class RestInbound(Inbound):
         self.asked_to_wait = expects_continue
         self.late_error: BerthError | None = None
         self._task: asyncio.Task[None] | None = None
-        self.api_key, self.hedge, self.reach = plan.said
+        self.api_key, self.hedge, self.reach, self.sender = plan.said
         if isinstance(question, ModelQuestion):
             self.model, self.version = question.model, question.version
         elif plan.tf is not None:
@@ -250,7 +250,7 @@ class RestInbound(Inbound):
             self._check_who()
             asked = TfAsked(
                 question, self.api_key, self.headers(), body, request_id, self.deadline, self.hedge, self.trace,
-                self.reach, AsItCame(self.authorization(), self.plan.method, self.plan.path),
+                self.reach, self.sender, AsItCame(self.authorization(), self.plan.method, self.plan.path),
             )  # fmt: skip
             reply = await service.tfserving.answer(asked)
         except BerthError as error:
@@ -340,6 +340,8 @@ class RestInbound(Inbound):
         fields = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
         if isinstance(error, PayloadTooLarge):
             self._close_after()
+        elif self.may_be_had_by_sender(error):
+            fields = (*fields, (of.NOT_STARTED, b"1"))
         self._give(status, fields, body)
 
     def _give_reply(self, reply: Reply) -> None:

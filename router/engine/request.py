@@ -87,7 +87,7 @@ class Request(ABC):
 
     __slots__ = (
         "api_key", "body", "complete", "deadline", "digest", "exchange", "hedge", "held_back", "idempotent", "model",
-        "operation", "reach", "request_id", "trace", "version", "went_to", "wire",
+        "operation", "reach", "request_id", "sender", "trace", "version", "went_to", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, operation: Operation) -> None:
@@ -109,8 +109,10 @@ class Request(ABC):
         self.exchange: Exchange | None = None
         # What the client said of its trace (`traceparent`, `tracestate`).
         self.trace: Fields = ()
-        # How far it may go (`router.core.routes`), and the other cell that it was passed on to, if it was.
+        # How far it may go (`router.core.routes`); the other cell that passed it on to here, and that to which it was
+        # passed on from here.
         self.reach = ANYWHERE
+        self.sender = ""
         self.went_to = ""
 
     @abstractmethod

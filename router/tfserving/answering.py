@@ -52,8 +52,8 @@ _OF_THE_BODY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TfAsked:
-    """A request. `headers` are those that may go to the worker, `deadline` is on the event loop's clock; `reach` and
-    `as_it_came` as in `Call`."""
+    """A request. `headers` are those that may go to the worker, `deadline` is on the event loop's clock; `reach`,
+    `sender` and `as_it_came` as in `Call`."""
 
     question: TfQuestion
     api_key: bytes | None
@@ -64,6 +64,7 @@ class TfAsked:
     hedge: bool = True
     trace: Fields = ()
     reach: int = ANYWHERE
+    sender: str = ""
     as_it_came: AsItCame | None = None
 
 
@@ -253,6 +254,7 @@ def _call(asked: TfAsked, operation: Operation, version: str, body: bytes, heade
         hedge=asked.hedge,
         trace=asked.trace,
         reach=asked.reach,
+        sender=asked.sender,
         as_it_came=asked.as_it_came,
     )
 
