@@ -79,7 +79,7 @@ def block_to_router(call: Call, door: of.Door, seconds: float) -> bytes:
     request_id: Fields = ((of.REQUEST_ID, call.request_id.encode()),)
     milliseconds = max(1, int(seconds * 1000.0))
     if call.wire is Wire.REST:
-        if came is not None and came.path:
+        if came is not None and call.operation is Operation.OTHER:
             head = rest_head_to_router(door, came.method, came.path, fields)
         else:
             method, suffix = ROUTES[call.operation]
