@@ -21,6 +21,13 @@
 {{- if and (eq .Values.tls.mode "secret") (not .Values.tls.existingSecret) }}{{ fail "tls.mode is secret: set tls.existingSecret to a secret with tls.crt, tls.key and ca.crt." }}{{ end -}}
 {{- with .Values.router.ingress }}{{ if and .enabled (not .host) }}{{ fail "router.ingress needs a host." }}{{ end }}{{ end -}}
 {{- with .Values.router.gateway }}{{ if and .enabled (not .parentRefs) }}{{ fail "router.gateway needs parentRefs: the gateways that the routes belong to." }}{{ end }}{{ end -}}
+{{- if and .Values.otherCellsTls.existingSecret (not .Values.otherCellsTls.enabled) }}{{ fail "otherCellsTls.existingSecret is of no use in cleartext: set otherCellsTls.enabled." }}{{ end -}}
+{{- $cells := dict .Values.cell true -}}
+{{- range .Values.otherCells -}}
+  {{- if eq .cell $.Values.cell }}{{ fail (printf "otherCells: %s is this release's own cell." .cell) }}{{ end -}}
+  {{- if hasKey $cells .cell }}{{ fail (printf "otherCells: %s is there twice." .cell) }}{{ end -}}
+  {{- $_ := set $cells .cell true -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range include "berth.allPools" . | fromJsonArray -}}
   {{- include "berth.checkPool" (list $ .) -}}
