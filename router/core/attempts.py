@@ -182,7 +182,7 @@ class Attempts:
             return Send(fresh)
         if beyond and (further := self._fresh(beyond)):
             return PassOn(further)
-        return self._pause_or_give_up(now)
+        return self._pause_or_give_up(now, "here or in another cell" if beyond else "")
 
     def hedge_delay(self, candidates: Sequence[ReplicaAddress]) -> float | None:
         """Seconds after which the copy just sent may get a twin; None if it never may."""
@@ -232,11 +232,11 @@ class Attempts:
             return Unavailable("the connection to the model was lost before it answered")
         return None
 
-    def _pause_or_give_up(self, now: float) -> Pause | GiveUp:
+    def _pause_or_give_up(self, now: float, where: str) -> Pause | GiveUp:
         if self._patient_until is None:
             self._patient_until = min(self._deadline, now + self._rules.patience)
         if now >= self._patient_until:
-            return GiveUp(Unavailable("no replica of the model could be reached"))
+            return GiveUp(Unavailable(f"no replica of the model could be reached{where and ', '}{where}"))
         until = min(self._patient_until, now + self._pause)
         self._pause = min(self._rules.longest_pause, self._pause * 2)
         self._tried.clear()
