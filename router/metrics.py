@@ -21,7 +21,8 @@ class RouterMetrics:
         self.passed_on = Counter(
             "berth_router_passed_on",
             "Requests passed on to the routers of another cell, each time that one was.",
-            ["cell"],
+            # Not `cell`: that is what a scraper calls the cell of the router.
+            ["to"],
             registry=registry,
         )
         self.cache = Counter(

@@ -159,6 +159,7 @@ class Exchange:
         if isinstance(step, Send):
             if attempts.sent:
                 core.metrics.retries.inc()
+                self.request.went_to = ""
             address = core.selection.pick(step.among, now, core.dice)
             attempts.began(address)
             self._send(address, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,10 @@ from berth.settings import SettingsError
 from berth.testing.certificates import Authority
 from berth.testing.http2_peer import RawReplica, connect
 from berth.testing.scripted_replica import Answer, ScriptedReplica
+from router.cells import Strangers
+from router.engine.connection import Common
+from router.engine.dialer import Dialer
+from router.engine.ledger import Ledger
 
 V1, V2 = (VersionKey("alice", "digits", number) for number in (1, 2))
 SECRET = VersionKey("bob", "secret", 1)
@@ -86,7 +91,7 @@ async def metrics(rig: Any) -> str:
 
 
 def passed_on(text: str) -> float:
-    rows = [line for line in text.splitlines() if line.startswith('berth_router_passed_on_total{cell="far"} ')]
+    rows = [line for line in text.splitlines() if line.startswith('berth_router_passed_on_total{to="far"} ')]
     return float(rows[0].rsplit(" ", 1)[1]) if rows else 0.0
 
 
@@ -532,3 +537,32 @@ def test_what_settings_say(settings_of: Any) -> None:
         ("b", "[::1]:80", "b.example:81"),
         ("c", "c:1", "c:2"),
     ]
+
+
+class End:
+    """One end of a connection that says and hears nothing."""
+
+    def __init__(self) -> None:
+        self.made: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.made.set_result(transport)
+
+    def nothing(self, *_: object) -> None: ...
+
+    buffer_updated = connection_lost = eof_received = get_buffer = pause_writing = resume_writing = nothing
+
+
+@pytest.mark.parametrize("sender", ["", "near"])
+async def test_the_kernel_notices_when_a_far_connection_is_silently_lost(sender: str) -> None:
+    loop = asyncio.get_running_loop()
+    async with RawReplica() as far, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        dialer, end = Dialer(Common(loop, Ledger(0)), Strangers(""), sender), End()
+        dialer.tasks = tasks
+        await dialer.dial(f"127.0.0.1:{far.port}", "h2", lambda: end, pytest.fail)  # type: ignore[arg-type, return-value]
+        transport = await end.made
+        connection = transport.get_extra_info("socket")
+        kept = connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        given_up = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert (kept, given_up) == ((1, 10_000) if sender else (0, 0))
+        transport.abort()
