@@ -102,12 +102,11 @@ class Gate:
         Whoever waited resolves the call anew: the table may be another one.
         """
         now = self._loop.time()
-        question = (call.api_key, call.model, call.version, call.reach)
         size = len(call.body)
         try:
-            resolved = self._board.routes.resolve(*question)
+            resolved = self._board.routes.resolve(call.api_key, call.model, call.version, call.reach)
         except NotLoaded as error:
-            return self._enter_cold(call, question, error, on_answer, now)
+            return self._enter_cold(call, error, on_answer, now)
         key = resolved.key
         answer = self._admission.enter(key.tenant, resolved.limits, now, size=size, deadline=call.deadline)
         if isinstance(answer, Admitted):
@@ -169,9 +168,7 @@ class Gate:
         # Questions about a model can be answered while it is not loaded; only inference is worth loading it for.
         return operation is Operation.INFER and not error.failed and self._admission.holds
 
-    def _enter_cold(
-        self, call: Asking, question: _Question, error: NotLoaded, on_answer: OnAnswer, now: float
-    ) -> Ticket:
+    def _enter_cold(self, call: Asking, error: NotLoaded, on_answer: OnAnswer, now: float) -> Ticket:
         if call.operation is Operation.INFER and not error.failed:
             self._wishes.ask(error.key, now)
         if not self._may_hold(call.operation, error) or error.may_be_had_by(call.sender):
@@ -187,6 +184,7 @@ class Gate:
             raise error if answer.why is Why.COLD else refusal
         ticket = answer.ticket
         self._wishes.ask(error.key, ticket.until)
+        question = (call.api_key, call.model, call.version, call.reach)
         self._wait(_Waiting(ticket, on_answer, question, error.key))
         return ticket
 
