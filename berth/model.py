@@ -75,13 +75,15 @@ class DesiredJob:
 class DesiredModel:
     """How a model's name resolves. `target` is the version to answer by default, 0 if there is none.
 
-    `default_answer` is a whole OIP answer as REST spells it, or empty: see `ModelRoute`.
+    `default_answer` is a whole OIP answer as REST spells it, or empty: see `ModelRoute`. `elsewhere` names, by version,
+    the other cells that are to hold it.
     """
 
     key: ModelKey
     target: int
     labels: Mapping[str, int] = field(default_factory=dict)
     default_answer: bytes = b""
+    elsewhere: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,8 @@ class VersionRoute:
 class ModelRoute:
     """How requests for a model resolve. `default` is the version for requests that name none; 0 if none is loaded.
 
-    `default_answer`, unless empty, is what inference is answered when no replica answers in time.
+    `default_answer`, unless empty, is what inference is answered when no replica answers in time. `elsewhere` is as in
+    `DesiredModel`: what other cells are to hold, which is not to say that they do.
     """
 
     key: ModelKey
@@ -263,6 +266,7 @@ class ModelRoute:
     labels: Mapping[str, int]
     versions: tuple[VersionRoute, ...]
     default_answer: bytes = b""
+    elsewhere: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ async def serve(
     from router.answers import AnswersKept
     from router.board import RouteBoard
     from router.call import Wire
+    from router.cells import Strangers
     from router.core.accounts import Bounds
     from router.core.admission import Admission
     from router.core.attempts import Rules
@@ -74,7 +75,7 @@ async def serve(
     registry = CollectorRegistry()
     metrics = RouterMetrics(registry)
     dice = random.Random()
-    board = RouteBoard()
+    board = RouteBoard(settings.others)
     selection = Selection(settings.zone)
     latencies = Latencies(settings.hedge_share)
     hedging = Hedging(
@@ -88,7 +89,8 @@ async def serve(
     ModelMetrics(registry, tallies)
     debug = Debug(board, selection, latencies, hedging, budgets)
     dialer = Dialer(Common(asyncio.get_running_loop(), Ledger(settings.max_buffered_bytes)), credential)
-    upstreams = Upstreams({Wire.REST: open_rest(dialer), Wire.GRPC: open_grpc(dialer)})
+    beyond = Dialer(dialer.common, Strangers(settings.other_cells_tls), settings.cell)
+    upstreams = Upstreams({Wire.REST: open_rest(dialer, beyond), Wire.GRPC: open_grpc(dialer, beyond)})
     board.watch(selection.retain)
     board.watch(upstreams.retain)
     wishes = Wishes()
@@ -136,7 +138,7 @@ async def serve(
 
     refused: SettingsError | None = None
     async with asyncio.TaskGroup() as tasks:
-        dialer.tasks = service.tasks = tasks
+        dialer.tasks = beyond.tasks = service.tasks = tasks
         background = [tasks.create_task(feed.run(), name="feed")]
         closer = tasks.create_task(upstreams.run(), name="upstreams")
         try:

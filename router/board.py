@@ -7,15 +7,18 @@ from collections.abc import Callable
 
 from berth.errors import Unavailable
 from berth.model import NEVER, Order, RouteTable
-from router.core.routes import Routes
+from router.core.routes import OtherCells, Routes
 from router.core.selection import Place
 
 
 class RouteBoard:
-    """What every request starting now is routed by."""
+    """What every request starting now is routed by. `others` are the routers of other cells that this one knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: OtherCells | None = None) -> None:
         self._routes: Routes | None = None
+        self._others: OtherCells = others or {}
+        # Those are of no table, and stay.
+        self._beyond = frozenset(map(Place.of, self._others.values()))
         self._changed = asyncio.Event()
         self._watchers: list[Callable[[frozenset[Place]], None]] = []
 
@@ -39,6 +42,11 @@ class RouteBoard:
         return RouteTable() if self._routes is None else self._routes.table
 
     @property
+    def others(self) -> OtherCells:
+        """Where the routers of other cells are."""
+        return self._others
+
+    @property
     def order(self) -> Order:
         return NEVER if self._routes is None else self._routes.table.order
 
@@ -48,10 +56,10 @@ class RouteBoard:
 
     def swap(self, table: RouteTable) -> None:
         """From now on requests are routed by `table`."""
-        self._routes = Routes(table)
+        self._routes = Routes(table, self._others)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        places = frozenset(map(Place.of, table.replicas.values()))
+        places = self._beyond.union(map(Place.of, table.replicas.values()))
         for watcher in self._watchers:
             watcher(places)
 

@@ -51,6 +51,15 @@ class Debug:
                 {**asdict(address), "seen": states.get((address.replica, address.incarnation))}
                 for address in table.replicas.values()
             ],
+            "other_cells": [
+                {
+                    "cell": cell,
+                    "rest": place.http,
+                    "grpc": place.grpc,
+                    "seen": states.get((place.replica, place.incarnation)),
+                }
+                for cell, place in self.board.others.items()
+            ],
             "models": [_model(route) for route in islice(shown, _limit(query))],
         }
 
@@ -82,6 +91,7 @@ def _model(route: ModelRoute) -> dict[str, Any]:
             {"version": entry.version, "replicas": list(entry.replicas), "reason": entry.reason}
             for entry in route.versions
         ],
+        "elsewhere": {str(version): list(cells) for version, cells in route.elsewhere.items()},
     }
 
 

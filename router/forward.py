@@ -19,9 +19,11 @@ from router.core.budget import Budgets
 from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
+from router.core.routes import ANYWHERE
 from router.core.selection import Dice, Selection
 from router.core.tallies import Tallies
 from router.engine import exchange, outbound
+from router.engine.fields import Door
 from router.engine.request import WITHOUT_END, Answer, Request
 from router.engine.wheel import Wheel
 from router.gate import Gate
@@ -74,10 +76,12 @@ class Forwarder:
         for wheel in (self.hedges, self.pauses, self.deadlines):
             wheel.close()
 
-    def check(self, operation: Operation, api_key: bytes | None, model: str, version: str) -> None:
+    def check(
+        self, operation: Operation, api_key: bytes | None, model: str, version: str, reach: int = ANYWHERE
+    ) -> None:
         """Raise what `forward` would raise at once, so that a request can be refused before its body is read."""
         try:
-            self.gate.check(operation, api_key, model, version)
+            self.gate.check(operation, api_key, model, version, reach)
         except Unavailable:
             if not default_answer(self.board, operation, api_key, model):
                 raise
@@ -116,6 +120,7 @@ class _Awaited(Request):
         self.deadline = call.deadline
         self.idempotent, self.hedge = call.idempotent, call.hedge
         self.trace = call.trace
+        self.reach, self.sender = call.reach, call.sender
         # A value is complete or it is none.
         self.held_back = WITHOUT_END
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -129,6 +134,9 @@ class _Awaited(Request):
     def block_for(self, servable: str, seconds: float, credential: bytes) -> bytes:
         encode = outbound.rest_block if self.wire is Wire.REST else outbound.grpc_block
         return encode(self._call, servable, seconds, credential)
+
+    def block_to_router(self, door: Door, seconds: float) -> bytes:
+        return outbound.block_to_router(self._call, door, seconds)
 
     def body_for(self, servable: str) -> list[bytes | memoryview]:
         return [self.body if self.wire is Wire.REST else outbound.grpc_body(self.body, servable)]

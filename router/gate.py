@@ -18,14 +18,14 @@ from router.board import RouteBoard
 from router.core.accounts import Admitted, Refused, Settled, Ticket, Why
 from router.core.admission import Admission
 from router.core.paths import Operation
-from router.core.routes import NotLoaded
+from router.core.routes import ANYWHERE, NotLoaded, Resolved
 from router.metrics import RouterMetrics
 from router.wishes import Wishes
 
 OnAnswer = Callable[[Admitted | BerthError], bool]
 """Told how waiting ended. Returns False if nobody is left to use the slot."""
 
-_Question = tuple[bytes | None, str, str]
+_Question = tuple[bytes | None, str, str, int]
 
 
 class Asking(Protocol):
@@ -39,6 +39,10 @@ class Asking(Protocol):
     def model(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def reach(self) -> int: ...
+    @property
+    def sender(self) -> str: ...
     @property
     def body(self) -> Sized: ...
     @property
@@ -76,11 +80,13 @@ class Gate:
     def admission(self) -> Admission:
         return self._admission
 
-    def check(self, operation: Operation, api_key: bytes | None, model: str, version: str) -> None:
+    def check(
+        self, operation: Operation, api_key: bytes | None, model: str, version: str, reach: int = ANYWHERE
+    ) -> None:
         """Raise what `enter` would raise whatever the body is, so that a request can be refused before it is read."""
         limits: TenantLimits | None
         try:
-            resolved = self._board.routes.resolve(api_key, model, version)
+            resolved = self._board.routes.resolve(api_key, model, version, reach)
             tenant, limits = resolved.key.tenant, resolved.limits
         except NotLoaded as error:
             if not self._may_hold(operation, error):
@@ -96,12 +102,11 @@ class Gate:
         Whoever waited resolves the call anew: the table may be another one.
         """
         now = self._loop.time()
-        question = (call.api_key, call.model, call.version)
         size = len(call.body)
         try:
-            resolved = self._board.routes.resolve(*question)
+            resolved = self._board.routes.resolve(call.api_key, call.model, call.version, call.reach)
         except NotLoaded as error:
-            return self._enter_cold(call, question, error, on_answer, now)
+            return self._enter_cold(call, error, on_answer, now)
         key = resolved.key
         answer = self._admission.enter(key.tenant, resolved.limits, now, size=size, deadline=call.deadline)
         if isinstance(answer, Admitted):
@@ -110,6 +115,11 @@ class Gate:
             raise self._counted(answer)
         self._wait(_Waiting(answer.ticket, on_answer))
         return answer.ticket
+
+    def wish_for(self, resolved: Resolved) -> None:
+        """Another cell answers for what this one has not loaded: if it is to be loaded here, that is wished for."""
+        if resolved.assigned and not resolved.replicas:
+            self._wishes.ask(resolved.key, self._loop.time())
 
     def leave(self, slot: Admitted) -> None:
         """Give a slot back. Those who get it are told before this returns."""
@@ -158,12 +168,10 @@ class Gate:
         # Questions about a model can be answered while it is not loaded; only inference is worth loading it for.
         return operation is Operation.INFER and not error.failed and self._admission.holds
 
-    def _enter_cold(
-        self, call: Asking, question: _Question, error: NotLoaded, on_answer: OnAnswer, now: float
-    ) -> Ticket:
+    def _enter_cold(self, call: Asking, error: NotLoaded, on_answer: OnAnswer, now: float) -> Ticket:
         if call.operation is Operation.INFER and not error.failed:
             self._wishes.ask(error.key, now)
-        if not self._may_hold(call.operation, error):
+        if not self._may_hold(call.operation, error) or error.may_be_had_by(call.sender):
             self._metrics.refused.labels(Why.COLD.value).inc()
             raise error
         answer = self._admission.enter(
@@ -176,6 +184,7 @@ class Gate:
             raise error if answer.why is Why.COLD else refusal
         ticket = answer.ticket
         self._wishes.ask(error.key, ticket.until)
+        question = (call.api_key, call.model, call.version, call.reach)
         self._wait(_Waiting(ticket, on_answer, question, error.key))
         return ticket
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from berth.errors import InvalidArgument
 
+PASSED_ON: Final = "berth-passed-on"
 REQUEST_ID: Final = "x-request-id"
 TIMEOUT_MS: Final = "berth-timeout-ms"
 REPLICA: Final = "berth-replica"

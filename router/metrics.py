@@ -18,6 +18,13 @@ class RouterMetrics:
         self.retries = Counter(
             "berth_router_retries", "Copies sent because an earlier one brought no answer.", registry=registry
         )
+        self.passed_on = Counter(
+            "berth_router_passed_on",
+            "Requests passed on to the routers of another cell, each time that one was.",
+            # Not `cell`: that is what a scraper calls the cell of the router.
+            ["to"],
+            registry=registry,
+        )
         self.cache = Counter(
             "berth_router_cache",
             "Requests that could be answered from the prediction cache: hit, miss.",

@@ -56,8 +56,13 @@ class Recorder(Collector):
         self._dice = dice
         registry.register(self)
 
-    def answered(self, wire: Wire, code: str | int, seconds: float, request_id: bytes, model: str) -> None:
-        """A client was given an answer. `code` is an HTTP status or the name of a gRPC code."""
+    def answered(
+        self, wire: Wire, code: str | int, seconds: float, request_id: bytes, model: str, cell: str = ""
+    ) -> None:
+        """A client was given an answer. `code` is an HTTP status or the name of a gRPC code.
+
+        `cell` is the other cell that the request was passed on to.
+        """
         counted = self._rest if wire is Wire.REST else self._grpc
         codes = counted.codes
         codes[code] = codes.get(code, 0) + 1
@@ -70,6 +75,7 @@ class Recorder(Collector):
                 ms=round(seconds * 1000.0, 2),
                 request_id=request_id.decode("latin-1"),
                 model=model[:100],
+                **({"passed_on": cell} if cell else {}),
             )
 
     def collect(self) -> Iterator[Metric]:

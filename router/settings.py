@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from berth.errors import InvalidArgument
+from berth.ids import check_name
+from berth.model import ReplicaAddress
 from berth.settings import ProcessSettings
+from router.core.routes import router_of
 
 
 class RouterSettings(ProcessSettings):
     http_address: str = Field(default="127.0.0.1:8000", description="host:port for clients over REST.")
     grpc_address: str = Field(default="127.0.0.1:8001", description="host:port for clients over gRPC.")
     route_feeds: str = Field(description="Route feeds of the cell's synchronizers: host:port, comma-separated.")
+    other_cells: str = Field(
+        default="",
+        description="Routers of other cells, which answer what this cell cannot: CELL=HOST:PORT/HOST:PORT, their ports "
+        "for clients over REST and gRPC, comma-separated, the preferred one first. They are sent the client's own key.",
+    )
+    other_cells_tls: str = Field(
+        default="",
+        description="How the routers of other cells are reached. Empty: in cleartext. system: over TLS, their "
+        "certificates verified with the machine's authorities. Else a PEM file of authorities that they are verified "
+        "with. Certificates must carry the names in other_cells.",
+    )
     state_dir: Path | None = Field(
         default=None,
         description="Folder that keeps the last route table, so that a router that restarts while the control plane "
@@ -156,9 +172,40 @@ class RouterSettings(ProcessSettings):
             raise ValueError("at least one host:port is expected")
         return value
 
+    @model_validator(mode="after")
+    def _knows_other_cells(self) -> Self:
+        if self.cell in self.others:
+            raise ValueError(f"BERTH_OTHER_CELLS: {self.cell} is the router's own cell")
+        return self
+
+    @property
+    def others(self) -> dict[str, ReplicaAddress]:
+        """The routers of other cells, in order of preference."""
+        found: dict[str, ReplicaAddress] = {}
+        for entry in _split(self.other_cells):
+            cell, _, ports = entry.partition("=")
+            rest, _, grpc = ports.partition("/")
+            if not (_is_address(rest) and _is_address(grpc)):
+                raise ValueError(f"BERTH_OTHER_CELLS: CELL=HOST:PORT/HOST:PORT is expected, not {entry[:200]!a}")
+            try:
+                check_name("cell", cell)
+            except InvalidArgument as error:
+                raise ValueError(f"BERTH_OTHER_CELLS: {error.detail}") from None
+            if cell in found:
+                raise ValueError(f"BERTH_OTHER_CELLS: {cell} is there twice")
+            found[cell] = router_of(cell, rest, grpc)
+        return found
+
     @property
     def feeds(self) -> tuple[str, ...]:
         return _split(self.route_feeds)
+
+
+def _is_address(value: str) -> bool:
+    """Whether it is host:port; an IPv6 address is in brackets."""
+    host, _, port = value.rpartition(":")
+    plain = re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host) is not None
+    return plain and port.isascii() and port.isdigit() and 0 < int(port) < 65536
 
 
 def _split(value: str) -> tuple[str, ...]:

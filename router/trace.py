@@ -71,6 +71,8 @@ class Trace:
         span = self._traces.copy(self._span)
         kind = "hedge" if copy.twin else "first" if first else "retry"
         span.set_attributes({"berth.attempt": kind, "berth.replica": copy.address.replica})
+        if not copy.servable:
+            span.set_attribute("berth.passed_on", copy.address.cell)
         copy.fields = fields_of(span, copy.request.trace)
         copy.done = _ending(copy.done, span)
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from berth.auth.certificates import Certificates, Material
+
+class Material(Protocol):
+    """What connections are made with at one moment; a fresh context of it."""
+
+    def context(self, *, server_side: bool) -> ssl.SSLContext: ...
+
+
+class Source(Protocol):
+    """Where it comes from: the same object for as long as it is the same."""
+
+    def current(self) -> Material: ...
 
 
 class RotatingContext(ssl.SSLContext):
@@ -22,7 +32,7 @@ class RotatingContext(ssl.SSLContext):
 
     def __new__(
         cls,
-        certificates: Certificates,
+        certificates: Source,
         *,
         server_side: bool,
         peer_name: str = "",
@@ -32,7 +42,7 @@ class RotatingContext(ssl.SSLContext):
 
     def __init__(
         self,
-        certificates: Certificates,
+        certificates: Source,
         *,
         server_side: bool,
         peer_name: str = "",

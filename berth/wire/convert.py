@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from berth import model
 from berth.ids import ModelKey, VersionKey
 from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
@@ -22,6 +24,14 @@ def version_ref_to_wire(key: VersionKey) -> common_pb2.VersionRef:
 
 def version_ref_from_wire(message: common_pb2.VersionRef) -> VersionKey:
     return VersionKey(message.tenant, message.model, message.version)
+
+
+def elsewhere_to_wire(elsewhere: Mapping[int, tuple[str, ...]]) -> list[common_pb2.Elsewhere]:
+    return [common_pb2.Elsewhere(version=version, cells=cells) for version, cells in elsewhere.items()]
+
+
+def elsewhere_from_wire(messages: Iterable[common_pb2.Elsewhere]) -> dict[int, tuple[str, ...]]:
+    return {message.version: tuple(message.cells) for message in messages}
 
 
 def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
@@ -190,6 +200,7 @@ def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
                 target=entry.target,
                 labels=dict(entry.labels),
                 default_answer=entry.default_answer,
+                elsewhere=elsewhere_to_wire(entry.elsewhere),
             )
             for entry in desired.models
         ],
@@ -213,7 +224,11 @@ def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
         ),
         models=tuple(
             model.DesiredModel(
-                ModelKey(entry.tenant, entry.model), entry.target, dict(entry.labels), entry.default_answer
+                ModelKey(entry.tenant, entry.model),
+                entry.target,
+                dict(entry.labels),
+                entry.default_answer,
+                elsewhere_from_wire(entry.elsewhere),
             )
             for entry in message.models
         ),
@@ -287,6 +302,7 @@ def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
             for entry in route.versions
         ],
         default_answer=route.default_answer,
+        elsewhere=elsewhere_to_wire(route.elsewhere),
     )
 
 
@@ -306,6 +322,7 @@ def model_route_from_wire(message: routes_pb2.ModelRoute) -> model.ModelRoute:
             for entry in message.versions
         ),
         default_answer=message.default_answer,
+        elsewhere=elsewhere_from_wire(message.elsewhere),
     )
 
 

@@ -34,6 +34,13 @@ class AssignmentRow(NamedTuple):
     releasing: bool
 
 
+class ElsewhereRow(NamedTuple):
+    """A version that another cell is to hold."""
+
+    key: VersionKey
+    cell: str
+
+
 class ModelRow(NamedTuple):
     """A model that is not deleted; `target` as `rollout.target` says."""
 
@@ -52,16 +59,21 @@ def build(
     models: Iterable[ModelRow],
     keys: Iterable[ApiKey],
     limits: Iterable[TenantLimits],
+    elsewhere: Iterable[ElsewhereRow] = (),
 ) -> DesiredState:
     """What `cell` should hold. Rows of other cells' jobs and releasing assignments are left out: omission unloads.
 
     A job without versions stays, so that its replicas learn to hold nothing. Models are all included, whether or not
-    the cell holds a version, so that routers can tell "not loaded" from "does not exist".
+    the cell holds a version, so that routers can tell "not loaded" from "does not exist"; `elsewhere` tells them which
+    cells to pass requests on to.
     """
     versions: defaultdict[str, list[VersionSpec]] = defaultdict(list)
     for row in assignments:
         if not row.releasing:
             versions[row.job].append(VersionSpec(row.key, row.artifact, row.reserved_bytes))
+    others: defaultdict[ModelKey, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for there in elsewhere:
+        others[there.key.model_key][there.key.version].add(there.cell)
     return DesiredState(
         cell=cell,
         generation=generation,
@@ -73,7 +85,13 @@ def build(
             if job.cell == cell
         ),
         models=tuple(
-            DesiredModel(model.key, model.target, dict(sorted(model.labels.items())), model.default_answer)
+            DesiredModel(
+                model.key,
+                model.target,
+                dict(sorted(model.labels.items())),
+                model.default_answer,
+                {version: tuple(sorted(cells)) for version, cells in sorted(others.get(model.key, {}).items())},
+            )
             for model in sorted(models, key=lambda model: model.key)
         ),
         keys=tuple(sorted(keys, key=lambda key: key.sha256)),

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from berth.ids import VersionKey
 from berth.model import Artifact
 from berth.states import ArtifactFormat, Runtime, ScalingMode, ServiceClass, VersionState
+from controller.core.desired import ElsewhereRow
 from controller.core.placement import JobRoom
 from controller.core.scaling import Scaling
 from controller.store import records
@@ -204,6 +205,17 @@ async def unsettled(tx: Tx, names: Collection[str]) -> list[records.Assignment]:
 
 async def assignments_in(tx: Tx, cell: str) -> list[records.Assignment]:
     return [_assignment(row) for row in await tx.execute(_ASSIGNMENT.where(jobs.c.cell == cell))]
+
+
+async def elsewhere(tx: Tx, cell: str) -> list[ElsewhereRow]:
+    """What cells other than `cell` are to hold; what is on its way out there is left out."""
+    statement = (
+        select(models.c.tenant, models.c.name, assignments.c.version, jobs.c.cell)
+        .join_from(assignments, models, models.c.id == assignments.c.model_id)
+        .join(jobs, jobs.c.name == assignments.c.job)
+        .where(jobs.c.cell != cell, assignments.c.releasing_at.is_(None))
+    )
+    return [ElsewhereRow(VersionKey(*row[:3]), row[3]) for row in await tx.execute(statement)]
 
 
 async def releasing_models(tx: Tx) -> list[int]:

@@ -10,11 +10,11 @@ from controller.store.transaction import Tx
 
 
 async def read(tx: Tx, cell: str) -> DesiredState:
-    generation = (await jobs.generations(tx)).get(cell, 0)
+    generations = await jobs.generations(tx)
     live = await models.live_numbers(tx)
     return desired.build(
         cell,
-        generation,
+        generations.get(cell, 0),
         jobs=[
             desired.JobRow(
                 job.name,
@@ -45,4 +45,6 @@ async def read(tx: Tx, cell: str) -> DesiredState:
         ],
         keys=await tenants.live_keys(tx),
         limits=await tenants.limits(tx),
+        # One cell alone has nothing to ask for.
+        elsewhere=await jobs.elsewhere(tx, cell) if generations.keys() - {cell} else (),
     )

@@ -8,8 +8,11 @@ Facts go in (`failed`, the candidates of the current table), one instruction com
    early by a new table; `patience` bounds the whole.
 3. A copy that may have begun is repeated only if the request is idempotent and the budget allows; at most
    `most_broken` copies may break, so that a request that kills replicas cannot kill them all.
-4. At most one hedge per request: to a replica that has no copy of it, with the same version, if the budget allows.
-   A hedge is never hedged. What is not idempotent is never hedged. When it is time for one, `hedging` says.
+4. When this cell has no replica that has not been tried in the round, and another cell may answer, the request is
+   passed on to that cell's routers instead of a pause. They are tried once a round too, in order of preference.
+5. At most one hedge per request: to a replica that has no copy of it, with the same version, if the budget allows.
+   A hedge is never hedged, nor is what is passed on: those who answer it hedge. What is not idempotent is never hedged.
+   When it is time for one, `hedging` says.
 """
 
 from __future__ import annotations
@@ -85,6 +88,24 @@ class Send:
         return hash(self.among)
 
 
+class PassOn:
+    """Send the request as it came to the routers of one of these cells, the first that is not resting."""
+
+    __slots__ = ("among",)
+
+    def __init__(self, among: tuple[ReplicaAddress, ...]) -> None:
+        self.among = among
+
+    def __repr__(self) -> str:
+        return f"PassOn({[address.cell for address in self.among]})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PassOn) and self.among == other.among
+
+    def __hash__(self) -> int:
+        return hash(self.among)
+
+
 @dataclass(frozen=True, slots=True)
 class Pause:
     """Wait until this time or a new table, then resolve again and ask again."""
@@ -145,8 +166,11 @@ class Attempts:
         """Whether the request has, or may come to have, a second copy beside the first."""
         return self._hedge_after is not None and self._idempotent
 
-    def next_step(self, now: float, candidates: Sequence[ReplicaAddress]) -> Send | Pause | GiveUp:
-        """What to do while no copy is under way. `candidates` hold the version now; they may be none."""
+    def next_step(
+        self, now: float, candidates: Sequence[ReplicaAddress], beyond: Sequence[ReplicaAddress] = ()
+    ) -> Send | PassOn | Pause | GiveUp:
+        """What to do while no copy is under way. `candidates` hold the version now; they may be none. `beyond` are the
+        routers of other cells that may answer."""
         if now >= self._deadline:
             return GiveUp(DeadlineExceeded("the deadline passed before a replica answered"))
         if self._last is Failure.BROKEN and (refusal := self._refuse_repeat(now)) is not None:
@@ -156,7 +180,9 @@ class Attempts:
         fresh = self._fresh(candidates)
         if fresh:
             return Send(fresh)
-        return self._pause_or_give_up(now)
+        if beyond and (further := self._fresh(beyond)):
+            return PassOn(further)
+        return self._pause_or_give_up(now, "here or in another cell" if beyond else "")
 
     def hedge_delay(self, candidates: Sequence[ReplicaAddress]) -> float | None:
         """Seconds after which the copy just sent may get a twin; None if it never may."""
@@ -206,11 +232,11 @@ class Attempts:
             return Unavailable("the connection to the model was lost before it answered")
         return None
 
-    def _pause_or_give_up(self, now: float) -> Pause | GiveUp:
+    def _pause_or_give_up(self, now: float, where: str) -> Pause | GiveUp:
         if self._patient_until is None:
             self._patient_until = min(self._deadline, now + self._rules.patience)
         if now >= self._patient_until:
-            return GiveUp(Unavailable("no replica of the model could be reached"))
+            return GiveUp(Unavailable(f"no replica of the model could be reached{where and ', '}{where}"))
         until = min(self._patient_until, now + self._pause)
         self._pause = min(self._rules.longest_pause, self._pause * 2)
         self._tried.clear()

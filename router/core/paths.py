@@ -18,6 +18,8 @@ class Operation(Enum):
     GENERATE = "generate"
     GENERATE_STREAM = "generate_stream"
     """Answered piece by piece."""
+    OTHER = "other"
+    """What is of another protocol and not translated: the routers of another cell are asked, and no replica."""
 
 
 class ServerQuestion(Enum):

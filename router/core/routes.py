@@ -2,10 +2,15 @@
 
 Every refusal is built from the caller's own words alone, so that someone else's model and one that does not exist
 give the same bytes.
+
+Of another cell the table says which versions it is to hold, not which it has loaded: whoever goes there is answered by
+that cell's own routers, in its turn. To them a request is passed on as it came, so what is resolved for it is a place
+to ask, and no more than a guess at the version.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from typing import Final
 
 from berth.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
@@ -18,22 +23,69 @@ _MOST_REMEMBERED: Final = 200_000
 
 _LOADING_SOON: Final = 1.0
 
+ANYWHERE: Final = 0
+"""How far a request may go: to a replica of this cell, and without one to the routers of another."""
+HERE: Final = 1
+"""To a replica of this cell, and no further: another cell's router has passed it on already."""
+ELSEWHERE: Final = 2
+"""To the routers of another cell only: this one has seen that they have to answer it."""
+
+OtherCells = Mapping[str, ReplicaAddress]
+"""Where the routers of other cells are, by cell, the preferred one first. Each stands for a replica, as `router_of`
+makes it, so that all that is known of replicas (that they rest, are withdrawn from, are paid for) is known of it."""
+
+_NONE: Final[OtherCells] = {}
+_CELL: Final = "cell:"
+
+
+def router_of(cell: str, rest: str, grpc: str) -> ReplicaAddress:
+    """The place of another cell's routers, which listen for clients at these two of `host:port`."""
+    # No replica has such a name: names have no colons.
+    place = f"{_CELL}{cell}"
+    return ReplicaAddress(place, place, cell, "", "", grpc, rest)
+
+
+def is_router(address: ReplicaAddress) -> bool:
+    """Whether it is such a place, and no replica's."""
+    return address.replica.startswith(_CELL)
+
 
 class NotLoaded(Unavailable):
-    """The version `key` is assigned, but no replica holds it. `failed`: loading it failed; waiting is of no use."""
+    """The version `key` is assigned, but no replica holds it. `failed`: loading it failed; waiting is of no use.
 
-    def __init__(self, detail: str, *, key: VersionKey, limits: TenantLimits | None, failed: bool) -> None:
+    `cells` are other cells that are to hold what was asked for, whether or not this router knows them.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        key: VersionKey,
+        limits: TenantLimits | None,
+        failed: bool,
+        cells: Set[str] = frozenset(),
+    ) -> None:
         super().__init__(detail, retry_after=_LOADING_SOON)
         self.key = key
         self.limits = limits
         self.failed = failed
+        self.cells = cells
+
+    def may_be_had_by(self, sender: str) -> bool:
+        """Whether the cell `sender`, which passed the request on to here, can turn to a third one instead."""
+        return bool(sender) and bool(self.cells - {sender})
 
 
 class Resolved:
-    """What answers a request: one version and its name at workers, the replicas that hold it (at least one), this
-    router's part of its tenant's limits, and what the model answers when no replica does (empty: no such answer)."""
+    """What answers a request: one version and its name at workers, the replicas that hold it, this router's part of its
+    tenant's limits, and what the model answers when no replica does (empty: no such answer).
 
-    __slots__ = ("default_answer", "key", "limits", "replicas", "servable")
+    `beyond` are other cells that can be asked, in order of preference; at least one of these and `replicas` is there.
+    Without replicas, `assigned` says that the version is to be loaded here and may yet be, and `key` is what the other
+    cell is likely to answer with.
+    """
+
+    __slots__ = ("assigned", "beyond", "default_answer", "key", "limits", "replicas", "servable")
 
     def __init__(
         self,
@@ -41,15 +93,19 @@ class Resolved:
         replicas: tuple[ReplicaAddress, ...],
         limits: TenantLimits | None,
         default_answer: bytes = b"",
+        beyond: tuple[ReplicaAddress, ...] = (),
+        assigned: bool = True,
     ) -> None:
         self.key = key
         self.servable = key.servable
         self.replicas = replicas
         self.limits = limits
         self.default_answer = default_answer
+        self.beyond = beyond
+        self.assigned = assigned
 
     def __repr__(self) -> str:
-        return f"<Resolved {self.key} at {[address.replica for address in self.replicas]}>"
+        return f"<Resolved {self.key} at {[address.replica for address in (*self.replicas, *self.beyond)]}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Resolved) and self._parts() == other._parts()
@@ -58,7 +114,7 @@ class Resolved:
         return hash(self._parts())
 
     def _parts(self) -> tuple[object, ...]:
-        return self.key, self.replicas, self.limits, self.default_answer
+        return self.key, self.replicas, self.limits, self.default_answer, self.beyond, self.assigned
 
 
 class Routes:
@@ -67,24 +123,27 @@ class Routes:
     Only answers are remembered, never refusals: what strangers ask for cannot fill memory.
     """
 
-    __slots__ = ("_memo", "table")
+    __slots__ = ("_memos", "_others", "table")
 
-    def __init__(self, table: RouteTable) -> None:
+    def __init__(self, table: RouteTable, others: OtherCells = _NONE) -> None:
         self.table = table
-        self._memo: dict[tuple[bytes | None, str, str], Resolved] = {}
+        self._others = others
+        # By how far requests may go; nearly all may go anywhere.
+        self._memos: list[dict[tuple[bytes | None, str, str], Resolved]] = [{}, {}, {}]
 
     def __repr__(self) -> str:
-        return f"<Routes {self.table.order} models={len(self.table.models)} remembered={len(self._memo)}>"
+        return f"<Routes {self.table.order} models={len(self.table.models)} remembered={sum(map(len, self._memos))}>"
 
-    def resolve(self, api_key: bytes | None, model: str, version: str) -> Resolved:
+    def resolve(self, api_key: bytes | None, model: str, version: str, reach: int = ANYWHERE) -> Resolved:
         """As the function `resolve`, remembered."""
+        memo = self._memos[reach]
         asked = (api_key, model, version)
-        known = self._memo.get(asked)
+        known = memo.get(asked)
         if known is None:
-            known = resolve(self.table, api_key, model, version)
-            if len(self._memo) >= _MOST_REMEMBERED:
-                self._memo.clear()
-            self._memo[asked] = known
+            known = resolve(self.table, api_key, model, version, reach=reach, others=self._others)
+            if len(memo) >= _MOST_REMEMBERED:
+                memo.clear()
+            memo[asked] = known
         return known
 
 
@@ -112,39 +171,78 @@ def model_of(table: RouteTable, api_key: bytes | None, model: str) -> ModelRoute
 
 
 def named_version(route: ModelRoute, version: str) -> VersionRoute:
-    """The version that a number or a label names. Raises `NotFound`."""
-    number = parse_version(version) or route.labels.get(version)
-    served = _find(route, number) if number is not None else None
+    """The version that a number or a label names, if it is assigned in this cell. Raises `NotFound`."""
+    served = _find(route, _number(route, version))
     if served is None:
-        raise NotFound(f"model {_quoted(route.key.model)} serves no version {_quoted(version)}")
+        raise _not_served(route, version)
     return served
 
 
-def resolve(table: RouteTable, api_key: bytes | None, model: str, version: str) -> Resolved:
+def resolve(
+    table: RouteTable,
+    api_key: bytes | None,
+    model: str,
+    version: str,
+    *,
+    reach: int = ANYWHERE,
+    others: OtherCells = _NONE,
+) -> Resolved:
     """What answers `model` for the holder of `api_key`. `version` is a number, a label, or "" for the default.
 
-    Raises what `tenant_of` raises; `NotFound` for a model that the tenant does not have or a version that is not
-    served; `NotLoaded` for a version that is assigned but not loaded, with the reason.
+    Raises what `tenant_of` raises; `NotFound` for a model that the tenant does not have or a version that is served
+    neither here nor in one of `others`; `NotLoaded` for a version that is assigned but not loaded, with the reason.
     """
     route = model_of(table, api_key, model)
     tenant = route.key.tenant
-    served = named_version(route, version) if version else _default_version(route)
-    if served is None:
-        raise NotFound(f"model {_quoted(model)} serves no version")
-    key = VersionKey(tenant, model, served.version)
+    number = _number(route, version) if version else 0
+    served = _find(route, number) if version else _default_version(route)
+    beyond = () if reach == HERE else _beyond(route, number if version else None, others)
+    if served is None and not beyond:
+        raise _not_served(route, version)
     limits = table.limits.get(tenant)
     if limits is not None:
         limits = part_of(limits, table.routers)
-    addresses = tuple(table.replicas[name] for name in served.replicas if name in table.replicas)
-    if not addresses:
+    addresses: tuple[ReplicaAddress, ...] = ()
+    if served is not None and reach != ELSEWHERE:
+        addresses = tuple(table.replicas[name] for name in served.replicas if name in table.replicas)
+    key = VersionKey(tenant, model, served.version if served is not None else number or max(route.elsewhere))
+    if not addresses and not beyond:
+        assert served is not None
         reason = f": {served.reason}" if served.reason else ""
         raise NotLoaded(
             f"model {_quoted(model)} version {served.version} is not loaded yet{reason}",
             key=key,
             limits=limits,
             failed=served.failed,
+            cells=_cells(route, number if version else None),
         )
-    return Resolved(key, addresses, limits, route.default_answer)
+    may_load = served is not None and not served.failed
+    return Resolved(key, addresses, limits, route.default_answer, beyond, may_load)
+
+
+def _beyond(route: ModelRoute, number: int | None, others: OtherCells) -> tuple[ReplicaAddress, ...]:
+    """Those of `others` that are to hold version `number` of the model, or for None any version."""
+    if not others or not route.elsewhere:
+        return ()
+    cells = _cells(route, number)
+    return tuple(place for cell, place in others.items() if cell in cells)
+
+
+def _cells(route: ModelRoute, number: int | None) -> frozenset[str]:
+    """The other cells for that."""
+    if number is not None:
+        return frozenset(route.elsewhere.get(number, ()))
+    return frozenset(cell for cells in route.elsewhere.values() for cell in cells)
+
+
+def _number(route: ModelRoute, version: str) -> int:
+    """What a number or a label names; 0 for nothing."""
+    return parse_version(version) or route.labels.get(version, 0)
+
+
+def _not_served(route: ModelRoute, version: str) -> NotFound:
+    which = f"no version {_quoted(version)}" if version else "no version"
+    return NotFound(f"model {_quoted(route.key.model)} serves {which}")
 
 
 def _default_version(route: ModelRoute) -> VersionRoute | None:

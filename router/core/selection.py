@@ -183,6 +183,15 @@ class Selection:
         handicap = _SPILL if self._zone and first.zone == self._zone != second.zone else 1.0
         return second if two.load_at(now) * handicap < one.load_at(now) else first
 
+    def first_fit(self, candidates: Sequence[ReplicaAddress], now: float) -> ReplicaAddress:
+        """The first of `candidates` (at least one), which are in order of preference, that does not rest; without one
+        the first of all."""
+        for address in candidates:
+            record = self._records.get((address.replica, address.incarnation))
+            if record is None or record.is_open(now):
+                return address
+        return candidates[0]
+
     def pick_twin(
         self, candidates: Sequence[ReplicaAddress], first: ReplicaAddress, now: float, dice: Dice
     ) -> ReplicaAddress:

@@ -16,7 +16,7 @@ from berth.errors import BerthError, DeadlineExceeded, Internal, Unavailable
 from berth.model import ReplicaAddress
 from router.answers import default_answer, default_reply, hurried, is_no_answer
 from router.core.accounts import Admitted, Ticket
-from router.core.attempts import Attempts, Denial, Failure, GiveUp, Pause, Send
+from router.core.attempts import Attempts, Denial, Failure, GiveUp, PassOn, Pause, Send
 from router.core.hedging import Event
 from router.core.paths import Operation
 from router.core.routes import Resolved
@@ -101,7 +101,9 @@ class Exchange:
             return b""
         try:
             # Remembered by the table, unlike what follows.
-            return core.board.routes.resolve(request.api_key, request.model, request.version).default_answer
+            return core.board.routes.resolve(
+                request.api_key, request.model, request.version, request.reach
+            ).default_answer
         except BerthError:
             return default_answer(core.board, request.operation, request.api_key, request.model)
 
@@ -123,7 +125,7 @@ class Exchange:
         core, request = self._core, self.request
         try:
             # Only now: the table may have changed while the request waited.
-            resolved = core.board.routes.resolve(request.api_key, request.model, request.version)
+            resolved = core.board.routes.resolve(request.api_key, request.model, request.version, request.reach)
         except BerthError as error:
             self._refuse(error)
             return
@@ -131,10 +133,12 @@ class Exchange:
         if self._trace is not None:
             self._trace.resolved(resolved.key)
         self._started = now = core.time()
-        if core.kept is not None and (kept := core.kept.get(request.as_call(), resolved.key, now)) is not None:
-            self._conclude(CACHED)
-            request.answered(Answer.of(kept))
-            return
+        if core.kept is not None and resolved.replicas:
+            kept = core.kept.get(request.as_call(), resolved.key, now)
+            if kept is not None:
+                self._conclude(CACHED)
+                request.answered(Answer.of(kept))
+                return
         if request.deadline != float("inf"):
             self._deadline_slot = core.deadlines.add(self, request.deadline)
         account = core.budgets.account(resolved.key)
@@ -149,15 +153,16 @@ class Exchange:
             idempotent=request.idempotent,
             hedge_after=core.hedging.arm(self._line, allowed=allowed, replicas=len(resolved.replicas), in_hand=in_hand),
         )
-        self._step(resolved.replicas, now)
+        self._step(resolved.replicas, resolved.beyond, now)
 
-    def _step(self, candidates: tuple[ReplicaAddress, ...], now: float) -> None:
-        """While no copy is under way: send one, wait, or give up."""
+    def _step(self, candidates: tuple[ReplicaAddress, ...], beyond: tuple[ReplicaAddress, ...], now: float) -> None:
+        """While no copy is under way: send one, pass the request on, wait, or give up."""
         core, attempts = self._core, self._attempts
-        step = attempts.next_step(now, candidates)
+        step = attempts.next_step(now, candidates, beyond)
         if isinstance(step, Send):
             if attempts.sent:
                 core.metrics.retries.inc()
+                self.request.went_to = ""
             address = core.selection.pick(step.among, now, core.dice)
             attempts.began(address)
             self._send(address, now)
@@ -166,6 +171,8 @@ class Exchange:
                 if self._hedge_slot != NEVER:
                     core.hedges.discard(self, self._hedge_slot)
                 self._hedge_slot = core.hedges.add(self, now + delay)
+        elif isinstance(step, PassOn):
+            self._pass_on(core.selection.first_fit(step.among, now), now)
         elif isinstance(step, Pause):
             core.paused.add(self)
             self._pause_slot = core.pauses.add(self, step.until)
@@ -185,20 +192,40 @@ class Exchange:
         self._copies.append(copy)
         copy.pool.upstream.send(copy)
 
+    def _pass_on(self, address: ReplicaAddress, now: float) -> None:
+        """To another cell's routers, as it came. Its answer says nothing of this cell's latencies, nor which version it
+        is of; and what may have to be hedged is hedged there."""
+        core, request = self._core, self.request
+        if self._attempts.sent:
+            core.metrics.retries.inc()
+        core.metrics.passed_on.labels(address.cell).inc()
+        if request.operation is Operation.INFER:
+            core.gate.wish_for(self._resolved)
+        request.went_to = address.cell
+        self._attempts.began(address)
+        copy = Copy(self, address, "", False)
+        copy.done = core.selection.begin(address, now)
+        copy.pool = core.upstreams.take(request.wire, address)
+        if self._trace is not None:
+            self._trace.attempt(copy, first=self._attempts.sent == 1)
+        self._copies.append(copy)
+        copy.pool.upstream.send(copy)
+
     def _look_again(self) -> None:
         """What could not be sent or did not come is asked of the newest table."""
         core, request = self._core, self.request
         now = core.time()
         try:
-            self._resolved = core.board.routes.resolve(request.api_key, request.model, request.version)
+            self._resolved = core.board.routes.resolve(request.api_key, request.model, request.version, request.reach)
             candidates = core.selection.accepting_retries(self._resolved.replicas, now)
+            beyond = self._resolved.beyond
         except Unavailable:
             # Its last replica has just been withdrawn; another may be about to come.
-            candidates = ()
+            candidates = beyond = ()
         except BerthError as error:
             self._refuse(error)
             return
-        self._step(candidates, now)
+        self._step(candidates, beyond, now)
 
     # ── What becomes of the copies ─────────────────────────────────────────────────────────────────────────────
 
@@ -213,7 +240,7 @@ class Exchange:
             self._conclude(BAD if answer.faulty else GOOD, copy.address.replica)
             self.request.ended(answer)
             return
-        if core.kept is not None:
+        if core.kept is not None and copy.servable:
             reply = answer.as_reply(self.request.wire)
             core.kept.put(self.request.as_call(), self._resolved.key, reply, now)
         if answer.faulty and self._copies:
@@ -307,8 +334,10 @@ class Exchange:
         if self._over or len(self._copies) != 1:
             return
         first = self._copies[0]
+        if not first.servable:
+            return
         try:
-            current = core.board.routes.resolve(request.api_key, request.model, request.version)
+            current = core.board.routes.resolve(request.api_key, request.model, request.version, request.reach)
         except BerthError:
             # Whatever the current table says against the model, the copy under way may still answer.
             return

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+from berth.errors import BerthError
 from berth.http.errors import ErrorCode
 from router.call import Wire
 from router.core.paths import Operation
+from router.core.routes import NotLoaded
 from router.engine.exchange import Exchange
 from router.engine.request import Copy, Request
 from router.engine.wheel import NEVER
@@ -142,6 +144,10 @@ class Inbound(Request):
         if self._late_slot != NEVER:
             client.service.late.discard(self, self._late_slot)
         client.mark()
+
+    def may_be_had_by_sender(self, error: BerthError) -> bool:
+        """Whether a refusal is to tell the cell that passed the request on to ask another one."""
+        return isinstance(error, NotLoaded) and error.may_be_had_by(self.sender)
 
     def _stop_reading(self) -> None:
         """It was answered; perhaps not all of it has come."""

@@ -28,7 +28,7 @@ from router.core.paths import Operation
 from router.engine import fields as of
 from router.engine import rpc
 from router.engine.inbound import Inbound
-from router.engine.outbound import GRPC_FIELDS
+from router.engine.outbound import GRPC_FIELDS, grpc_head_to_router
 from router.engine.request import Answer, Copy
 
 if TYPE_CHECKING:
@@ -60,10 +60,13 @@ class Plan:
     __slots__ = (
         "answer",
         "block",
+        "door",
+        "door_block",
         "encoding",
         "error",
         "fields",
         "operation",
+        "path",
         "request_id",
         "said",
         "stream",
@@ -82,7 +85,11 @@ class Plan:
         self.request_id = first(head.fields, of.REQUEST_ID)
         self.timeout = first(head.fields, of.GRPC_TIMEOUT)
         self.trace = of.trace_of(head.fields)
+        self.path = head.path
         self.block = b""
+        # The same as it came, for the routers of one other cell.
+        self.door: of.Door | None = None
+        self.door_block = b""
         if head.method != b"POST" or not (head.path in PATHS or self.stream or self.answer is not None):
             self.error = refusal_of(rpc.UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")
         else:
@@ -100,7 +107,7 @@ class GrpcInbound(Inbound):
     def __init__(self, plan: Plan, client: ClientConnection, stream_id: int) -> None:
         super().__init__(Wire.GRPC, plan.operation, client, stream_id)
         self.plan = plan
-        self.api_key, self.hedge = plan.said
+        self.api_key, self.hedge, self.reach, self.sender = plan.said
 
     @property
     def longest_body(self) -> int:
@@ -160,8 +167,18 @@ class GrpcInbound(Inbound):
         block = self.plan.block + credential + _id_block(self.request_id)
         return block if seconds == math.inf else block + rpc.timeout_block(max(1, int(seconds * 1000.0)))
 
+    def block_to_router(self, door: of.Door, seconds: float) -> bytes:
+        plan = self.plan
+        if plan.door is not door:
+            fields = tuple(of.grpc_to_router(plan.fields))
+            plan.door, plan.door_block = door, grpc_head_to_router(door, plan.path, fields)
+        block = plan.door_block + _id_block(self.request_id)
+        return block if seconds == math.inf else block + rpc.timeout_block(max(1, int(seconds * 1000.0)))
+
     def body_for(self, servable: str) -> list[bytes | memoryview]:
         body = self.body
+        if not servable:
+            return [body]
         tail = name_fields(servable)
         prefix = rpc.prefix(len(body) - rpc.PREFIX_SIZE + len(tail))
         if len(body) < BULKY:
@@ -210,7 +227,8 @@ class GrpcInbound(Inbound):
         self._answered(rpc.UNAVAILABLE)
 
     def refused(self, error: BerthError) -> None:
-        if self.operation is Operation.READY and isinstance(error, Unavailable):
+        passed_by = self.may_be_had_by_sender(error)
+        if self.operation is Operation.READY and isinstance(error, Unavailable) and not passed_by:
             # A question that has an answer: not now. (An empty message is `ready: false`.)
             self._answer_locally(b"")
             return
@@ -218,6 +236,8 @@ class GrpcInbound(Inbound):
         fields: Fields = ()
         if isinstance(error, Retryable):
             fields = ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))),)
+        if passed_by:
+            fields = (*fields, (of.NOT_STARTED, b"1"))
         self.give(refusal_of(code.value[0], details, fields))
 
     def give(self, refusal: Answer) -> None:
@@ -249,7 +269,7 @@ class GrpcInbound(Inbound):
     def _answered(self, code: int) -> None:
         service = self.client.service
         seconds = self.client.common.loop.time() - self.started
-        service.recorder.answered(Wire.GRPC, rpc.code_name(code), seconds, self.request_id, self.model)
+        service.recorder.answered(Wire.GRPC, rpc.code_name(code), seconds, self.request_id, self.model, self.went_to)
         self._end()
 
 

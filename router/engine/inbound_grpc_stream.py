@@ -115,7 +115,7 @@ class GrpcStream(GrpcInbound):
 
     def body_for(self, servable: str) -> list[bytes | memoryview]:
         # A copy begins, perhaps in the place of one that never did.
-        self._tail = name_fields(servable)
+        self._tail = name_fields(servable) if servable else b""
         self._prefix, self._in_message = b"", 0
         if self._ahead:
             self._pending = [(chunk, 0, ended) for chunk, ended in self._ahead] + self._pending

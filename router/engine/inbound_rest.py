@@ -17,12 +17,12 @@ from berth.http.http1 import encoding
 from berth.http.http2 import header_codec
 from berth.oip import metadata
 from berth.oip.errors import error_body, rest_error
-from router.call import Headers, Reply, Wire
+from router.call import AsItCame, Headers, Reply, Wire
 from router.core.paths import WITH_BODY, ModelQuestion, Operation, ServerQuestion, method_of, parse_path
 from router.core.tfserving import TfQuestion, is_tfserving, parse_question
 from router.engine import fields as of
 from router.engine.inbound import Inbound
-from router.engine.outbound import ROUTES, path_of
+from router.engine.outbound import ROUTES, path_of, rest_head_to_router
 from router.engine.request import Answer, Copy
 from router.headers import request_id_is_good, timeout_of
 from router.tfserving.answering import TfAsked
@@ -39,8 +39,8 @@ class Plan:
     """What a head says, whatever request it comes with. `question` None: the answer is `error`, or 405 `allowed`."""
 
     __slots__ = (
-        "allowed", "block", "error", "fields", "method", "question", "request_id", "said", "servable", "tf",
-        "timeout_ms", "trace",
+        "allowed", "block", "came", "door", "door_block", "error", "fields", "method", "path", "question", "request_id",
+        "said", "servable", "tf", "timeout_ms", "trace",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead) -> None:
@@ -56,6 +56,10 @@ class Plan:
         # The encoded head for the worker, up to what differs from request to request; it names the servable.
         self.servable = ""
         self.block = b""
+        # The same as it came, for the routers of one other cell.
+        self.door: of.Door | None = None
+        self.door_block = b""
+        self.method, self.path, self.came = head.method, head.path, head.fields
         path = head.path.partition(b"?")[0].decode("latin-1")
         method = head.method.decode("latin-1")
         try:
@@ -128,7 +132,7 @@ class RestInbound(Inbound):
         self.asked_to_wait = expects_continue
         self.late_error: BerthError | None = None
         self._task: asyncio.Task[None] | None = None
-        self.api_key, self.hedge = plan.said
+        self.api_key, self.hedge, self.reach, self.sender = plan.said
         if isinstance(question, ModelQuestion):
             self.model, self.version = question.model, question.version
         elif plan.tf is not None:
@@ -165,9 +169,9 @@ class RestInbound(Inbound):
         """Before anything else: who is asking, and for something of theirs?"""
         service, plan = self.client.service, self.plan
         if isinstance(plan.question, ModelQuestion):
-            service.forwarder.check(self.operation, self.api_key, self.model, self.version)
+            service.forwarder.check(self.operation, self.api_key, self.model, self.version, self.reach)
         elif plan.tf is not None:
-            service.tfserving.check(plan.tf, self.api_key)
+            service.tfserving.check(plan.tf, self.api_key, self.reach)
         if self.late_error is not None:
             raise self.late_error
 
@@ -245,8 +249,9 @@ class RestInbound(Inbound):
         try:
             self._check_who()
             asked = TfAsked(
-                question, self.api_key, self.headers(), body, request_id, self.deadline, self.hedge, self.trace
-            )
+                question, self.api_key, self.headers(), body, request_id, self.deadline, self.hedge, self.trace,
+                self.reach, self.sender, AsItCame(self.authorization(), self.plan.method, self.plan.path),
+            )  # fmt: skip
             reply = await service.tfserving.answer(asked)
         except BerthError as error:
             self.refused(error)
@@ -264,6 +269,19 @@ class RestInbound(Inbound):
 
     def headers(self) -> Headers:
         return of.as_text(self.plan.fields)
+
+    def authorization(self) -> bytes:
+        """The client's own credential, for nobody but the routers of another cell."""
+        return first(self.plan.came, of.AUTHORIZATION) or b""
+
+    def block_to_router(self, door: of.Door, seconds: float) -> bytes:
+        plan = self.plan
+        if plan.door is not door:
+            fields = tuple(of.rest_to_router(plan.came))
+            plan.door, plan.door_block = door, rest_head_to_router(door, plan.method, plan.path, fields)
+        return b"%bx-request-id: %b\r\nberth-timeout-ms: %d\r\n" % (
+            plan.door_block, self.request_id, max(1, int(seconds * 1000.0)),
+        )  # fmt: skip
 
     def block_for(self, servable: str, seconds: float, credential: bytes) -> bytes:
         plan = self.plan
@@ -322,6 +340,8 @@ class RestInbound(Inbound):
         fields = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
         if isinstance(error, PayloadTooLarge):
             self._close_after()
+        elif self.may_be_had_by_sender(error):
+            fields = (*fields, (of.NOT_STARTED, b"1"))
         self._give(status, fields, body)
 
     def _give_reply(self, reply: Reply) -> None:
@@ -358,7 +378,7 @@ class RestInbound(Inbound):
 
     def _record(self, status: int) -> None:
         seconds = self.client.common.loop.time() - self.started
-        self.client.service.recorder.answered(Wire.REST, status, seconds, self.request_id, self.model)
+        self.client.service.recorder.answered(Wire.REST, status, seconds, self.request_id, self.model, self.went_to)
 
 
 class Passed:

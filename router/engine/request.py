@@ -11,9 +11,11 @@ from berth.model import ReplicaAddress
 from router.call import Call, Headers, Reply, Wire
 from router.core.attempts import Failure
 from router.core.paths import Operation
+from router.core.routes import ANYWHERE
 from router.core.selection import Done, Outcome
 from router.engine import fields as of
 from router.engine import rpc
+from router.engine.fields import Door
 from router.engine.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ class Request(ABC):
 
     __slots__ = (
         "api_key", "body", "complete", "deadline", "digest", "exchange", "hedge", "held_back", "idempotent", "model",
-        "operation", "request_id", "trace", "version", "wire",
+        "operation", "reach", "request_id", "sender", "trace", "version", "went_to", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, operation: Operation) -> None:
@@ -107,6 +109,11 @@ class Request(ABC):
         self.exchange: Exchange | None = None
         # What the client said of its trace (`traceparent`, `tracestate`).
         self.trace: Fields = ()
+        # How far it may go (`router.core.routes`); the other cell that passed it on to here, and that to which it was
+        # passed on from here.
+        self.reach = ANYWHERE
+        self.sender = ""
+        self.went_to = ""
 
     @abstractmethod
     def message(self) -> bytes:
@@ -128,8 +135,13 @@ class Request(ABC):
         """The encoded head of a copy of this request, on the wire that it goes by."""
 
     @abstractmethod
+    def block_to_router(self, door: Door, seconds: float) -> bytes:
+        """The encoded head of this request as it came, for the routers of another cell."""
+
+    @abstractmethod
     def body_for(self, servable: str) -> list[bytes | memoryview]:
-        """The body of a copy of this request: at least one piece, more where joining them would copy much."""
+        """The body of a copy of this request: at least one piece, more where joining them would copy much. Without a
+        servable, as it came."""
 
     @property
     def repeatable(self) -> bool:
@@ -169,10 +181,11 @@ class Request(ABC):
 
 
 class Copy:
-    """A copy of a request at one replica. The upstream fills in what comes back and says how it ended, once.
+    """A copy of a request at one replica, or (without a `servable`) as it came at the routers of another cell.
 
-    `end` is what it comes to if it is withdrawn; whoever withdraws it for a reason says so. `fields` go to the replica
-    beside those of the request. `started`: the replica said that it has begun to compute (asked only of tied copies).
+    The upstream fills in what comes back and says how it ended, once. `end` is what it comes to if it is withdrawn;
+    whoever withdraws it for a reason says so. `fields` go to the replica beside those of the request. `started`: the
+    replica said that it has begun to compute (asked only of tied copies).
     """
 
     __slots__ = (

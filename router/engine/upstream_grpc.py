@@ -27,7 +27,8 @@ from router.core.attempts import Failure
 from router.engine import fields as of
 from router.engine import rpc
 from router.engine.carrier import Carrier
-from router.engine.dialer import Dialer
+from router.engine.dialer import Dialer, dialer_for
+from router.engine.fields import Door
 from router.engine.request import Answer, Copy
 from router.upstreams import OpenUpstream
 
@@ -44,12 +45,14 @@ _KEEPALIVE, _KEEPALIVE_TIMEOUT = 10.0, 5.0
 
 
 class GrpcPool:
-    """The connections to one process of a replica."""
+    """The connections to one process of a replica, or to the routers of another cell."""
 
     def __init__(self, dialer: Dialer, address: str) -> None:
         self._dialer = dialer
         self._address = address
         self.credential = header_codec.encode(dialer.credential_fields)
+        # For requests that are passed on; not used where there are replicas.
+        self.door = Door(dialer.scheme, address.encode(), dialer.sender)
         self._connections: list[GrpcConnection] = []
         # Copies that no connection can take now.
         self._waiting: deque[Copy] = deque()
@@ -170,7 +173,10 @@ class GrpcConnection(Carrier):
         request, http = copy.request, self.http
         exchange = copy.exchange
         pieces = request.body_for(copy.servable)
-        block = request.block_for(copy.servable, exchange.seconds_left(), self._pool.credential)
+        if copy.servable:
+            block = request.block_for(copy.servable, exchange.seconds_left(), self._pool.credential)
+        else:
+            block = request.block_to_router(self._pool.door, exchange.seconds_left())
         if copy.fields:
             block += header_codec.encode(copy.fields)
         copy.carrier = self
@@ -289,6 +295,6 @@ class GrpcConnection(Carrier):
         self.mark()
 
 
-def open_grpc(dialer: Dialer) -> OpenUpstream:
-    """Makes pools of connections that carry the dialer's credential."""
-    return lambda address: GrpcPool(dialer, address.grpc)
+def open_grpc(dialer: Dialer, beyond: Dialer | None = None) -> OpenUpstream:
+    """Makes pools of connections that carry the dialer's credential; `beyond` dials the routers of other cells."""
+    return lambda address: GrpcPool(dialer_for(address, dialer, beyond), address.grpc)

@@ -25,7 +25,8 @@ from berth.http.memo import Memo
 from router.core.attempts import Failure
 from router.engine import fields as of
 from router.engine.carrier import Carrier
-from router.engine.dialer import Dialer
+from router.engine.dialer import Dialer, dialer_for
+from router.engine.fields import Door
 from router.engine.request import Answer, Copy
 from router.upstreams import OpenUpstream
 
@@ -35,12 +36,14 @@ _LIMITS: Final = Http1Limits(buffer=512 * 1024, memo=64 * 1024)
 
 
 class RestPool:
-    """The connections to one process of a replica."""
+    """The connections to one process of a replica, or to the routers of another cell."""
 
     def __init__(self, dialer: Dialer, address: str) -> None:
         self._dialer = dialer
         self._address = address
         self.credential = encoding.encode_fields(dialer.credential_fields)
+        # For requests that are passed on; not used where there are replicas.
+        self.door = Door(dialer.scheme, address.encode(), dialer.sender)
         self.memo: Memo[ResponseFraming] = Memo(_LIMITS.memo)
         # The last used is used next, so that those that are not needed grow old.
         self._idle: list[RestConnection] = []
@@ -139,7 +142,10 @@ class RestConnection(Carrier):
     def begin(self, copy: Copy) -> None:
         request, http = copy.request, self.http
         [body] = request.body_for(copy.servable)
-        block = request.block_for(copy.servable, copy.exchange.seconds_left(), self._pool.credential)
+        if copy.servable:
+            block = request.block_for(copy.servable, copy.exchange.seconds_left(), self._pool.credential)
+        else:
+            block = request.block_to_router(self._pool.door, copy.exchange.seconds_left())
         if copy.fields:
             block += encoding.encode_fields(copy.fields)
         self._copy = copy
@@ -236,6 +242,6 @@ def _is_streamed(head: ResponseHead) -> bool:
     return (head.get(of.CONTENT_TYPE) or b"").startswith(b"text/event-stream")
 
 
-def open_rest(dialer: Dialer) -> OpenUpstream:
-    """Makes pools of connections that carry the dialer's credential."""
-    return lambda address: RestPool(dialer, address.http)
+def open_rest(dialer: Dialer, beyond: Dialer | None = None) -> OpenUpstream:
+    """Makes pools of connections that carry the dialer's credential; `beyond` dials the routers of other cells."""
+    return lambda address: RestPool(dialer_for(address, dialer, beyond), address.http)

@@ -29,9 +29,9 @@ from berth.http.head import Fields
 from berth.ids import VersionKey
 from berth.model import Signature
 from router.answers import DEFAULTED, default_answer, hurried
-from router.call import Call, Headers, Reply, Wire
+from router.call import AsItCame, Call, Headers, Reply, Wire
 from router.core.paths import Operation
-from router.core.routes import NotLoaded, Resolved
+from router.core.routes import ANYWHERE, ELSEWHERE, NotLoaded, Resolved
 from router.core.tfserving import TfQuestion, Verb, metadata_document, read_signature, status_document
 from router.forward import Forwarder
 
@@ -52,7 +52,8 @@ _OF_THE_BODY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TfAsked:
-    """A request. `headers` are those that may go to the worker, `deadline` is on the event loop's clock."""
+    """A request. `headers` are those that may go to the worker, `deadline` is on the event loop's clock; `reach`,
+    `sender` and `as_it_came` as in `Call`."""
 
     question: TfQuestion
     api_key: bytes | None
@@ -62,6 +63,9 @@ class TfAsked:
     deadline: float
     hedge: bool = True
     trace: Fields = ()
+    reach: int = ANYWHERE
+    sender: str = ""
+    as_it_came: AsItCame | None = None
 
 
 class _Refused(Exception):
@@ -89,18 +93,17 @@ class TfServing:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, question: TfQuestion, api_key: bytes | None) -> None:
+    def check(self, question: TfQuestion, api_key: bytes | None, reach: int = ANYWHERE) -> None:
         """Raise what `answer` would raise whatever the body is, so that a request can be refused before it is read."""
         if question.verb.has_body:
-            self._forwarder.check(Operation.INFER, api_key, question.model, question.version)
+            self._forwarder.check(Operation.INFER, api_key, question.model, question.version, reach)
 
     async def answer(self, asked: TfAsked) -> Reply:
         """The answer. Raises `BerthError`. Cancelling it withdraws what is under way."""
         question = asked.question
-        if question.verb is Verb.STATUS:
-            table = self._forwarder.board.routes.table
-            return Reply(200, (_JSON,), status_document(table, asked.api_key, question))
         board = self._forwarder.board
+        if question.verb is Verb.STATUS and not self._is_elsewhere(asked):
+            return Reply(200, (_JSON,), status_document(board.routes.table, asked.api_key, question))
         operation = Operation.INFER if question.verb.has_body else Operation.METADATA
         default = default_answer(board, operation, asked.api_key, question.model)
         deadline = hurried(asked.deadline, asyncio.get_running_loop().time()) if default else asked.deadline
@@ -127,6 +130,8 @@ class TfServing:
         """Rows are typed by the signature of one version, so that version is asked, and the next one if it has gone."""
         while True:
             resolved = await self._resolve(asked)
+            if not resolved.replicas:
+                return await self._pass_on(asked, resolved)
             try:
                 if asked.question.verb is Verb.METADATA:
                     signature = await self._signature(asked, resolved.key)
@@ -136,24 +141,44 @@ class TfServing:
                 if asked.question.version == str(resolved.key.version) or self._still(asked, resolved.key):
                     raise
 
+    async def _pass_on(self, asked: TfAsked, resolved: Resolved) -> Reply:
+        """Nothing is translated here: rows are typed where the version is."""
+        forwarder, question = self._forwarder, asked.question
+        if question.verb.has_body:
+            forwarder.gate.wish_for(resolved)
+        # The body is unpacked by now.
+        headers = tuple(pair for pair in asked.headers if pair[0] != "content-encoding")
+        call = _call(asked, Operation.OTHER, question.version, asked.body, headers)
+        return await forwarder.forward(replace(call, reach=ELSEWHERE))
+
+    def _is_elsewhere(self, asked: TfAsked) -> bool:
+        """Whether other cells have the version or the model, and this one is to have none of it."""
+        question = asked.question
+        try:
+            resolved = self._forwarder.board.routes.resolve(
+                asked.api_key, question.model, question.version, asked.reach
+            )
+        except BerthError:
+            return False
+        return not resolved.replicas and not resolved.assigned
+
     async def _resolve(self, asked: TfAsked) -> Resolved:
         """The version to ask, once it is loaded."""
         question, routes = asked.question, self._forwarder.board.routes
         try:
-            return routes.resolve(asked.api_key, question.model, question.version)
+            return routes.resolve(asked.api_key, question.model, question.version, asked.reach)
         except NotLoaded:
             if not question.verb.has_body:
                 raise
         # A place in the line of those that wait for it, and the wish that it be loaded; given back as soon as it is.
         slot = await self._forwarder.gate.admit(_call(asked, Operation.INFER, question.version, asked.body, ()))
         self._forwarder.gate.leave(slot)
-        return self._forwarder.board.routes.resolve(asked.api_key, question.model, question.version)
+        return self._forwarder.board.routes.resolve(asked.api_key, question.model, question.version, asked.reach)
 
     def _still(self, asked: TfAsked, key: VersionKey) -> bool:
         """Whether the question still resolves to that version: then asking again would bring the same."""
-        return (
-            self._forwarder.board.routes.resolve(asked.api_key, asked.question.model, asked.question.version).key == key
-        )
+        question, routes = asked.question, self._forwarder.board.routes
+        return routes.resolve(asked.api_key, question.model, question.version, asked.reach).key == key
 
     async def _signature(self, asked: TfAsked, key: VersionKey) -> Signature:
         """What the version takes and gives. Requests that come at the same time each ask: it is a short question."""
@@ -228,6 +253,9 @@ def _call(asked: TfAsked, operation: Operation, version: str, body: bytes, heade
         deadline=asked.deadline,
         hedge=asked.hedge,
         trace=asked.trace,
+        reach=asked.reach,
+        sender=asked.sender,
+        as_it_came=asked.as_it_came,
     )
 
 

@@ -293,6 +293,7 @@ class RouteBoard:
             dict(model.labels),
             tuple(versions),
             model.default_answer,
+            model.elsewhere,
         )
 
     def _turned(self) -> tuple[tuple[Route, ...], tuple[Route, ...]]:

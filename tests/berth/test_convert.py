@@ -54,6 +54,7 @@ statuses = st.builds(
     load=loads,
     loads=tuples(servable_loads),
 )
+elsewhere = st.dictionaries(st.integers(1, 2**63 - 1), tuples(names), max_size=2)
 routes = st.builds(
     model.ModelRoute,
     default=st.integers(0, 2**63 - 1),
@@ -69,6 +70,7 @@ routes = st.builds(
         )
     ),
     default_answer=answers,
+    elsewhere=elsewhere,
 )
 desired = st.builds(
     model.DesiredState,
@@ -76,7 +78,13 @@ desired = st.builds(
     generation=counts,
     jobs=tuples(st.builds(model.DesiredJob, name=names, versions=tuples(specs), replicas=st.none() | small)),
     models=tuples(
-        st.builds(model.DesiredModel, target=st.integers(0, 2**63 - 1), labels=labels, default_answer=answers)
+        st.builds(
+            model.DesiredModel,
+            target=st.integers(0, 2**63 - 1),
+            labels=labels,
+            default_answer=answers,
+            elsewhere=elsewhere,
+        )
     ),
     keys=tuples(keys),
     limits=tuples(limits),

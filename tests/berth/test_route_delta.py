@@ -33,6 +33,7 @@ MODELS = st.builds(
     st.integers(0, 3),
     st.dictionaries(NAMES, st.integers(1, 3), max_size=1),
     st.lists(VERSIONS, max_size=2).map(tuple),
+    elsewhere=st.dictionaries(st.integers(1, 2), st.just(("far",)), max_size=1),
 )
 ADDRESSES = st.builds(
     lambda name, start: ReplicaAddress(name, "job", "cell", start, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),

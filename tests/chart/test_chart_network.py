@@ -40,6 +40,7 @@ NAMES = {
         "api-server",
         "dns",
         "far-controllers",
+        "far-routers",
     )
 }
 
@@ -75,6 +76,7 @@ EVERYBODY_NAMED: Object = {
         "apiServer": {"to": [NAMES["api-server"]], "ports": [6443]},
         "dns": {"to": [NAMES["dns"]]},
         "controllers": {"to": [NAMES["far-controllers"]]},
+        "otherCells": {"to": [NAMES["far-routers"]]},
     }
 }
 
@@ -142,6 +144,15 @@ def test_a_cell_of_controllers_elsewhere() -> None:
     inward, outward = arrows(render(example("cell", EVERYBODY_NAMED)))
     assert {arrow for arrow in inward | outward if "controller" in arrow} == set()
     assert ("synchronizer", "far-controllers", 8081) in outward
+    assert {arrow for arrow in outward if arrow[1] == "far-routers"} == {("router", "far-routers", 443)}
+
+
+def test_every_port_of_other_cells_is_open_to_routers() -> None:
+    cells = [{"cell": "a", "rest": "a:80", "grpc": "a:81"}, {"cell": "b", "rest": "b:80", "grpc": "b:82"}]
+    _, outward = arrows(render(example("minimal", EVERYBODY_NAMED | {"otherCells": cells})))
+    assert {arrow for arrow in outward if arrow[1] == "far-routers"} == {
+        ("router", "far-routers", port) for port in (80, 81, 82)
+    }
 
 
 def test_trying_out_opens_the_database_to_controllers_alone() -> None:

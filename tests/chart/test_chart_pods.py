@@ -260,3 +260,26 @@ def test_variables_come_before_those_that_name_them() -> None:
         for variable, entry in variables(pod.container()).items():
             assert set(re.findall(r"\$\((\w+)\)", entry.get("value", ""))) <= seen, name
             seen.add(variable)
+
+
+@pytest.mark.parametrize(
+    ("tls", "expected"),
+    [
+        ({}, None),
+        ({"enabled": True}, "system"),
+        ({"enabled": True, "existingSecret": "authorities"}, "/etc/berth/other-cells/ca.crt"),
+    ],
+)
+def test_how_routers_know_other_cells(tls: Object, expected: str | None) -> None:
+    cells = [{"cell": "b", "rest": "b:80", "grpc": "b:81"}, {"cell": "a", "rest": "a:80", "grpc": "a:81"}]
+    rendered = render(example("minimal", {"otherCells": cells, "otherCellsTls": tls}))
+    (pod,) = [pod for pod in pods(rendered) if pod.component == "router"]
+    said = variables(pod.container())
+    assert said["BERTH_OTHER_CELLS"]["value"] == "b=b:80/b:81,a=a:80/a:81"
+    assert said.get("BERTH_OTHER_CELLS_TLS", {}).get("value") == expected
+    settings = RouterSettings.load(
+        {name: entry["value"] for name, entry in said.items() if "OTHER" in name} | {"BERTH_ROUTE_FEEDS": "a:1"}
+    )
+    assert list(settings.others) == ["b", "a"]
+    mounted = {mount["mountPath"] for mount in pod.container()["volumeMounts"]}
+    assert ("/etc/berth/other-cells" in mounted) is (expected is not None and expected != "system")

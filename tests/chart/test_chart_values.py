@@ -20,6 +20,8 @@ WRONG_BY_ITSELF: list[tuple[Object, str]] = [
     ({"logLevel": "loud"}, "'/logLevel'.*'debug', 'info', 'warning', 'error'"),
     ({"cell": "EU West"}, "'/cell'.*does not match"),
     ({"controllers": ["berth-feed"]}, "'/controllers/0'.*does not match"),
+    ({"otherCells": [{"cell": "a", "rest": "a:1"}]}, "'/otherCells/0'.*missing property 'grpc'"),
+    ({"otherCells": [{"cell": "a", "rest": "a:1", "grpc": "https://a:1"}]}, "'/otherCells/0/grpc'.*does not match"),
     ({"artifacts": {"url": "https://bucket"}}, "'/artifacts/url'.*does not match"),
     ({"tls": {"mode": "off"}}, "'/tls/mode'.*'certManager', 'secret'"),
     ({"tls": {"enabled": False}}, "'/tls'.*'enabled' not allowed"),
@@ -58,6 +60,10 @@ def external(**members: Any) -> Object:
     return {"externalMetrics": {"enabled": True, **members}}
 
 
+def other(cell: str) -> Object:
+    return {"cell": cell, "rest": "a:1", "grpc": "a:2"}
+
+
 WRONG_TOGETHER: list[tuple[Object, str]] = [
     ({"database": {"existingSecret": ""}}, "The controller needs PostgreSQL: set database.existingSecret"),
     (
@@ -74,6 +80,9 @@ WRONG_TOGETHER: list[tuple[Object, str]] = [
     ({"router": {"ingress": {"enabled": True}}}, "router.ingress needs a host"),
     ({"router": {"gateway": {"enabled": True}}}, "router.gateway needs parentRefs"),
     ({"workerPools": [{"name": "a"}, {"name": "a"}]}, "workerPools: a is there twice"),
+    ({"otherCells": [other("local")]}, "otherCells: local is this release's own cell"),
+    ({"otherCells": [other("a"), other("a")]}, "otherCells: a is there twice"),
+    ({"otherCellsTls": {"existingSecret": "x"}}, "of no use in cleartext: set otherCellsTls.enabled"),
     (pool(image="registry/berth:latest"), "latest says nothing"),
     (pool(triton={"image": "registry/triton:latest"}), "latest says nothing"),
     (pool(env=[{"name": "BERTH_X", "value": "1"}]), "gpu: env: BERTH_X belongs into settings"),

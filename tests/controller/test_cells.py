@@ -183,3 +183,27 @@ async def test_a_model_without_a_wish_stays_in_the_cell_where_it_is(two_cells: A
     ((_, first),) = await places(two_cells)
     await two_cells.upload("acme/digits")
     assert {job for _, job in await places(two_cells)} == {first}
+
+
+async def elsewhere(controller: Any, cell: str) -> dict[int, list[str]]:
+    """What the desired state of a cell says of others."""
+    (model,) = (await controller.desired(cell)).models
+    return {entry.version: list(entry.cells) for entry in model.elsewhere}
+
+
+async def test_each_cell_is_told_what_the_others_are_to_hold(two_cells: Any, observed_replica: Replica) -> None:
+    await ask_for(two_cells, "east")
+    await two_cells.upload("acme/digits")
+    assert await elsewhere(two_cells, "west") == {1: ["east"]}
+    assert await elsewhere(two_cells, "east") == {}
+    await two_cells.report(observed_replica("e1", (V1, AVAILABLE), job="east-pool", cell="east"), cell="east")
+    before = (await two_cells.desired("east")).generation
+    assert (await two_cells.api.patch(MODEL, json={"cells": ["west"]})).status_code == 200
+    # Both have it, until west answers; then east is on its way out, and not to be asked any more.
+    assert await elsewhere(two_cells, "east") == {1: ["west"]}
+    assert (await two_cells.desired("east")).generation > before
+    assert await elsewhere(two_cells, "west") == {1: ["east"]}
+    await two_cells.report(observed_replica("w1", (V1, AVAILABLE), job="west-pool", cell="west"), cell="west")
+    await two_cells.until("/v1/assignments", lambda page: any(item["releasing"] for item in page["items"]))
+    assert await elsewhere(two_cells, "west") == {}
+    assert await elsewhere(two_cells, "east") == {1: ["west"]}

@@ -107,6 +107,7 @@ def table_of() -> TableOf:
     """`table_of({"digits": {1: [address, …]}}, generation=1)`: a table of tenant `alice`, whose key is `alice-key`.
 
     Tenant `bob` (`bob-key`) owns the model `secret`, at the same replicas. The newest version is the default.
+    `elsewhere` says which other cells are to hold which versions of a model.
     """
 
     def build(
@@ -116,13 +117,17 @@ def table_of() -> TableOf:
         epoch: int = 1,
         limits: tuple[TenantLimits, ...] = (),
         labels: Mapping[str, int] | None = None,
+        elsewhere: Mapping[str, Mapping[int, tuple[str, ...]]] | None = None,
     ) -> RouteTable:
         routes: dict[ModelKey, ModelRoute] = {}
         replicas = {address.replica: address for row in models.values() for held in row.values() for address in held}
         for name, held in {**models, "secret": {1: list(replicas.values())}}.items():
             key = ModelKey("bob" if name == "secret" else "alice", name)
             entries = tuple(VersionRoute(number, tuple(a.replica for a in at)) for number, at in held.items())
-            routes[key] = ModelRoute(key, max((n for n, at in held.items() if at), default=0), labels or {}, entries)
+            default = max((n for n, at in held.items() if at), default=0)
+            routes[key] = ModelRoute(
+                key, default, labels or {}, entries, elsewhere=dict((elsewhere or {}).get(name, {}))
+            )
         keys = [ApiKey(digest(f"{tenant}-key"), tenant, Role.DEVELOPER) for tenant in ("alice", "bob")]
         keys.append(ApiKey(digest("admin-key"), "", Role.ADMIN))
         return RouteTable(

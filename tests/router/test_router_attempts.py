@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from berth.errors import DeadlineExceeded, Unavailable
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
-from router.core.attempts import Attempts, Denial, Failure, GiveUp, Pause, Rules, Send
+from router.core.attempts import Attempts, Denial, Failure, GiveUp, PassOn, Pause, Rules, Send
 from router.core.budget import Budget
+from router.core.routes import router_of
 from router.core.selection import Place
 
 V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
@@ -59,6 +60,53 @@ def test_what_follows_failures(
         assert isinstance(step.error, expected)
     else:
         assert step == expected
+
+
+EAST, WEST = router_of("east", "e:1", "e:2"), router_of("west", "w:1", "w:2")
+
+
+@pytest.mark.parametrize(
+    ("failures", "candidates", "expected"),
+    [
+        ([], (A,), Send((A,))),
+        ([UNREACHED], (A, B), Send((B,))),
+        # All of this cell have been tried, or there are none.
+        ([UNREACHED], (A,), PassOn((EAST, WEST))),
+        ([NOT_STARTED], (A,), PassOn((EAST, WEST))),
+        ([BROKEN], (A,), PassOn((EAST, WEST))),
+        ([], (), PassOn((EAST, WEST))),
+        ([UNREACHED], (), PassOn((WEST,))),
+        ([UNREACHED, UNREACHED], (A,), PassOn((WEST,))),
+        # Nobody is left: a breath, then all again.
+        ([UNREACHED, UNREACHED, UNREACHED], (A,), Pause(0.02)),
+        ([UNREACHED, NOT_STARTED], (), Pause(0.02)),
+        ([BROKEN, BROKEN], (), Unavailable),
+    ],
+)
+def test_what_is_passed_on(
+    failures: list[Failure], candidates: tuple[ReplicaAddress, ...], expected: Send | Pause | type[Exception]
+) -> None:
+    plan = attempts()
+    for failure in failures:
+        step = plan.next_step(0.0, candidates, (EAST, WEST))
+        assert isinstance(step, Send | PassOn)
+        plan.began(step.among[0])
+        plan.failed(failure)
+    step = plan.next_step(0.0, candidates, (EAST, WEST))
+    if isinstance(expected, type):
+        assert isinstance(step, GiveUp)
+        assert isinstance(step.error, expected)
+    else:
+        assert step == expected
+
+
+def test_after_a_pause_the_own_cell_comes_first_again() -> None:
+    plan = attempts()
+    for address in (A, EAST):
+        plan.began(address)
+        plan.failed(UNREACHED)
+    assert plan.next_step(0.0, (A,), (EAST,)) == Pause(0.02)
+    assert plan.next_step(0.02, (A,), (EAST,)) == Send((A,))
 
 
 def test_pauses_grow_and_patience_ends() -> None:
@@ -167,9 +215,14 @@ def test_extra_copies_stay_in_budget(
     st.booleans(),
     st.floats(0.0, 3.0),
     st.lists(st.sampled_from([(), (A,), (A, B), (A, B, C)]), min_size=1),
+    st.sampled_from([(), (EAST,), (EAST, WEST)]),
 )
 def test_every_request_ends_and_breaks_at_most_two_copies(
-    seed: int, idempotent: bool, reserve: float, tables: list[tuple[ReplicaAddress, ...]]
+    seed: int,
+    idempotent: bool,
+    reserve: float,
+    tables: list[tuple[ReplicaAddress, ...]],
+    beyond: tuple[ReplicaAddress, ...],
 ) -> None:
     """Whatever fails however, with whatever tables: bounded attempts, no replica twice in a round, and an end."""
     rng = random.Random(seed)
@@ -177,7 +230,7 @@ def test_every_request_ends_and_breaks_at_most_two_copies(
     now, broken, round_, sent = 0.0, 0, set[Place](), 0
     for turn in range(500):
         candidates = tables[turn % len(tables)]
-        step = plan.next_step(now, candidates)
+        step = plan.next_step(now, candidates, beyond)
         if isinstance(step, GiveUp):
             break
         if isinstance(step, Pause):
@@ -185,9 +238,15 @@ def test_every_request_ends_and_breaks_at_most_two_copies(
             now = step.until if rng.random() < 0.8 else now
             round_.clear()
             continue
+        if isinstance(step, PassOn):
+            assert set(map(Place.of, candidates)) <= round_
         twins = [rng.choice(step.among)]
         plan.began(twins[0])
-        if plan.hedge_delay(candidates) is not None and isinstance(more := plan.hedge(now, V1, V1, candidates), Send):
+        if (
+            isinstance(step, Send)
+            and plan.hedge_delay(candidates) is not None
+            and isinstance(more := plan.hedge(now, V1, V1, candidates), Send)
+        ):
             twins.append(rng.choice(more.among))
             plan.began(twins[1])
         for address in twins:

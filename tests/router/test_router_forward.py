@@ -22,6 +22,7 @@ from router.core.budget import Budgets, Scale
 from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
+from router.core.routes import router_of
 from router.core.selection import Selection
 from router.core.tallies import Tallies
 from router.engine import request as engine
@@ -107,12 +108,22 @@ class Scripted:
         self.world.one_closed.set()
 
 
+OTHERS = {cell: router_of(cell, "", "") for cell in ("X", "Y")}
+
+
 def table(
-    replicas: Sequence[str], *, version: int = 1, generation: int = 1, limits: Sequence[TenantLimits] = ()
+    replicas: Sequence[str],
+    *,
+    version: int = 1,
+    generation: int = 1,
+    limits: Sequence[TenantLimits] = (),
+    elsewhere: tuple[str, ...] = (),
 ) -> RouteTable:
     return RouteTable(
         order=Order(1, generation),
-        models={M: ModelRoute(M, version, {}, (VersionRoute(version, tuple(replicas)),))},
+        models={
+            M: ModelRoute(M, version, {}, (VersionRoute(version, tuple(replicas)),), elsewhere={version: elsewhere})
+        },
         replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in replicas},
         keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
         limits={entry.tenant: entry for entry in limits},
@@ -130,7 +141,7 @@ class First:
 async def forwarding(
     world: World, routes: RouteTable, *, hedge: float | None = 0.0, budgets: Budgets | None = None, dice: object = None
 ) -> AsyncIterator[Forwarder]:
-    board, selection = RouteBoard(), Selection()
+    board, selection = RouteBoard(OTHERS), Selection()
     upstreams = Upstreams({Wire.REST: world.open})
     board.watch(selection.retain)
     board.watch(upstreams.retain)
@@ -156,7 +167,8 @@ async def forwarding(
     finally:
         assert all(copy.ended is not None for copy in world.copies), "a copy was left behind"
         assert (gate.admission.under_way, gate.admission.queued, gate.admission.held) == (0, 0, 0)
-        assert all(selection.outstanding(address) == 0 for address in board.table.replicas.values())
+        places = (*board.table.replicas.values(), *OTHERS.values())
+        assert all(selection.outstanding(address) == 0 for address in places)
         selection.validate()
         gate.admission.validate()
         closer.cancel()
@@ -376,3 +388,90 @@ async def test_without_a_table_nobody_is_told_anything() -> None:
         forwarder.gate = Gate(forwarder.board, Admission(1), Wishes(), forwarder.metrics)
         with pytest.raises(Unavailable, match="no routes yet"):
             await forwarder.forward(call())
+
+
+# Other cells
+
+PASSED_ON = [
+    # rows of A, of the cells X and Y (in order of preference), hedge delay -> who answers, status, when, copies sent
+    ("the own cell first", [(0.1, OK)], [], [], 0.0, "A", OK, 0.1, "A"),
+    ("the own cell is slow: no second copy there", [(0.5, OK)], [(0.0, OK)], [], 0.1, "A", OK, 0.5, "A"),
+    ("unreached goes on without a pause", [(0.1, UNREACHED)], [(0.2, OK)], [], 0.0, "X", OK, 0.3, "AX"),
+    ("so does what was not started", [(0.1, NOT_STARTED)], [(0.2, OK)], [], 0.0, "X", OK, 0.3, "AX"),
+    ("so does what broke", [(0.1, BROKEN)], [(0.2, OK)], [], 0.0, "X", OK, 0.3, "AX"),
+    ("what was passed on is not hedged", [(0.0, UNREACHED)], [(0.5, OK)], [(0.0, OK)], 0.1, "X", OK, 0.5, "AX"),
+    ("the next cell", [(0.1, UNREACHED)], [(0.2, UNREACHED)], [(0.1, OK)], 0.0, "Y", OK, 0.4, "AXY"),
+    ("a cell that knows no better", [(0.1, UNREACHED)], [(0.2, NOT_STARTED)], [(0.1, OK)], 0.0, "Y", OK, 0.4, "AXY"),
+    ("a bad answer is one", [(0.1, UNREACHED)], [(0.2, FAULTY)], [(0.1, OK)], 0.0, "X", FAULTY, 0.3, "AX"),
+    ("a cell that breaks costs a retry", [(0.1, UNREACHED)], [(0.2, BROKEN)], [(0.1, OK)], 0.0, "Y", OK, 0.4, "AXY"),
+    (
+        "nobody, and then the own one again",
+        [(0.1, UNREACHED), (0.1, OK)], [(0.1, UNREACHED)], [(0.1, UNREACHED)], 0.0, "A", OK, 0.42, "AXYA",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "hedge", "winner", "status", "when", "sent"),
+    [((a, x, y), *rest) for _, a, x, y, *rest in PASSED_ON],
+    ids=[row[0] for row in PASSED_ON],
+)
+async def test_who_answers_when_another_cell_may(
+    rows: tuple[list[Row], list[Row], list[Row]], hedge: float, winner: str, status: int, when: float, sent: str
+) -> None:
+    own, *others = ([*row] for row in rows)
+    world = World({"A": own, **{f"cell:{cell}": row for cell, row in zip("XY", others, strict=True)}})
+    elsewhere = tuple(cell for cell, row in zip("XY", others, strict=True) if row)
+    async with forwarding(world, table(["A"], elsewhere=elsewhere), hedge=hedge) as forwarder:
+        began = now()
+        reply = await forwarder.forward(call())
+        assert (reply.status, now() - began) == (status, pytest.approx(when, abs=0.002))
+        assert dict(reply.headers)["berth-replica"].removeprefix("cell:") == winner
+        assert "".join(copy.replica.removeprefix("cell:") for copy in world.copies) == sent
+        assert all(bool(copy.servable) is (copy.replica == "A") for copy in world.copies)
+
+
+async def test_a_cell_that_rests_is_asked_last() -> None:
+    world = World({"cell:X": [(0.1, UNREACHED)], "cell:Y": [(0.1, OK)]})
+    async with forwarding(world, table([], elsewhere=("X", "Y"))) as forwarder:
+        for _ in range(3):
+            assert (await forwarder.forward(call())).status == OK
+        assert [copy.replica[-1] for copy in world.copies] == list("XYYY"[:4])
+        await asyncio.sleep(1.0)
+        assert (await forwarder.forward(call())).status == OK
+        assert [copy.replica[-1] for copy in world.copies] == list("XYYYXY")
+
+
+async def test_a_version_that_comes_meanwhile_is_answered_here_again() -> None:
+    world = World({"A": [(0.1, OK)], "cell:X": [(0.1, OK)]})
+    async with forwarding(world, table([], elsewhere=("X",))) as forwarder:
+        assert dict((await forwarder.forward(call())).headers)["berth-replica"] == "cell:X"
+        forwarder.board.swap(table(["A"], elsewhere=("X",), generation=2))
+        assert dict((await forwarder.forward(call())).headers)["berth-replica"] == "A"
+
+
+async def test_latencies_of_another_cell_teach_nothing() -> None:
+    world = World({"cell:X": [(0.1, OK)]})
+    async with forwarding(world, table([], elsewhere=("X",)), hedge=None) as forwarder:
+        for _ in range(50):
+            await forwarder.forward(call())
+        line = forwarder.latencies.line(VersionKey("t", "m", 1), len(b"body"), now())
+        assert (line.typical, line.tail) == (None, None)
+        assert not any(forwarder.hedging.events.values())
+
+
+async def test_what_must_not_be_repeated_is_not_when_a_cell_breaks() -> None:
+    world = World({"cell:X": [(0.1, BROKEN)], "cell:Y": [(0.1, OK)]})
+    async with forwarding(world, table([], elsewhere=("X", "Y"))) as forwarder:
+        with pytest.raises(Unavailable, match="lost before it answered"):
+            await forwarder.forward(call(idempotent=False))
+
+
+async def test_a_client_that_leaves_withdraws_what_was_passed_on() -> None:
+    world = World({"cell:X": [(5.0, OK)]})
+    async with forwarding(world, table([], elsewhere=("X",))) as forwarder:
+        asked = asyncio.ensure_future(forwarder.forward(call()))
+        await asyncio.sleep(0.1)
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert [copy.withdrawn for copy in world.copies] == [True]

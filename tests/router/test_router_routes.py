@@ -9,7 +9,7 @@ from berth.errors import BerthError, NotFound, PermissionDenied, Unauthenticated
 from berth.ids import ModelKey, VersionKey
 from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
 from berth.states import Role
-from router.core.routes import Resolved, Routes, resolve
+from router.core.routes import ANYWHERE, ELSEWHERE, HERE, NotLoaded, Resolved, Routes, resolve, router_of
 
 ALICE, BOB, ADMIN = digest("alice"), digest("bob"), digest("admin")
 
@@ -117,3 +117,111 @@ def test_answers_are_remembered_and_refusals_are_not() -> None:
         with pytest.raises(NotFound):
             routes.resolve(ALICE, f"m{number}", "")
     assert repr(routes).endswith("remembered=1>")
+
+
+# Other cells
+
+EAST, WEST = router_of("east", "east:80", "east:81"), router_of("west", "west:80", "west:81")
+OTHERS = {"west": WEST, "east": EAST}
+KEY = ModelKey("alice", "m")
+
+
+def of(
+    *versions: VersionRoute, default: int = 0, labels: dict[str, int] | None = None, **elsewhere: tuple[str, ...]
+) -> RouteTable:
+    """A table with the model `m`; `v2=("east",)` means that the cell east is to hold version 2."""
+    there = {int(number[1:]): cells for number, cells in elsewhere.items()}
+    route = ModelRoute(KEY, default, labels or {}, versions, elsewhere=there)
+    return RouteTable(Order(1, 1), {KEY: route}, TABLE.replicas, TABLE.keys)
+
+
+HELD, LOADING = VersionRoute(1, ("r1",)), VersionRoute(1, (), "loading")
+FAILED = VersionRoute(1, (), "bad", failed=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "version", "reach", "number", "replicas", "beyond", "assigned"),
+    [
+        # What is here is asked first, and the others only after.
+        (of(HELD, default=1, v1=("east", "west")), "", ANYWHERE, 1, ["r1"], [WEST, EAST], True),
+        (of(HELD, default=1, v1=("east",)), "1", ANYWHERE, 1, ["r1"], [EAST], True),
+        (of(HELD, default=1, v2=("east",)), "1", ANYWHERE, 1, ["r1"], [], True),
+        # Another cell may answer with another version, where none is asked for.
+        (of(HELD, default=1, v2=("east",)), "", ANYWHERE, 1, ["r1"], [EAST], True),
+        # Not here: nothing is assigned, or not loaded, or not for a moment.
+        (of(v1=("east",), v2=("west",)), "", ANYWHERE, 2, [], [WEST, EAST], False),
+        (of(v1=("east",), v2=("west",)), "1", ANYWHERE, 1, [], [EAST], False),
+        (of(HELD, default=1, v2=("west",)), "2", ANYWHERE, 2, [], [WEST], False),
+        (of(HELD, default=1, labels={"next": 2}, v2=("west",)), "next", ANYWHERE, 2, [], [WEST], False),
+        (of(LOADING, v1=("east",)), "", ANYWHERE, 1, [], [EAST], True),
+        (of(LOADING, v2=("east",)), "", ANYWHERE, 1, [], [EAST], True),
+        (of(FAILED, v1=("east",)), "1", ANYWHERE, 1, [], [EAST], False),
+        (of(VersionRoute(1, ("vanished",)), default=1, v1=("east",)), "", ANYWHERE, 1, [], [EAST], True),
+        # Cells that nobody knows the way to are none.
+        (of(HELD, default=1, v1=("moon",)), "1", ANYWHERE, 1, ["r1"], [], True),
+        # How far it may go.
+        (of(HELD, default=1, v1=("east",)), "1", HERE, 1, ["r1"], [], True),
+        (of(HELD, default=1, v1=("east",)), "1", ELSEWHERE, 1, [], [EAST], True),
+    ],
+)
+def test_who_else_may_answer(
+    table: RouteTable,
+    version: str,
+    reach: int,
+    number: int,
+    replicas: list[str],
+    beyond: list[ReplicaAddress],
+    assigned: bool,
+) -> None:
+    found = resolve(table, ALICE, "m", version, reach=reach, others=OTHERS)
+    key = VersionKey("alice", "m", number)
+    assert found == Resolved(key, tuple(map(address, replicas)), None, b"", tuple(beyond), assigned)
+
+
+@pytest.mark.parametrize(
+    ("table", "version", "reach", "error", "cells"),
+    [
+        (of(LOADING, v1=("east", "moon")), "", HERE, NotLoaded, {"east", "moon"}),
+        (of(LOADING, v1=("moon",)), "1", ANYWHERE, NotLoaded, {"moon"}),
+        (of(LOADING, v2=("east",)), "1", ANYWHERE, NotLoaded, set()),
+        (of(HELD, default=1), "1", ELSEWHERE, NotLoaded, set()),
+        (of(v1=("moon",)), "", ANYWHERE, NotFound, None),
+        (of(v1=("east",)), "", HERE, NotFound, None),
+        (of(v1=("east",)), "2", ANYWHERE, NotFound, None),
+        (of(HELD, default=1, v2=("east",)), "2", HERE, NotFound, None),
+    ],
+)
+def test_who_else_cannot(
+    table: RouteTable, version: str, reach: int, error: type[BerthError], cells: set[str] | None
+) -> None:
+    with pytest.raises(error) as refused:
+        resolve(table, ALICE, "m", version, reach=reach, others=OTHERS)
+    if isinstance(refused.value, NotLoaded):
+        assert refused.value.cells == cells
+
+
+@pytest.mark.parametrize(
+    ("cells", "sender", "expected"),
+    [((), "a", False), (("a",), "a", False), (("a", "c"), "a", True), (("c",), "a", True), (("c",), "", False)],
+)
+def test_a_third_cell(cells: tuple[str, ...], sender: str, expected: bool) -> None:
+    with pytest.raises(NotLoaded) as refused:
+        resolve(of(LOADING, v1=cells), ALICE, "m", "1", reach=HERE)
+    assert refused.value.may_be_had_by(sender) is expected
+
+
+@given(st.sampled_from(["", "1", "2", "x"]), st.sampled_from([ANYWHERE, HERE, ELSEWHERE]))
+def test_someone_elses_model_is_nowhere_else_either(version: str, reach: int) -> None:
+    def refusal(table: RouteTable) -> tuple[type[BerthError], str]:
+        with pytest.raises(BerthError) as refused:
+            resolve(table, BOB, "m", version, reach=reach, others=OTHERS)
+        return type(refused.value), refused.value.detail
+
+    nobodys = RouteTable(order=TABLE.order, replicas=TABLE.replicas, keys=TABLE.keys)
+    assert refusal(of(v1=("east",), v2=("west",))) == refusal(nobodys)
+
+
+def test_how_far_it_may_go_is_remembered_apart() -> None:
+    routes = Routes(of(HELD, default=1, v1=("east",)), OTHERS)
+    for _ in range(2):
+        assert [routes.resolve(ALICE, "m", "", reach).beyond for reach in (ANYWHERE, HERE)] == [(EAST,), ()]

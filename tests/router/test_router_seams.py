@@ -1,22 +1,17 @@
 """Where a client's half of an exchange meets a replica's: streams that move, answers that wait at either side."""
 
 import asyncio
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import aiohttp
 import pytest
 from tritonclient.grpc import service_pb2
 
-from berth.http.events import DataReceived, Event, RequestReceived, ResponseReceived, StreamReset, TrailersReceived
-from berth.http.http2.client import Http2Client
-from berth.http.http2.server import Http2Server
-from berth.http.limits import Http2Limits
+from berth.http.events import DataReceived, ResponseReceived, StreamReset, TrailersReceived
 from berth.model import ReplicaAddress
-from berth.testing.http_shell import Pipe
+from berth.testing.http2_peer import Peer, RawReplica, connect
 
 ALICE = (b"authorization", b"Bearer alice-key")
-GRPC = ((b"te", b"trailers"), (b"content-type", b"application/grpc"))
 INFER = b"/inference.GRPCInferenceService/ModelInfer"
 STREAM = b"/inference.GRPCInferenceService/ModelStreamInfer"
 
@@ -43,102 +38,20 @@ def payloads(body: bytes) -> list[bytes]:
     return found
 
 
-class Peer(Pipe):
-    """A connection whose events a test waits for, and which says what the test says. Body is consumed as it comes."""
-
-    def __init__(self, connection: Http2Client | Http2Server) -> None:
-        super().__init__()
-        self.connection = connection
-        self.http: Any = connection
-        self.events: list[Event] = []
-        self.takes = True
-        self._news = asyncio.Event()
-
-    def on_event(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, DataReceived) and self.takes:
-            self.http.consume(event.stream_id, len(event.data))
-        self._news.set()
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(20):
-            while not condition():
-                self._news.clear()
-                await self._news.wait()
-
-    def body(self, stream_id: int) -> bytes:
-        return b"".join(one.data for one in self.events if isinstance(one, DataReceived) and one.stream_id == stream_id)
-
-    def ask(self, path: bytes, body: bytes, *, end: bool = True) -> int:
-        """Head and body leave in one write."""
-        block = self.http.encode_request(b"POST", b"http", b"h", path, (*GRPC, ALICE))
-        stream_id: int = self.http.open(block)
-        self.http.send_data(stream_id, body, end)
-        self.flush()
-        return stream_id
-
-    def answer(self, stream_id: int, body: bytes = b"", fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """The head, unless it is the end as well (`fields`), and some body."""
-        end = tuple(fields)
-        head = self.http.encode_response(200, ((b"content-type", b"application/grpc"), *end))
-        self.http.send_head(stream_id, head, bool(end))
-        if body:
-            self.http.send_data(stream_id, body)
-        self.flush()
-
-
-class Replica:
-    """Accepts connections of a router; `peers` in the order in which they came."""
-
-    def __init__(self) -> None:
-        self.peers: list[Peer] = []
-        self._came = asyncio.Event()
-
-    async def __aenter__(self) -> "Replica":
-        self._server = await asyncio.get_running_loop().create_server(self._accept, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        self._server.close()
-        for peer in self.peers:
-            peer.transport.abort()
-        await asyncio.gather(*(peer.lost for peer in self.peers))
-
-    def _accept(self) -> Peer:
-        self.peers.append(Peer(Http2Server()))
-        self._came.set()
-        return self.peers[-1]
-
-    async def asked(self, count: int = 1) -> tuple[Peer, int]:
-        """The newest request that has come, when there have been `count`."""
-        async with asyncio.timeout(20):
-            await self._came.wait()
-        [peer] = self.peers
-
-        def requests() -> list[int]:
-            return [one.stream_id for one in peer.events if isinstance(one, RequestReceived)]
-
-        await peer.until(lambda: len(requests()) >= count)
-        return peer, requests()[-1]
-
-
-async def client(port: int, limits: Http2Limits | None = None) -> Peer:
-    loop = asyncio.get_running_loop()
-    _, peer = await loop.create_connection(lambda: Peer(Http2Client(limits)), "127.0.0.1", port)
-    return peer
+def ask(caller: Peer, path: bytes, body: bytes, *, end: bool = True) -> int:
+    return caller.ask(path, body, (ALICE,), end=end)
 
 
 async def test_a_stream_outlives_the_time_for_a_body(routing: Any, table_of: Any) -> None:
     """Its first message came with its head, so nothing is late, however long it stays open."""
-    async with Replica() as replica, routing(table_of({"digits": {1: [at(replica.port)]}}), body_timeout_s=0.05) as rig:
-        caller = await client(rig.ports.grpc)
-        stream = caller.ask(STREAM, framed(b"one"), end=False)
+    async with (
+        RawReplica() as replica,
+        routing(table_of({"digits": {1: [at(replica.port)]}}), body_timeout_s=0.05) as rig,
+    ):
+        caller = await connect(rig.ports.grpc)
+        stream = ask(caller, STREAM, framed(b"one"), end=False)
         worker, asked = await replica.asked()
-        late = caller.ask(INFER, b"\0", end=False)
+        late = ask(caller, INFER, b"\0", end=False)
         # This one is late, and was begun after the other.
         await caller.until(lambda: [one for one in caller.events if getattr(one, "stream_id", 0) == late])
         worker.answer(asked, framed(b"first"))
@@ -150,12 +63,12 @@ async def test_a_stream_outlives_the_time_for_a_body(routing: Any, table_of: Any
 
 async def test_a_stream_that_is_refused_unstarted_moves_with_all_that_was_sent(routing: Any, table_of: Any) -> None:
     """The version has left the replica: the other one gets every message, not only the first."""
-    async with Replica() as one, Replica() as other:
+    async with RawReplica() as one, RawReplica() as other:
         table = table_of({"digits": {1: [at(one.port, "w1"), at(other.port, "w2")]}})
         async with routing(table) as rig:
-            caller = await client(rig.ports.grpc)
+            caller = await connect(rig.ports.grpc)
             sent = [b"one", b"two", b"three"]
-            stream = caller.ask(STREAM, b"".join(map(framed, sent))[:-3], end=False)
+            stream = ask(caller, STREAM, b"".join(map(framed, sent))[:-3], end=False)
             first, second = asyncio.create_task(one.asked()), asyncio.create_task(other.asked())
             done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
             worker, asked = done.pop().result()
@@ -177,11 +90,11 @@ async def test_a_stream_that_is_refused_unstarted_moves_with_all_that_was_sent(r
 
 async def test_a_stream_of_which_much_has_gone_is_not_moved(routing: Any, table_of: Any) -> None:
     """It would have to be kept for that. What was kept until then is let go of."""
-    async with Replica() as one, Replica() as other:
+    async with RawReplica() as one, RawReplica() as other:
         table = table_of({"digits": {1: [at(one.port, "w1"), at(other.port, "w2")]}})
         async with routing(table) as rig:
-            caller = await client(rig.ports.grpc)
-            stream = caller.ask(STREAM, framed(b"one") + framed(bytes(3 * 2**20)), end=False)
+            caller = await connect(rig.ports.grpc)
+            stream = ask(caller, STREAM, framed(b"one") + framed(bytes(3 * 2**20)), end=False)
             first, second = asyncio.create_task(one.asked()), asyncio.create_task(other.asked())
             [done], [waiting] = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
             worker, asked = done.result()
@@ -217,9 +130,9 @@ async def until_nothing_is_held(rig: Any) -> None:
 async def test_a_slow_reader_of_an_answer_that_pauses(routing: Any, table_of: Any) -> None:
     """The client takes what was held back, and the replica has sent nothing since: both connections go on."""
     body, part = framed(bytes(3 * 2**20)), 2**20 + 2**16
-    async with Replica() as replica, routing(table_of({"digits": {1: [at(replica.port)]}})) as rig:
-        caller = await client(rig.ports.grpc)
-        stream = caller.ask(INFER, framed())
+    async with RawReplica() as replica, routing(table_of({"digits": {1: [at(replica.port)]}})) as rig:
+        caller = await connect(rig.ports.grpc)
+        stream = ask(caller, INFER, framed())
         worker, asked = await replica.asked()
         worker.answer(asked, body[:part])
         await caller.until(lambda: len(caller.body(stream)) == part)
@@ -240,12 +153,12 @@ async def test_what_is_held_is_given_back_once_whoever_leaves(
     path: bytes, answered: int | None, who: str, routing: Any, table_of: Any
 ) -> None:
     """At each stage: the client gives up one request or its connection, or the replica is lost."""
-    async with Replica() as replica, routing(table_of({"digits": {1: [at(replica.port)]}})) as rig:
-        caller = await client(rig.ports.grpc)
+    async with RawReplica() as replica, routing(table_of({"digits": {1: [at(replica.port)]}})) as rig:
+        caller = await connect(rig.ports.grpc)
         # It takes one window of the answer, and the rest waits for it.
         caller.takes = False
-        stream = caller.ask(
-            path, framed(bytes(300_000)) + (framed(b"more") if path == STREAM else b""), end=path == INFER
+        stream = ask(
+            caller, path, framed(bytes(300_000)) + (framed(b"more") if path == STREAM else b""), end=path == INFER
         )
         worker, asked = await replica.asked()
         await worker.until(lambda: len(worker.body(asked)) > 300_000)

@@ -92,6 +92,27 @@ async def test_a_hedge_is_a_sibling_of_what_it_overtakes(
 
 
 @pytest.mark.parametrize("wire", ["rest", "grpc"])
+async def test_another_cell_goes_on_with_the_trace(
+    routing: Any, table_of: Any, replicas: list[ScriptedReplica], collector: OtlpCollector, wire: str
+) -> None:
+    traced = {"otlp_endpoint": collector.endpoint, "trace_sample": 0.0}
+    async with routing(table_of({"digits": {1: [replicas[0].address]}}), cell="far", **traced) as far:
+        near = table_of({"digits": {}}, elsewhere={"digits": {1: ("far",)}})
+        known = f"far={far.rest}/{far.grpc}"
+        async with routing(near, cell="near", other_cells=known, **traced) as rig:
+            assert await ask(rig, wire, SAMPLED)
+    attempts = {span.span_id: span for span in collector.named("attempt")}
+    infers = {span.parent_id: span for span in collector.named("infer")}
+    [passed_on] = [span for span in attempts.values() if span.attributes.get("berth.passed_on") == "far"]
+    assert passed_on.parent_id == infers[SPAN].span_id
+    assert passed_on.attributes["berth.outcome"] == "won"
+    [there] = [span for span in attempts.values() if span is not passed_on]
+    assert there.parent_id == infers[passed_on.span_id].span_id
+    assert (there.attributes["berth.replica"], "berth.passed_on" in there.attributes) == ("w1", False)
+    assert "alice-key" not in repr(collector.spans)
+
+
+@pytest.mark.parametrize("wire", ["rest", "grpc"])
 async def test_a_retry_is_a_sibling_too(
     routing: Any, table_of: Any, replicas: list[ScriptedReplica], collector: OtlpCollector, wire: str
 ) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from berth.ids import VersionKey
-from berth.model import NEVER, Artifact, Order, RouteDelta, ServableStatus, VersionSpec
+from berth.model import (
+    NEVER,
+    Artifact,
+    DesiredModel,
+    DesiredState,
+    ModelRoute,
+    Order,
+    RouteDelta,
+    ServableStatus,
+    VersionSpec,
+)
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
 from synchronizer.core.history import DeltaHistory
@@ -20,7 +30,7 @@ from synchronizer.core.leadership import (
     StepDown,
     Unreachable,
 )
-from synchronizer.core.routes import default_version, describe, has_failed
+from synchronizer.core.routes import RouteBoard, default_version, describe, has_failed
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
@@ -255,3 +265,18 @@ def test_a_late_word_of_an_old_stream_does_not_count() -> None:
     routes.router_gone(1, 0.0)
     assert routes.routers() == ("r1",)
     assert routes.routed_floor() == 1
+
+
+def test_routers_hear_of_what_other_cells_are_to_hold_when_that_changes() -> None:
+    board = RouteBoard()
+
+    def publish(generation: int, elsewhere: dict[int, tuple[str, ...]]) -> tuple[ModelRoute, ...] | None:
+        model = DesiredModel(V1.model_key, 1, elsewhere=elsewhere)
+        board.set_desired(DesiredState("c", generation, models=(model,)))
+        published = board.publish(Order(1, generation))
+        return None if published is None else published.delta.models
+
+    assert publish(1, {1: ("far",)}) == (ModelRoute(V1.model_key, 0, {}, (), elsewhere={1: ("far",)}),)
+    assert publish(2, {1: ("far",)}) is None
+    assert publish(3, {1: ("far", "other")}) == (ModelRoute(V1.model_key, 0, {}, (), elsewhere={1: ("far", "other")}),)
+    assert publish(4, {}) == (ModelRoute(V1.model_key, 0, {}, ()),)

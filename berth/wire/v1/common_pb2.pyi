@@ -6,6 +6,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Elsewhere(_message.Message):
+    __slots__ = ("version", "cells")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    cells: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[int] = ..., cells: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class VersionRef(_message.Message):
     __slots__ = ("tenant", "model", "version")
     TENANT_FIELD_NUMBER: _ClassVar[int]

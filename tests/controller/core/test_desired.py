@@ -14,7 +14,7 @@ from berth.model import (
 )
 from berth.states import Role, Runtime
 from berth.wire.convert import desired_from_wire, desired_to_wire
-from controller.core.desired import AssignmentRow, JobRow, ModelRow, build
+from controller.core.desired import AssignmentRow, ElsewhereRow, JobRow, ModelRow, build
 
 ARTIFACT = Artifact("ab" * 32, 10)
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
@@ -35,6 +35,13 @@ MODELS = [
 ]
 KEYS = [ApiKey(b"b" * 32, "t", Role.VIEWER), ApiKey(b"a" * 32, "", Role.ADMIN)]
 LIMITS = [TenantLimits("t", 5.0), TenantLimits("s")]
+ELSEWHERE = [
+    ElsewhereRow(V3, "eu"),
+    ElsewhereRow(V1, "eu"),
+    ElsewhereRow(V3, "asia"),
+    # Of a model that has been deleted: its name resolves nowhere.
+    ElsewhereRow(VersionKey("t", "gone", 1), "eu"),
+]
 
 EXPECTED = DesiredState(
     cell="local",
@@ -45,7 +52,7 @@ EXPECTED = DesiredState(
     ),
     models=(
         DesiredModel(ModelKey("s", "m"), 0, {}),
-        DesiredModel(ModelKey("t", "m"), 2, {"canary": 2, "stable": 1}),
+        DesiredModel(ModelKey("t", "m"), 2, {"canary": 2, "stable": 1}, elsewhere={1: ("eu",), 3: ("asia", "eu")}),
     ),
     keys=(KEYS[1], KEYS[0]),
     limits=(LIMITS[1], LIMITS[0]),
@@ -57,7 +64,17 @@ def test_builds_the_cell_whatever_the_order_of_rows() -> None:
     for _ in range(20):
         rows = [rng.sample(rows, len(rows)) for rows in (JOBS, ASSIGNMENTS, MODELS, KEYS, LIMITS)]
         jobs, assignments, models, keys, limits = rows
-        built = build("local", 9, jobs=jobs, assignments=assignments, models=models, keys=keys, limits=limits)
+        elsewhere = rng.sample(ELSEWHERE, len(ELSEWHERE))
+        built = build(
+            "local",
+            9,
+            jobs=jobs,
+            assignments=assignments,
+            models=models,
+            keys=keys,
+            limits=limits,
+            elsewhere=elsewhere,
+        )
         assert built == EXPECTED
         assert list(built.models[1].labels) == ["canary", "stable"]
         assert desired_from_wire(desired_to_wire(built)) == EXPECTED

@@ -23,6 +23,13 @@
 {{- with .Values.router.gateway }}{{ if and .enabled (not .parentRefs) }}{{ fail "router.gateway needs parentRefs: the gateways that the routes belong to." }}{{ end }}{{ end -}}
 {{- if and .Values.externalMetrics.enabled (not $parts.controller) }}{{ fail "externalMetrics: controllers answer it, and components.controller is false; enable it in the release that has them." }}{{ end -}}
 {{- if and .Values.monitoring.podMonitor.enabled .Values.monitoring.serviceMonitor.enabled }}{{ fail "monitoring.podMonitor and monitoring.serviceMonitor would both scrape every pod: choose one." }}{{ end -}}
+{{- if and .Values.otherCellsTls.existingSecret (not .Values.otherCellsTls.enabled) }}{{ fail "otherCellsTls.existingSecret is of no use in cleartext: set otherCellsTls.enabled." }}{{ end -}}
+{{- $cells := dict .Values.cell true -}}
+{{- range .Values.otherCells -}}
+  {{- if eq .cell $.Values.cell }}{{ fail (printf "otherCells: %s is this release's own cell." .cell) }}{{ end -}}
+  {{- if hasKey $cells .cell }}{{ fail (printf "otherCells: %s is there twice." .cell) }}{{ end -}}
+  {{- $_ := set $cells .cell true -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range include "berth.allPools" . | fromJsonArray -}}
   {{- include "berth.checkPool" (list $ .) -}}

@@ -130,6 +130,11 @@ spec:
 - ports: [{port: 8082, protocol: TCP}]
   to: {{ include "berth.peer" (list . "synchronizer") | nindent 4 }}
 {{- end }}
+{{- with .Values.otherCells }}
+{{- $ports := list }}
+{{- range . }}{{ $ports = concat $ports (list (regexFind "[0-9]+$" .rest) (regexFind "[0-9]+$" .grpc)) }}{{ end }}
+{{ include "berth.egressTo" (list $.Values.networkPolicy.otherCells.to (uniq $ports)) }}
+{{- end }}
 {{- end -}}
 
 {{- define "berth.workerIngress" -}}

@@ -90,6 +90,12 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{/* values → what its settings and env add */}}
+{{- define "berth.otherCells" -}}
+{{- $places := list -}}
+{{- range . }}{{ $places = append $places (printf "%s=%s/%s" .cell .rest .grpc) }}{{ end -}}
+{{- join "," $places -}}
+{{- end -}}
+
 {{- define "berth.furtherEnv" -}}
 {{- range $name, $value := .settings }}
 - name: {{ $name }}
