@@ -215,10 +215,10 @@ class Installation:
     async def uncordon(self, node: str) -> None:
         await self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": None}})
 
-    def lose(self) -> None:
+    async def lose(self) -> None:
         """Every node of the installation is lost at once, and every process on them: kill -9."""
         for node in self.kubelet.nodes:
-            self.kubelet.lose(node)
+            await self.kubelet.lose(node)
             self.cluster.notice_loss(node)
 
     def restore(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -76,15 +77,20 @@ class Kubelet:
     _forwarders: dict[tuple[Key, int], Forwarder] = field(default_factory=dict)
     _stirred: asyncio.Event = field(default_factory=asyncio.Event)
     _registered: set[str] = field(default_factory=set)
+    # Held, for each node, while its heartbeat is on its way: one that comes after the loss would tell of a node that
+    # lives.
+    _beating: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     @classmethod
     def of(cls, api: Api, root: Path, nodes: Mapping[str, Mapping[str, str]], namespaces: Iterable[str]) -> Kubelet:
         """`nodes` are labels by name; only pods of `namespaces` are run, wherever others may be assigned."""
         return cls(api, root, nodes, Addresses(), _spaces={name: _Namespace.of(api, name) for name in namespaces})
 
-    def lose(self, node: str) -> list[str]:
+    async def lose(self, node: str) -> list[str]:
         """Cut the node's power. Returns the names of the pods that ran there."""
         self._lost.add(node)
+        async with self._beating[node]:
+            pass
         victims = [run for run in self.runs.values() if run.pod["spec"]["nodeName"] == node]
         for run in victims:
             run.kill()
@@ -222,12 +228,13 @@ class Kubelet:
     async def _be_node(self, name: str) -> None:
         """Register the node and keep it alive in the eyes of the control plane."""
         while True:
-            if name not in self._lost:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                    if name not in self._registered:
-                        await self._register(name)
-                    await self._beat(name)
-                    self._registered.add(name)
+            async with self._beating[name]:
+                if name not in self._lost:
+                    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                        if name not in self._registered:
+                            await self._register(name)
+                        await self._beat(name)
+                        self._registered.add(name)
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _register(self, name: str) -> None:

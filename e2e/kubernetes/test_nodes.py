@@ -34,7 +34,7 @@ async def test_a_lost_node_is_hidden_by_retries(serving: Serving) -> None:
     async with berth.load(serving.tenant, MODEL) as load:
         await load.wait_for(40)
         began = time.monotonic()
-        victims = berth.kubelet.lose(node)
+        victims = await berth.kubelet.lose(node)
         try:
             berth.cluster.notice_loss(node)
             await berth.replaced("worker", victims)

@@ -111,6 +111,9 @@ class Workloads:
                 if any(endpoints.selected(service, value) for value in states):
                     yield _key(_SERVICES, service)
             yield from self._budgets(namespace, states)
+            # A kubelet's last words may arrive after it was found to be lost.
+            if node := event.object["spec"].get("nodeName"):
+                yield Key(nodes.NODES.resource, "", node)
         elif event.kind.has_scale:
             yield from (_key(_BUDGETS, budget) for budget in self._store.items(_BUDGETS, namespace))
         elif event.kind is nodes.NODES and event.deleted:
