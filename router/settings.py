@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from berth.settings import ProcessSettings
+
+
+class Inherited(NamedTuple):
+    """What a parent with several processes gives to each: descriptors of the two sockets that it listens on and of the
+    memory with the seats (`router.engine.seats`), and the number of the seat."""
+
+    rest: int
+    grpc: int
+    seats: int
+    seat: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
 
 
 class RouterSettings(ProcessSettings):
@@ -134,10 +147,14 @@ class RouterSettings(ProcessSettings):
         default=1,
         ge=1,
         le=64,
-        description="Router processes that share the clients' ports; each one has the limits of this page for itself.",
+        description="Router processes that share the clients' ports; a connection goes to the one that has the fewest. "
+        "Each one has the limits of this page for itself.",
     )
-    shared_ports: bool = Field(
-        default=False, description="Whether other processes listen on the same ports; `processes` sets it."
+    shared_ports: str = Field(
+        default="",
+        pattern=r"^(\d+,\d+,\d+,\d+)?$",
+        description="Open files that a process shares with its siblings, and its number among them; `processes` sets "
+        "it.",
     )
     access_log_sample: float = Field(default=0.0, ge=0, le=1, description="Share of requests that are logged.")
 
@@ -152,6 +169,10 @@ class RouterSettings(ProcessSettings):
     @property
     def feeds(self) -> tuple[str, ...]:
         return _split(self.route_feeds)
+
+    @property
+    def inherited(self) -> Inherited | None:
+        return Inherited(*map(int, _split(self.shared_ports))) if self.shared_ports else None
 
 
 def _split(value: str) -> tuple[str, ...]:
