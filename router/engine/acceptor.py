@@ -13,7 +13,7 @@ import ssl
 
 import structlog
 
-from router.core.turns import pause
+from router.core.turns import has_waited_enough, pause
 from router.engine.attached import Attached
 from router.engine.client import ClientConnection
 from router.engine.seats import Port, Seat
@@ -21,8 +21,6 @@ from router.engine.service import Service
 
 log = structlog.get_logger(__name__)
 
-# Taken in a row before requests get their turn.
-_AT_A_TIME = 64
 # Looks that lie further apart are not for the same connection.
 _FORGET = 0.02
 # Out of descriptors or memory: as long as asyncio's own servers wait then.
@@ -30,7 +28,7 @@ _OUT_OF = 1.0
 
 
 class Acceptor:
-    """`connections` are those that were taken here and have not ended."""
+    """Of one port."""
 
     def __init__(
         self, service: Service, listening: socket.socket, seat: Seat, port: Port, tls: ssl.SSLContext | None
@@ -41,7 +39,9 @@ class Acceptor:
         self._seat = seat
         self._port = port
         self._tls = tls
-        self.connections: set[Attached] = set()
+        # Those that were taken here and have not ended.
+        self._connections: set[int] = set()
+        self._number = 0
         self._admissions: set[asyncio.Task[None]] = set()
         # Those that no transport owns yet.
         self._bare: set[socket.socket] = set()
@@ -78,10 +78,12 @@ class Acceptor:
 
     def _look(self) -> None:
         """A connection waits, or did a moment ago."""
-        for _ in range(_AT_A_TIME):
-            if not self._seat.has_turn(self._port):
-                self._leave_it()
-                return
+        allowed = self._seat.allowance(self._port)
+        if allowed:
+            self._looks = 0
+        elif self._is_left():
+            return
+        for _ in range(max(1, allowed)):
             try:
                 taken, _ = self._listening.accept()
             except BlockingIOError:
@@ -91,11 +93,10 @@ class Acceptor:
             except OSError as error:
                 self._cannot(error)
                 return
-            self._looks = 0
             self._take(taken)
 
-    def _leave_it(self) -> None:
-        """To a sibling, who is about to take it; and look again, should it not."""
+    def _is_left(self) -> bool:
+        """Whether it is left to a sibling, who is about to take it. If so, or even if not, look again later."""
         now = self._loop.time()
         if now - self._looked_at > _FORGET:
             self._looks = 0
@@ -104,6 +105,7 @@ class Acceptor:
         seconds = pause(self._looks)
         if seconds:
             self._watch_again_in(seconds)
+        return not has_waited_enough(self._looks)
 
     def _cannot(self, error: OSError) -> None:
         if error.errno == errno.EINVAL:
@@ -116,29 +118,32 @@ class Acceptor:
 
     def _take(self, taken: socket.socket) -> None:
         protocol = Attached(ClientConnection(self._service, is_tls=self._tls is not None))
+        number = self._number = self._number + 1
         lost = protocol.connection_lost
 
+        # Knows the connection by its number: a cycle would leave each one to the collector, which seldom comes.
         def connection_lost(exc: Exception | None) -> None:
             lost(exc)
-            self._gone(protocol)
+            self._gone(number)
 
         protocol.connection_lost = connection_lost  # type: ignore[method-assign]
-        self.connections.add(protocol)
-        self._seat.count(self._port, len(self.connections))
+        self._connections.add(number)
+        self._seat.took(self._port)
         self._bare.add(taken)
-        task = self._service.tasks.create_task(self._admit(protocol, taken), name="admission")
+        task = self._service.tasks.create_task(self._admit(protocol, taken, number), name="admission")
         self._admissions.add(task)
         task.add_done_callback(self._admissions.discard)
 
-    async def _admit(self, protocol: Attached, taken: socket.socket) -> None:
+    async def _admit(self, protocol: Attached, taken: socket.socket, number: int) -> None:
         self._bare.discard(taken)
         taken.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, taken, ssl=self._tls)
         except OSError:
             # It went away, or its handshake failed: nobody is there to be told.
-            self._gone(protocol)
+            self._gone(number)
 
-    def _gone(self, protocol: Attached) -> None:
-        self.connections.discard(protocol)
-        self._seat.count(self._port, len(self.connections))
+    def _gone(self, number: int) -> None:
+        if number in self._connections:
+            self._connections.remove(number)
+            self._seat.ended(self._port)

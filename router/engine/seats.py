@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from router.core.turns import Standing, may_take
+from router.core.turns import Standing, allowance
 
 # A seat has a cache line of its own: when it was written (ns; 0: nobody sits there), readiness, and the connections.
 _CELLS, _BYTES = 8, 8
@@ -88,27 +88,34 @@ class Seat:
         self._seats = seats
         self._number = number
         self._ready = ready
+        self._connections = [0] * len(Port)
         self._away_until = 0.0
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._seats.clear(number)
         self._beat()
 
-    def count(self, port: Port, connections: int) -> None:
-        self._seats.count(self._number, port, connections)
+    def took(self, port: Port) -> None:
+        self._connections[port] += 1
+        self._seats.count(self._number, port, self._connections[port])
 
-    def has_turn(self, port: Port) -> bool:
-        """Whether this process takes the next connection of that port."""
+    def ended(self, port: Port) -> None:
+        """One of those that it took."""
+        self._connections[port] -= 1
+        self._seats.count(self._number, port, self._connections[port])
+
+    def allowance(self, port: Port) -> int:
+        """How many of the connections that wait at that port this process may take."""
         self._say()
         own = self._seats.standing(self._number, port)
         if own is None:
-            return False
+            return 0
         others = [
             standing
             for seat in range(len(self._seats))
             if seat != self._number and (standing := self._seats.standing(seat, port)) is not None
         ]
-        return may_take(own, others, own.seen)
+        return allowance(own, others, own.seen)
 
     def step_away(self, seconds: float) -> None:
         """Take no connection for so long, and have nobody wait for that."""
