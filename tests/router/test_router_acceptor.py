@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from berth.settings import SettingsError
 from berth.testing.certificates import Authority
 from router.core.turns import SILENT_AFTER
 from router.engine.attached import Attached
@@ -201,6 +202,13 @@ async def test_the_parent_ends_the_listening_for_all(house: House, routing, tabl
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(*address)
         assert await client.status() == 200
+
+
+async def test_a_port_has_one_parent(house: House, settings_of: Callable[..., RouterSettings]) -> None:
+    address = "{}:{}".format(*house.shared.grpc.getsockname())
+    settings = settings_of("unused:1", grpc_address=address)
+    with pytest.raises(SettingsError, match=address), open_shared(settings):
+        pass
 
 
 async def test_what_nobody_has_taken_waits_for_who_comes(house: House, routing, table_of) -> None:  # type: ignore[no-untyped-def]
