@@ -40,9 +40,11 @@ LEFT_OUT = {
     "router/core/cache.py": "a generic dataclass with slots, which mypyc does not have; and off by default",
     "router/core/tfserving.py": "rarely used",
     "router/core/wanted.py": "not on the path of a request",
+    "router/engine/acceptor.py": "once a connection, and gives asyncio's protocol another method",
     "router/engine/attached.py": "asyncio looks for a class of its own",
     "router/engine/dialer.py": "a task for each connection, not for each request",
     "router/engine/listener.py": "once a process",
+    "router/engine/seats.py": "once a connection; mypyc has no enumerations of its own",
 }
 
 # A build has the compiler's packages and none of Berth's: what is not compiled may lack types there, and is not judged.

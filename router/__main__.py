@@ -54,7 +54,7 @@ async def serve(
     from router.engine.connection import Common
     from router.engine.dialer import Dialer
     from router.engine.ledger import Ledger
-    from router.engine.listener import client_certificates, client_tls, listen
+    from router.engine.listener import client_certificates, client_tls, listen, share
     from router.engine.service import Limits, Service
     from router.engine.upstream_grpc import open_grpc
     from router.engine.upstream_rest import open_rest
@@ -166,20 +166,18 @@ async def serve(
                         board.swap(saved)
                     background.append(tasks.create_task(keep_table(board, settings.state_dir), name="table file"))
                 stack.callback(service.close)
-                shared = settings.shared_ports
-                rest_port, rest = await stack.enter_async_context(
-                    listen(service, settings.http_address, tls=tls, shared=shared)
-                )
-                grpc_port, grpc = await stack.enter_async_context(
-                    listen(service, settings.grpc_address, tls=tls, shared=shared)
+                inherited = settings.inherited
+                listening = await stack.enter_async_context(
+                    listen(service, settings.http_address, settings.grpc_address, tls=tls)
+                    if inherited is None
+                    else share(service, inherited, lambda: readiness() is None, tls=tls)
                 )
                 service.start()
-                log.info("listening", rest_port=rest_port, grpc_port=grpc_port, admin_port=admin_port)
-                on_listening(Ports(rest_port, grpc_port, admin_port))
+                log.info("listening", rest_port=listening.rest, grpc_port=listening.grpc, admin_port=admin_port)
+                on_listening(Ports(listening.rest, listening.grpc, admin_port))
                 await stop.wait()
                 # First no new connections, so that clients who are told to go connect elsewhere.
-                rest.close()
-                grpc.close()
+                listening.close()
                 await service.drain(settings.drain_s)
         except SettingsError as error:
             # Raised below, bare: the group would wrap it.

@@ -1,9 +1,10 @@
 """Several router processes on one pair of ports: the parent starts them, keeps them alive and speaks for them.
 
-The kernel spreads connections over those that listen (SO_REUSEPORT). The parent itself carries no request: it holds
-the ports, so that nobody else takes them while all children are away, and answers on the admin port. `/readyz` is ok
-while at least one child is ready; `/metrics` has the children's series with a label `process`. `/debug/…` is
-asked of a child, on the admin port of its own that it logs.
+The parent listens and the children accept, each when it has the fewest connections (`router.core.turns`). What nobody
+has accepted yet waits in the parent's queue, so that no child takes connections with it when it freezes or dies, and
+clients find the port open while all children are away. The parent itself carries no request: it answers on the admin
+port. `/readyz` is ok while at least one child is ready; `/metrics` has the children's series with a label `process`.
+`/debug/…` is asked of a child, on the admin port of its own that it logs.
 
 A child that ends unasked is started again. SIGHUP replaces them one by one: the new one is ready before the old one
 is asked to drain, so that clients who are told to go find somebody.
@@ -16,10 +17,9 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +30,10 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from berth.settings import SettingsError, variable_name
-from router.settings import RouterSettings
+from berth.settings import variable_name
+from router.engine.seats import Seats
+from router.settings import Inherited, RouterSettings
+from router.shared_ports import SharedPorts, open_shared
 
 log = structlog.get_logger(__name__)
 
@@ -52,16 +54,20 @@ class Ports(NamedTuple):
 
 class _Child(NamedTuple):
     process: asyncio.subprocess.Process
+    seat: int
     admin: str
 
 
 class Processes:
     """The children by number."""
 
-    def __init__(self, settings: RouterSettings, environ: Mapping[str, str], ports: tuple[str, str]) -> None:
+    def __init__(self, settings: RouterSettings, environ: Mapping[str, str], shared: SharedPorts) -> None:
         self._settings = settings
         self._environ = environ
-        self._ports = ports
+        self._shared = shared
+        self._seats = Seats(shared.seats)
+        # Who was given a seat, None while it is being started. Free again when that process has ended.
+        self._seated: dict[int, asyncio.subprocess.Process | None] = {}
         self._children: dict[int, _Child] = {}
         self._ready: set[int] = set()
         self._replacing = asyncio.Lock()
@@ -86,12 +92,12 @@ class Processes:
             pause = _FIRST_PAUSE
             self._children[number] = child
             first.set()
-            await child.process.wait()
+            await self._until_ended(child)
             current = self._children[number]
             while current.process is not child.process:
                 # It was replaced; what counts is its successor.
                 child = current
-                await child.process.wait()
+                await self._until_ended(child)
                 current = self._children[number]
             del self._children[number]
             self._ready.discard(number)
@@ -106,6 +112,10 @@ class Processes:
                     log.error("a process could not be replaced", process=number)
                     return
                 await self._until_ready(new)
+                if self._children.get(number) is not old:
+                    # It ended meanwhile, and `keep` has started another.
+                    await self._stop(new)
+                    continue
                 self._children[number] = new
                 await self._stop(old)
 
@@ -126,35 +136,59 @@ class Processes:
                 await asyncio.sleep(_POLL)
 
     async def _start(self, number: int) -> _Child | None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "router", env=self._environment(number), stdout=asyncio.subprocess.PIPE
-        )
+        seat = min(set(range(len(self._seats))) - self._seated.keys())
+        self._seated[seat] = None
+        inherited = Inherited(self._shared.rest.fileno(), self._shared.grpc.fileno(), self._shared.seats, seat)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "router"),
+                env=self._environment(number, inherited),
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=inherited[:3],
+            )
+        except BaseException:
+            del self._seated[seat]
+            raise
+        self._seated[seat] = process
+        admin = await self._admin_of(process, number)
+        child = _Child(process, seat, admin or "")
+        if admin is None:
+            await self._until_ended(child)
+            return None
+        return child
+
+    async def _admin_of(self, process: asyncio.subprocess.Process, number: int) -> str | None:
+        """Where it answers, once it listens. None, and it is killed, if that takes too long."""
         assert process.stdout is not None
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 line = await process.stdout.readline()
-            ports = json.loads(line)
+            return f"http://127.0.0.1:{json.loads(line)['admin']}"
         except (TimeoutError, json.JSONDecodeError):
             log.error("a process does not start", process=number, status=process.returncode)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
             return None
         except asyncio.CancelledError:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
             raise
-        return _Child(process, f"http://127.0.0.1:{ports['admin']}")
 
-    def _environment(self, number: int) -> dict[str, str]:
+    async def _until_ended(self, child: _Child) -> None:
+        await child.process.wait()
+        if self._seated.get(child.seat) is child.process:
+            del self._seated[child.seat]
+            # So that its siblings stop waiting for it.
+            self._seats.clear(child.seat)
+
+    def _environment(self, number: int, inherited: Inherited) -> dict[str, str]:
         ours = {
-            "http_address": self._ports[0],
-            "grpc_address": self._ports[1],
             "admin_address": "127.0.0.1:0",
             "instance": f"{self._settings.instance}-{number}",
             "processes": "1",
-            "shared_ports": "true",
+            "shared_ports": str(inherited),
             "parent_pid": str(os.getpid()),
         }
         if self._settings.state_dir is not None:
@@ -176,11 +210,11 @@ class Processes:
             child.process.terminate()
         try:
             async with asyncio.timeout(self._settings.drain_s + _MARGIN):
-                await child.process.wait()
+                await self._until_ended(child)
         except TimeoutError:
             log.error("a process does not stop: killed", pid=child.process.pid)
             child.process.kill()
-            await child.process.wait()
+            await self._until_ended(child)
 
 
 async def supervise(
@@ -193,16 +227,17 @@ async def supervise(
     from berth.admin import serve_admin
 
     loop = asyncio.get_running_loop()
-    with _holding(settings.http_address) as http, _holding(settings.grpc_address) as grpc:
-        processes = Processes(settings, environ, (http, grpc))
+    with open_shared(settings) as shared:
+        rest, grpc = (listening.getsockname()[1] for listening in (shared.rest, shared.grpc))
+        processes = Processes(settings, environ, shared)
         registry = CollectorRegistry()
         registry.register(_Children(processes))
         async with (
             serve_admin(settings.admin_address, processes.readiness, registry) as admin,
             _running(processes, settings.processes),
         ):
-            log.info("listening", rest=http, grpc=grpc, admin_port=admin, processes=processes.pids)
-            on_listening(Ports(int(http.rpartition(":")[2]), int(grpc.rpartition(":")[2]), admin))
+            log.info("listening", rest_port=rest, grpc_port=grpc, admin_port=admin, processes=processes.pids)
+            on_listening(Ports(rest, grpc, admin))
             replacements: set[asyncio.Task[None]] = set()
 
             def replace() -> None:
@@ -213,6 +248,8 @@ async def supervise(
             loop.add_signal_handler(signal.SIGHUP, replace)
             try:
                 await stop.wait()
+                # First no new connections; then the children are asked to drain.
+                shared.end_listening()
             finally:
                 loop.remove_signal_handler(signal.SIGHUP)
                 for task in replacements:
@@ -233,22 +270,6 @@ async def _running(processes: Processes, count: int) -> AsyncIterator[None]:
             for task in kept:
                 task.cancel()
             await processes.stop()
-
-
-@contextmanager
-def _holding(address: str) -> Iterator[str]:
-    """`host:port` with a port that is ours, also if none was named. Bound and not listening: nobody is sent here."""
-    host, _, port = address.rpartition(":")
-    bare = host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            held.bind((bare, int(port)))
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"cannot listen on {address}: {error}") from None
-        yield f"{host}:{held.getsockname()[1]}"
 
 
 class _Children(Collector):

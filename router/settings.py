@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,19 @@ from berth.ids import check_name
 from berth.model import ReplicaAddress
 from berth.settings import ProcessSettings
 from router.core.routes import router_of
+
+
+class Inherited(NamedTuple):
+    """What a parent with several processes gives to each: descriptors of the two sockets that it listens on and of the
+    memory with the seats (`router.engine.seats`), and the number of the seat."""
+
+    rest: int
+    grpc: int
+    seats: int
+    seat: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
 
 
 class RouterSettings(ProcessSettings):
@@ -157,10 +170,14 @@ class RouterSettings(ProcessSettings):
         default=1,
         ge=1,
         le=64,
-        description="Router processes that share the clients' ports; each one has the limits of this page for itself.",
+        description="Router processes that share the clients' ports; a connection goes to the one that has the fewest. "
+        "Each one has the limits of this page for itself.",
     )
-    shared_ports: bool = Field(
-        default=False, description="Whether other processes listen on the same ports; `processes` sets it."
+    shared_ports: str = Field(
+        default="",
+        pattern=r"^(\d+,\d+,\d+,\d+)?$",
+        description="Open files that a process shares with its siblings, and its number among them; `processes` sets "
+        "it.",
     )
     access_log_sample: float = Field(default=0.0, ge=0, le=1, description="Share of requests that are logged.")
 
@@ -199,6 +216,10 @@ class RouterSettings(ProcessSettings):
     @property
     def feeds(self) -> tuple[str, ...]:
         return _split(self.route_feeds)
+
+    @property
+    def inherited(self) -> Inherited | None:
+        return Inherited(*map(int, _split(self.shared_ports))) if self.shared_ports else None
 
 
 def _is_address(value: str) -> bool:

@@ -1,47 +1,91 @@
-"""Listens for clients."""
+"""Listens for clients, alone or together with other processes."""
 
 from __future__ import annotations
 
-import asyncio
+import os
+import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from berth.auth.certificates import Certificates, TlsFiles
 from berth.auth.contexts import RotatingContext
 from berth.settings import SettingsError
+from router.engine.acceptor import Acceptor
 from router.engine.attached import Attached
 from router.engine.client import ClientConnection
+from router.engine.seats import Port, Seat, Seats
 from router.engine.service import Service
+from router.settings import Inherited
+from router.shared_ports import BACKLOG
 
-_BACKLOG = 1024
+
+class Listening(NamedTuple):
+    """The ports, and what to call to take no more connections. Those that there are go on."""
+
+    rest: int
+    grpc: int
+    close: Callable[[], None]
 
 
 @asynccontextmanager
 async def listen(
-    service: Service, address: str, *, tls: ssl.SSLContext | None = None, shared: bool = False
-) -> AsyncIterator[tuple[int, asyncio.Server]]:
-    """Accept clients on `host:port`; yield the port and the server. `shared`: other processes listen there as well.
+    service: Service, rest: str, grpc: str, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Listening]:
+    """Accept clients on two addresses, `host:port`. Raises `SettingsError` if a port cannot be had."""
+    servers = []
+    try:
+        for address in (rest, grpc):
+            host, _, port = address.rpartition(":")
+            try:
+                server = await service.common.loop.create_server(
+                    lambda: Attached(ClientConnection(service, is_tls=tls is not None)),
+                    host.strip("[]") or None,
+                    int(port),
+                    ssl=tls,
+                    backlog=BACKLOG,
+                )
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"cannot listen on {address}: {error}") from None
+            servers.append(server)
 
-    Raises `SettingsError` if the port cannot be had.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        server = await service.common.loop.create_server(
-            lambda: Attached(ClientConnection(service, is_tls=tls is not None)),
-            host.strip("[]") or None,
-            int(port),
-            ssl=tls,
-            backlog=_BACKLOG,
-            reuse_port=shared or None,
-        )
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot listen on {address}: {error}") from None
-    try:
-        yield server.sockets[0].getsockname()[1], server
+        def close() -> None:
+            for server in servers:
+                server.close()
+
+        rest_port, grpc_port = (server.sockets[0].getsockname()[1] for server in servers)
+        yield Listening(rest_port, grpc_port, close)
     finally:
-        server.close()
+        for server in servers:
+            server.close()
+
+
+@asynccontextmanager
+async def share(
+    service: Service, inherited: Inherited, ready: Callable[[], bool], *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Listening]:
+    """Accept clients, in turn with other processes, from the sockets that their parent listens on."""
+    # Mapped for as long as connections are counted, which is until this process ends.
+    seats = Seats(inherited.seats)
+    os.close(inherited.seats)
+    seat = Seat(seats, inherited.seat, ready)
+    sockets = {Port.REST: socket.socket(fileno=inherited.rest), Port.GRPC: socket.socket(fileno=inherited.grpc)}
+    rest, grpc = (held.getsockname()[1] for held in sockets.values())
+    acceptors = [Acceptor(service, held, seat, port, tls) for port, held in sockets.items()]
+
+    def close() -> None:
+        seat.leave()
+        for acceptor in acceptors:
+            acceptor.close()
+
+    try:
+        yield Listening(rest, grpc, close)
+    finally:
+        close()
+        for acceptor in acceptors:
+            acceptor.cancel()
 
 
 def client_certificates(cert: Path | None, key: Path | None) -> Certificates | None:
