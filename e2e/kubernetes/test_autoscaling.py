@@ -26,8 +26,8 @@ from e2e.waiting import until
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 
 STABILIZE_S = 10
-# One run at a time, and each takes some 30 ms of a core: a replica answers about thirty requests a second.
-SLOW_ROUNDS = 40_000
+# One run at a time, and each takes some 50 ms of a core: a replica answers about twenty requests a second.
+SLOW_ROUNDS = 80_000
 SLOW_RATE = 40
 MOST_IN_FLIGHT = 16
 _ONE_AT_A_TIME = {"BERTH_INFERENCE_THREADS": 1, "BERTH_INTRA_OP_THREADS": 1}
