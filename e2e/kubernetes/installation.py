@@ -41,6 +41,7 @@ EXTERNAL_METRICS = "external-metrics"
 _MARK = "berth.dev/e2e"
 _CLAIMS = ("artifacts", f"state-{RELEASE}-synchronizer-0", f"state-{RELEASE}-synchronizer-1")
 _START_LIMIT_S = 40.0
+_NOTICED_AGAIN_S = 1.0
 
 VALUES: Object = {
     "listen": "podIP",
@@ -159,7 +160,17 @@ class Installation:
 
     async def dark(self) -> None:
         """Wait until the cluster has noticed that no pod is ready any more."""
-        await self._until(lambda pods: not any(map(is_ready, pods.values())), "no pod is ready")
+
+        def ready(pods: Mapping[Key, Object]) -> list[str]:
+            return [f"{name} on {pod['spec'].get('nodeName')}" for (_, name), pod in pods.items() if is_ready(pod)]
+
+        deadline = time.monotonic() + _START_LIMIT_S
+        while found := ready(self.kubelet.mirror(self.namespace).objects):
+            assert time.monotonic() < deadline, f"still ready: {found}"
+            # As Kubernetes' node controller does, which looks again and again.
+            for node in self.kubelet.nodes:
+                self.cluster.notice_loss(node)
+            await self.kubelet.mirror(self.namespace).next_change(_NOTICED_AGAIN_S)
 
     async def _until(
         self, reached: Callable[[Mapping[Key, Object]], T | None], what: str, within: float = _START_LIMIT_S
