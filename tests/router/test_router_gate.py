@@ -72,7 +72,7 @@ class World:
         slot = await self.gate.admit(asked)
         had = now()
         try:
-            await asyncio.sleep(seconds)
+            await passes(seconds)
         finally:
             self.gate.leave(slot)
         return had
