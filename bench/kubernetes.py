@@ -24,8 +24,8 @@ from prometheus_client import CollectorRegistry
 
 from bench.results import Row, show, write
 from berth.reconcile import Backoff
-from berth.testing.news import News
-from berth.testing.worker_pods import worker_pod, worker_pool
+from doubles.news import News
+from doubles.worker_pods import worker_pod, worker_pool
 from synchronizer.cluster.api import KubernetesApi
 from synchronizer.cluster.discovery import KubernetesDiscovery
 from synchronizer.cluster.metrics import ClusterMetrics
@@ -64,7 +64,7 @@ async def fake_server(folder: Path) -> AsyncIterator[Path]:
     """The API as a process; yields a kubeconfig of it."""
     config = folder / "kubeconfig"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "berth.testing.kubernetes", "--no-workloads", "--kubeconfig", str(config),
+        sys.executable, "-m", "doubles.kubernetes", "--no-workloads", "--kubeconfig", str(config),
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -209,9 +209,7 @@ def main() -> None:
     parser.add_argument("--steady", type=float, default=180.0, metavar="SECONDS", help="how long nothing happens")
     given = parser.parse_args()
     rows = asyncio.run(measure(given.pods, given.steady))
-    write(
-        "kubernetes", 1, rows, ["The API server is the fake of berth/testing: a process of Python on the same machine."]
-    )
+    write("kubernetes", 1, rows, ["The API server is the fake in `doubles/`: a process of Python on the same machine."])
     show("Kubernetes", rows)
 
 

@@ -37,7 +37,7 @@ from berth.model import (
 from berth.route_delta import snapshot
 from berth.settings import variable_name
 from berth.states import Role
-from berth.testing.scripted_route_feed import Opened, ScriptedRouteFeed
+from doubles.scripted_route_feed import Opened, ScriptedRouteFeed
 from router.settings import RouterSettings
 
 _CORES = sorted(os.sched_getaffinity(0))

@@ -29,7 +29,7 @@ from bench.results import Row, show, write
 from berth.auth.peer import PeerCredential
 from berth.oip import rest, rpc
 from berth.oip.request import InferRequest
-from berth.testing import onnx_models
+from doubles import onnx_models
 
 _TARGET = 3.0
 _SERVER_CORE, _LOAD_CORE = "0", "1"

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from berth.testing.certificates import Authority
 from berth.wire.v1 import desired_pb2, desired_pb2_grpc, routes_pb2, routes_pb2_grpc, worker_pb2_grpc
+from doubles.certificates import Authority
 from e2e.conftest import Tenant, make_tenant, upload
 from e2e.models import multiplier
 from e2e.stack import Stack

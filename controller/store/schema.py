@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-HEAD = "0005"
+HEAD = "0008"
 """The newest revision in `migrations/`: written here so that a start need not import Alembic to find it current."""
 
 metadata = MetaData(

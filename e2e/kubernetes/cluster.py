@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from berth.testing.kubernetes.server import FakeKubernetes
+from doubles.kubernetes.server import FakeKubernetes
 from e2e.kubernetes.api import Api
 from e2e.kubernetes.container import now
 from e2e.kubernetes.controlplane.plane import ControlPlane

@@ -20,7 +20,7 @@ from berth.client import Berth
 from berth.demo.load import SteadyLoad
 from berth.local.postgres import PostgresServer
 from berth.states import Role
-from berth.testing.certificates import Authority, Files
+from doubles.certificates import Authority, Files
 from e2e.conftest import Tenant
 from e2e.kubernetes.api import Api, Key, Object, Refused
 from e2e.kubernetes.cluster import Cluster

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from berth.auth.certificates import Certificates, TlsFiles
 from berth.auth.peer import PeerCredential
 from berth.settings import ProcessSettings, SettingsError
-from berth.testing.certificates import Authority, Files, Mount
+from doubles.certificates import Authority, Files, Mount
 
 NAME = "berth.internal"
 METHOD = "/test.Echo/Echo"

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from berth.auth.peer import PeerCredential
 from berth.settings import ProcessSettings, SettingsError
-from berth.testing.certificates import Authority, Files
+from doubles.certificates import Authority, Files
 
 TOKEN = "t" * 43
 METHOD = "/test.Echo/Echo"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind
 
 from berth.settings import ProcessSettings
-from berth.testing.otlp_collector import OtlpCollector
 from berth.tracing import Parent, Tracing, fields_of, open_tracing, parent_of
+from doubles.otlp_collector import OtlpCollector
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 IDS = int(TRACE, 16), int(SPAN, 16)

@@ -16,7 +16,7 @@ from berth import errors
 from berth.cli.app import EXIT_TRY_AGAIN, execute
 from berth.oip import rest
 from berth.oip.request import InferRequest, InferResponse
-from berth.testing.scripted_http import Scripted, ScriptedServer, serve_script
+from doubles.scripted_http import Scripted, ScriptedServer, serve_script
 
 AT = "2026-01-01T00:00:00Z"
 MODELS = "/v1/tenants/acme/models"

@@ -18,7 +18,7 @@ from berth.client.facade import Awaiting, Blocking
 from berth.oip import rest
 from berth.oip.request import InferResponse
 from berth.states import VersionState
-from berth.testing.scripted_http import Asked, Scripted, ScriptedServer, serve_script
+from doubles.scripted_http import Asked, Scripted, ScriptedServer, serve_script
 
 Run = Callable[[Callable[[Any], Any]], Any]
 """Runs `ask(client)` with one of the two clients; the blocking one on a thread, so that the server's loop goes on."""

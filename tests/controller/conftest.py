@@ -24,12 +24,12 @@ from berth.model import (
     ServableStatus,
 )
 from berth.states import ServableState
-from berth.testing.onnx_models import identity
 from berth.wire import convert
 from berth.wire.v1 import desired_pb2, desired_pb2_grpc
 from controller import service
 from controller.settings import ControllerSettings
 from controller.store.transaction import Transactions
+from doubles.onnx_models import identity
 
 TOKEN = "c" * 43
 ADMIN = "berth_" + "a" * 43

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 
 from berth.artifacts.store import open_store
-from berth.testing.onnx_models import identity, linear
 from controller.loops import Housekeeping
 from controller.store import journal
 from controller.store.transaction import Transactions
+from doubles.onnx_models import identity, linear
 
 MODEL = identity()
 OCTETS = {"content-type": "application/octet-stream"}

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from berth.settings import SettingsError
-from berth.testing.certificates import Authority, Files, Mount
 from controller import service
 from controller.api.external_metrics import BadSelector, selector
 from controller.settings import ControllerSettings
 from controller.store import jobs
 from controller.store.transaction import Transactions, Tx
+from doubles.certificates import Authority, Files, Mount
 
 ROOT = "/apis/external.metrics.k8s.io/v1beta1"
 FRONT_PROXY = "front-proxy-client"

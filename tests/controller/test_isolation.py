@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from berth.testing.onnx_models import identity
+from doubles.onnx_models import identity
 
 JSON_BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/tenants"): {"name": "more"},

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from berth.errors import UnsupportedArtifact
 from berth.model import Signature, TensorSpec
-from berth.testing.onnx_session import open_session
 from controller import onnx_wire
 from controller.onnx_artifact import MAX_IR_VERSION, MAX_OPSETS, InspectedModel, inspect
+from doubles.onnx_session import open_session
 
 FLOAT = TensorProto.FLOAT
 Value = onnx.ValueInfoProto

@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
-from berth.testing.kubernetes.server import FakeKubernetes
-from berth.testing.scripted_worker import ScriptedWorker, serve_worker
-from berth.testing.worker_pods import worker_pod, worker_pool
+from doubles.kubernetes.server import FakeKubernetes
+from doubles.scripted_worker import ScriptedWorker, serve_worker
+from doubles.worker_pods import worker_pod, worker_pool
 from router.board import RouteBoard
 from router.metrics import RouterMetrics
 from router.route_feed import RouteFeed

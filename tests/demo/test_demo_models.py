@@ -8,7 +8,7 @@ import pytest
 from berth.demo.digits import INPUT, LABEL, load_digits, train_better, train_weak
 from berth.demo.findings import accuracy
 from berth.demo.run import FolderNotOurs, _empty
-from berth.testing.onnx_session import open_session
+from doubles.onnx_session import open_session
 
 
 def right(file: Path) -> float:

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2_grpc
 from berth.demo.load import Answer, Inputs, RequestFailed, open_targets, quantile, steady_load, summarize
 from berth.oip import rest, rpc
 from berth.oip.request import InferRequest, InferResponse
-from berth.testing.scripted_http import Scripted, serve_script
+from doubles.scripted_http import Scripted, serve_script
 
 X = np.array([[1.0, 2.0]], np.float32)
 ANSWER = InferResponse("m", "4", {"y": X * 2})

@@ -28,7 +28,7 @@ from berth.http.http1.connection import Http1Connection
 from berth.http.http1.encoding import encode_fields, encode_request, encode_response
 from berth.http.http1.server import Http1Server
 from berth.http.limits import Http1Limits
-from berth.testing.http_link import Link, Relay, feed, joined
+from doubles.http_link import Link, Relay, feed, joined
 
 GET = encode_request(b"GET", b"h", b"/")
 POST = encode_request(b"POST", b"h", b"/")

@@ -21,7 +21,7 @@ from berth.http.head import RequestHead
 from berth.http.http1.encoding import encode_fields, encode_request, encode_response
 from berth.http.http1.server import Http1Server
 from berth.http.limits import Http1Limits
-from berth.testing.http_link import feed, joined
+from doubles.http_link import feed, joined
 
 GET = b"GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
 OK = encode_response(200, [(b"server", b"berth")])

@@ -30,7 +30,7 @@ from berth.http.http2.connection import Http2Connection
 from berth.http.http2.header_codec import encode, encode_request, encode_response
 from berth.http.http2.server import Http2Server
 from berth.http.limits import Http2Limits
-from berth.testing.http_link import feed, joined
+from doubles.http_link import feed, joined
 
 field_lists = st.lists(
     st.tuples(

@@ -25,7 +25,7 @@ from berth.http.http2.client import Http2Client
 from berth.http.http2.header_codec import encode, encode_request, encode_response
 from berth.http.http2.server import Http2Server
 from berth.http.limits import Http2Limits
-from berth.testing.http_link import Link, feed, joined
+from doubles.http_link import Link, feed, joined
 
 GET = encode_request(b"GET", b"http", b"h", b"/")
 POST = encode_request(b"POST", b"http", b"h", b"/")

@@ -22,8 +22,8 @@ from berth.http.events import RequestReceived, StreamReset
 from berth.http.http1.client import Http1Client
 from berth.http.http2.client import Http2Client
 from berth.http.limits import Http2Limits
-from berth.testing.certificates import Authority
-from berth.testing.http_shell import Caller, connect, echoing
+from doubles.certificates import Authority
+from doubles.http_shell import Caller, connect, echoing
 
 TIMEOUT = 60
 SMALL = Http2Limits(stream_window=16_384, connection_window=65_535, max_frame=2**14)

@@ -16,7 +16,7 @@ from berth.http.http2.client import Http2Client
 from berth.http_shell.listening import Listener, ShellLimits, listen
 from berth.http_shell.server import ServerLink
 from berth.settings import SettingsError
-from berth.testing.http_shell import connect
+from doubles.http_shell import connect
 
 WAIT_S = 10.0
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -21,8 +21,8 @@ from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import load_kube_config
 
 from berth.settings import environment
-from berth.testing.kubernetes.kinds import BY_NAME, Object
-from berth.testing.kubernetes.server import FakeKubernetes
+from doubles.kubernetes.kinds import BY_NAME, Object
+from doubles.kubernetes.server import FakeKubernetes
 
 REAL = environment().get("KUBECONFIG", "")
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from berth.testing.kubernetes.faults import Fault
-from berth.testing.kubernetes.server import FakeKubernetes
+from doubles.kubernetes.faults import Fault
+from doubles.kubernetes.server import FakeKubernetes
 
 
 async def test_a_status_so_many_times(fake: FakeKubernetes, fake_api: Any) -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.testing.kubernetes.kinds import BY_NAME
-from berth.testing.kubernetes.patches import PatchError, apply_patch, json_patch, merge_patch, strategic_merge_patch
-from berth.testing.kubernetes.protobuf import ProtobufError, decode
-from berth.testing.kubernetes.selectors import matcher, parse_labels, requirements_of, selector_text, selects
-from berth.testing.kubernetes.status import ApiError
+from doubles.kubernetes.kinds import BY_NAME
+from doubles.kubernetes.patches import PatchError, apply_patch, json_patch, merge_patch, strategic_merge_patch
+from doubles.kubernetes.protobuf import ProtobufError, decode
+from doubles.kubernetes.selectors import matcher, parse_labels, requirements_of, selector_text, selects
+from doubles.kubernetes.status import ApiError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from berth.testing.kubernetes.rbac import Asked, allowed_by
-from berth.testing.kubernetes.server import FakeKubernetes
+from doubles.kubernetes.rbac import Asked, allowed_by
+from doubles.kubernetes.server import FakeKubernetes
 
 RULES = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.testing.kubernetes.budgets import covers, health, refusal
-from berth.testing.kubernetes.controllers.nodes import accepts, quantity
-from berth.testing.kubernetes.controllers.replicasets import expendable
-from berth.testing.kubernetes.controllers.rollout import Bounds, Size, bounds_of, next_sizes
+from doubles.kubernetes.budgets import covers, health, refusal
+from doubles.kubernetes.controllers.nodes import accepts, quantity
+from doubles.kubernetes.controllers.replicasets import expendable
+from doubles.kubernetes.controllers.rollout import Bounds, Size, bounds_of, next_sizes
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from berth.testing.kubernetes.kinds import BY_NAME, Object
-from berth.testing.kubernetes.registry import Registry
-from berth.testing.kubernetes.server import FakeKubernetes
-from berth.testing.kubernetes.store import Store
+from doubles.kubernetes.kinds import BY_NAME, Object
+from doubles.kubernetes.registry import Registry
+from doubles.kubernetes.server import FakeKubernetes
+from doubles.kubernetes.store import Store
 
 LABELS = {"app": "web"}
 

@@ -14,8 +14,8 @@ import pytest
 from kubernetes.aio import client, watch
 from kubernetes.aio.config import load_kube_config
 
-from berth.testing.kubernetes.kinds import Object
-from berth.testing.kubernetes.server import FakeKubernetes
+from doubles.kubernetes.kinds import Object
+from doubles.kubernetes.server import FakeKubernetes
 
 KUBECTL = shutil.which("kubectl")
 
@@ -146,7 +146,7 @@ async def test_the_life_of_a_deployment(operator: Operator, cluster: FakeKuberne
 
 async def test_it_runs_as_a_process(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
-    arguments = ("-m", "berth.testing.kubernetes", "--port", "0", "--kubeconfig", str(kubeconfig), "--nodes", "2")
+    arguments = ("-m", "doubles.kubernetes", "--port", "0", "--kubeconfig", str(kubeconfig), "--nodes", "2")
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:

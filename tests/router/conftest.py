@@ -14,7 +14,7 @@ from berth.ids import ModelKey
 from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
 from berth.route_delta import snapshot
 from berth.states import Role
-from berth.testing.scripted_route_feed import Opened, ScriptedRouteFeed
+from doubles.scripted_route_feed import Opened, ScriptedRouteFeed
 from router.__main__ import Ports, serve
 from router.settings import RouterSettings
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from berth.settings import SettingsError
-from berth.testing.certificates import Authority
+from doubles.certificates import Authority
 from router.core.turns import SILENT_AFTER
 from router.engine.attached import Attached
 from router.engine.client import ClientConnection

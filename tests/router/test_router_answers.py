@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 from berth.auth.peer import PeerCredential
 from berth.ids import ModelKey, VersionKey
 from berth.model import RouteTable, TenantLimits
-from berth.testing.scripted_replica import Answer, ScriptedReplica
+from doubles.scripted_replica import Answer, ScriptedReplica
 
 ALICE = {"authorization": "Bearer alice-key"}
 BOB = {"authorization": "Bearer bob-key"}

@@ -25,9 +25,9 @@ from berth.ids import ModelKey, VersionKey
 from berth.local.ports import PortBook
 from berth.model import ReplicaAddress, RouteTable, Signature, TenantLimits, TensorSpec
 from berth.settings import SettingsError
-from berth.testing.certificates import Authority
-from berth.testing.http2_peer import RawReplica, connect
-from berth.testing.scripted_replica import Answer, ScriptedReplica
+from doubles.certificates import Authority
+from doubles.http2_peer import RawReplica, connect
+from doubles.scripted_replica import Answer, ScriptedReplica
 from router.cells import Strangers
 from router.engine.connection import Common
 from router.engine.dialer import Dialer

@@ -12,7 +12,7 @@ import tritonclient.http.aio
 
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
-from berth.testing.scripted_replica import ScriptedReplica
+from doubles.scripted_replica import ScriptedReplica
 
 DIGITS = VersionKey("alice", "digits", 2)
 ARRAYS = [

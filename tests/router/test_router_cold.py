@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import TenantLimits
-from berth.testing.scripted_replica import Answer, ScriptedReplica
+from doubles.scripted_replica import Answer, ScriptedReplica
 
 DIGITS, OTHER = VersionKey("alice", "digits", 1), VersionKey("alice", "other", 1)
 SECRET = VersionKey("bob", "secret", 1)

@@ -23,9 +23,9 @@ from berth.http.events import StreamReset
 from berth.http.http2 import frames
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
-from berth.testing.certificates import Authority
-from berth.testing.http_shell import echoing
-from berth.testing.scripted_replica import Answer, ScriptedReplica
+from doubles.certificates import Authority
+from doubles.http_shell import echoing
+from doubles.scripted_replica import Answer, ScriptedReplica
 from router.engine.client import ClientConnection
 from router.engine.exchange import Exchange
 

@@ -16,7 +16,7 @@ from berth.auth.peer import PeerCredential
 from berth.model import NEVER, Order, ReplicaAddress
 from berth.route_delta import difference, snapshot
 from berth.settings import SettingsError
-from berth.testing.scripted_route_feed import ScriptedRouteFeed
+from doubles.scripted_route_feed import ScriptedRouteFeed
 from router.settings import RouterSettings
 from router.table_file import load_table, save_table
 

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress, TenantLimits
-from berth.testing.scripted_replica import Answer, ScriptedReplica, dying_port
+from doubles.scripted_replica import Answer, ScriptedReplica, dying_port
 
 DIGITS = VersionKey("alice", "digits", 1)
 SECRET = VersionKey("bob", "secret", 1)

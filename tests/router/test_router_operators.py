@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.settings import SettingsError
-from berth.testing.scripted_replica import Answer, ScriptedReplica
+from doubles.scripted_replica import Answer, ScriptedReplica
 from router.headers import may_hedge, pushback_of
 from router.settings import RouterSettings
 

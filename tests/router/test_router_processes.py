@@ -20,8 +20,8 @@ from berth.ids import VersionKey
 from berth.local.ports import PortBook
 from berth.route_delta import snapshot
 from berth.settings import variable_name
-from berth.testing.scripted_replica import ScriptedReplica
-from berth.testing.scripted_route_feed import ScriptedRouteFeed
+from doubles.scripted_replica import ScriptedReplica
+from doubles.scripted_route_feed import ScriptedRouteFeed
 
 DIGITS = VersionKey("alice", "digits", 1)
 BODY = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"data":[1,2]}]}'

@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2
 
 from berth.http.events import DataReceived, ResponseReceived, StreamReset, TrailersReceived
 from berth.model import ReplicaAddress
-from berth.testing.http2_peer import Peer, RawReplica, connect
+from doubles.http2_peer import Peer, RawReplica, connect
 
 ALICE = (b"authorization", b"Bearer alice-key")
 INFER = b"/inference.GRPCInferenceService/ModelInfer"

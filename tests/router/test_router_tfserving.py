@@ -23,8 +23,8 @@ from berth.auth.peer import PeerCredential
 from berth.ids import ModelKey, VersionKey
 from berth.model import Artifact, ReplicaAddress, Signature, TensorSpec, VersionRoute, VersionSpec
 from berth.states import VersionState
-from berth.testing import onnx_models
-from berth.testing.scripted_replica import Answer, ScriptedReplica
+from doubles import onnx_models
+from doubles.scripted_replica import Answer, ScriptedReplica
 from worker.inference.server import serve_inference
 from worker.onnx_runtime import OnnxRuntime
 from worker.runtime import Loaded

@@ -17,7 +17,7 @@ from berth.http.http1.server import Http1Server
 from berth.http.http2.frames import speaks_http2
 from berth.http.http2.server import Http2Server
 from berth.model import ReplicaAddress
-from berth.testing.http_shell import Pipe
+from doubles.http_shell import Pipe
 
 BODY = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"data":[1,2]}]}'
 ALICE = {"authorization": "Bearer alice-key"}

@@ -16,8 +16,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.settings import ProcessSettings
-from berth.testing.certificates import Authority, Files, Mount
-from berth.testing.scripted_replica import ScriptedReplica
+from doubles.certificates import Authority, Files, Mount
+from doubles.scripted_replica import ScriptedReplica
 
 NAME = "berth.internal"
 HELD = {VersionKey("alice", "m", 1), VersionKey("bob", "secret", 1)}

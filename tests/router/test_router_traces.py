@@ -14,8 +14,8 @@ from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
-from berth.testing.otlp_collector import OtlpCollector
-from berth.testing.scripted_replica import Answer, ScriptedReplica
+from doubles.otlp_collector import OtlpCollector
+from doubles.scripted_replica import Answer, ScriptedReplica
 
 DIGITS = VersionKey("alice", "digits", 1)
 BODY = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"data":[41,42]}]}'

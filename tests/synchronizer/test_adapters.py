@@ -35,11 +35,11 @@ from berth.model import (
 from berth.registry import LocalRegistry
 from berth.settings import SettingsError
 from berth.states import Runtime, ServableState
-from berth.testing.news import News
-from berth.testing.scripted_controller import ScriptedController, serve_controller
-from berth.testing.scripted_router import ScriptedRouter, follow_routes
-from berth.testing.scripted_worker import ScriptedWorker, serve_worker
 from berth.wire import convert
+from doubles.news import News
+from doubles.scripted_controller import ScriptedController, serve_controller
+from doubles.scripted_router import ScriptedRouter, follow_routes
+from doubles.scripted_worker import ScriptedWorker, serve_worker
 from synchronizer.__main__ import serve
 from synchronizer.cell_process import running
 from synchronizer.controllers import GrpcControllers

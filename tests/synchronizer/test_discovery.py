@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 from berth.model import ReplicaAddress
 from berth.reconcile import Backoff
 from berth.registry import LocalRegistry
-from berth.testing.kubernetes.server import FakeKubernetes
-from berth.testing.news import News
-from berth.testing.worker_pods import worker_pod
+from doubles.kubernetes.server import FakeKubernetes
+from doubles.news import News
+from doubles.worker_pods import worker_pod
 from synchronizer.cluster.api import KubernetesApi
 from synchronizer.cluster.discovery import KubernetesDiscovery
 from synchronizer.cluster.metrics import ClusterMetrics

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from berth.model import DesiredJob, DesiredState, ObservedPool
 from berth.reconcile import Backoff
 from berth.states import Runtime
-from berth.testing.kubernetes.server import FakeKubernetes
-from berth.testing.news import News
-from berth.testing.worker_pods import worker_pool
+from doubles.kubernetes.server import FakeKubernetes
+from doubles.news import News
+from doubles.worker_pods import worker_pool
 from synchronizer.cluster.api import ApiFailure, KubernetesApi
 from synchronizer.cluster.metrics import ClusterMetrics
 from synchronizer.cluster.pools import KubernetesPools

@@ -19,11 +19,11 @@ from berth.ids import VersionKey
 from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, ObservedPool, RouteTable, VersionSpec
 from berth.settings import SettingsError
 from berth.states import Runtime
-from berth.testing.kubernetes.server import FakeKubernetes
-from berth.testing.scripted_controller import ScriptedController, serve_controller
-from berth.testing.scripted_router import ScriptedRouter, follow_routes
-from berth.testing.scripted_worker import ScriptedWorker, serve_worker
-from berth.testing.worker_pods import worker_pod, worker_pool
+from doubles.kubernetes.server import FakeKubernetes
+from doubles.scripted_controller import ScriptedController, serve_controller
+from doubles.scripted_router import ScriptedRouter, follow_routes
+from doubles.scripted_worker import ScriptedWorker, serve_worker
+from doubles.worker_pods import worker_pod, worker_pool
 from synchronizer.__main__ import serve
 from synchronizer.settings import SynchronizerSettings
 

@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.ids import NAME_PATTERN
-from berth.testing.kubernetes.server import FakeKubernetes
-from berth.testing.news import News
-from berth.testing.scripted_controller import ScriptedController, serve_controller
+from doubles.kubernetes.server import FakeKubernetes
+from doubles.news import News
+from doubles.scripted_controller import ScriptedController, serve_controller
 from synchronizer.cluster.api import ApiFailure, KubernetesApi
 from synchronizer.cluster.lease import KubernetesLease, lease_name
 from synchronizer.cluster.metrics import ClusterMetrics

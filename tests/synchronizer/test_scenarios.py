@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 from berth.ids import VersionKey
 from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, VersionSpec
 from berth.states import Runtime
-from berth.testing.news import News
-from berth.testing.scripted_controller import ScriptedController
-from berth.testing.scripted_router import ScriptedRouter, stay_connected
-from berth.testing.scripted_worker import ScriptedFleet, ScriptedWorker
+from doubles.news import News
+from doubles.scripted_controller import ScriptedController
+from doubles.scripted_router import ScriptedRouter, stay_connected
+from doubles.scripted_worker import ScriptedFleet, ScriptedWorker
 from synchronizer.cell_process import running
 from synchronizer.core.events import Discovered
 from synchronizer.loop import CellLoop

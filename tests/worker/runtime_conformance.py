@@ -2,7 +2,7 @@
 
 The keeper and the inference server rely on exactly this. `artifact` puts one of the models below on disk:
 
-    double    `berth.testing.onnx_models.double()`: y = 2x and z = -x, both FP32 [-1, 2]
+    double    `doubles.onnx_models.double()`: y = 2x and z = -x, both FP32 [-1, 2]
     endless   `slow_loop()`: runs for as long as its input `n` says
     reshape   `reshape()`: rejects some inputs that fit its signature
     garbage   bytes that are no model
@@ -20,7 +20,7 @@ import pytest
 from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
-from berth.testing import onnx_models
+from doubles import onnx_models
 from worker.runtime import LoadFailed, Runtime
 
 X = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)

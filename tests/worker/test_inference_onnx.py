@@ -22,7 +22,7 @@ from berth.model import Artifact, VersionSpec
 from berth.oip import rest, rpc
 from berth.oip.datatypes import Array, bytes_array
 from berth.oip.request import InferRequest
-from berth.testing import onnx_models
+from doubles import onnx_models
 from worker.inference.server import InferenceServer, serve_inference
 from worker.onnx_runtime import OnnxRuntime
 from worker.runtime import Loaded

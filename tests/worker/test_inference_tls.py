@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.settings import ProcessSettings, SettingsError
-from berth.testing.certificates import Authority
+from doubles.certificates import Authority
 from worker.inference.server import serve_inference
 
 

@@ -20,8 +20,8 @@ from berth.http.http2 import header_codec
 from berth.http.http2.client import Http2Client
 from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
-from berth.testing.otlp_collector import OtlpCollector
 from berth.tracing import Tracing
+from doubles.otlp_collector import OtlpCollector
 from worker.inference.server import InferenceServer, serve_inference
 from worker.runtime import Array, Loaded, nobody
 

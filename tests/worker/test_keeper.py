@@ -14,7 +14,7 @@ from berth.errors import Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, VersionSpec
 from berth.states import ServableState as S
-from berth.testing.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
+from doubles.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
 from worker.core.capacity import Limits
 from worker.core.lifecycle import Acceptance
 from worker.keeper import Keeper, Patience

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaLoad, ServableLoad, VersionSpec
-from berth.testing import onnx_models
+from doubles import onnx_models
 from worker.core.capacity import Limits
 from worker.inference.load import Loads
 from worker.inference.server import InferenceServer, serve_inference

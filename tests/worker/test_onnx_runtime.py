@@ -16,7 +16,7 @@ from berth.errors import Internal, InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
 from berth.settings import SettingsError
-from berth.testing import onnx_models
+from doubles import onnx_models
 from tests.worker.runtime_conformance import MODELS, RuntimeConformance, turn
 from worker.onnx_runtime import OnnxRuntime, OnnxServable
 from worker.onnx_values import safe_text

@@ -11,7 +11,7 @@ import pytest
 from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, Signature, TensorSpec, VersionSpec
-from berth.testing.scripted_runtime import Script, ScriptedRuntime
+from doubles.scripted_runtime import Script, ScriptedRuntime
 from tests.worker.runtime_conformance import RuntimeConformance
 from worker.runtime import Array, LoadFailed
 

@@ -21,7 +21,7 @@ from berth.errors import BerthError, Internal, InvalidArgument, Unavailable
 from berth.model import Signature, TensorSpec
 from berth.oip.datatypes import bytes_array
 from berth.settings import SettingsError
-from berth.testing import onnx_models
+from doubles import onnx_models
 from worker.runtime import LoadFailed
 from worker.triton import canary
 from worker.triton.faults import load_failure, run_failure

@@ -27,8 +27,8 @@ from berth.ids import VersionKey
 from berth.model import Artifact, Signature, TensorSpec, VersionSpec
 from berth.oip.datatypes import bytes_array
 from berth.settings import ProcessSettings
-from berth.testing import onnx_models
-from berth.testing.certificates import Authority, Mount
+from doubles import onnx_models
+from doubles.certificates import Authority, Mount
 from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
 from worker.runtime import Array, LoadFailed, NotHeld
 from worker.triton.child import ChildTriton, open_triton

@@ -24,7 +24,7 @@ from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, VersionSpec
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
-from berth.testing import onnx_models
+from doubles import onnx_models
 from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
 from worker.core.capacity import Limits
 from worker.keeper import Keeper

@@ -23,10 +23,10 @@ from berth.model import Artifact, AspiredSet, Order, ReplicaAddress, ReplicaStat
 from berth.registry import LocalRegistry
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
-from berth.testing import onnx_models
-from berth.testing.certificates import Authority
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2_grpc
+from doubles import onnx_models
+from doubles.certificates import Authority
 from worker.__main__ import serve
 from worker.cgroup import memory_limit
 from worker.settings import WorkerSettings

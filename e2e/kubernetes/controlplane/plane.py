@@ -23,7 +23,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from berth.testing.certificates import Authority
+from doubles.certificates import Authority
 from e2e.kubernetes.controlplane.binaries import folder
 from e2e.kubernetes.tether import tethered
 from e2e.waiting import until
