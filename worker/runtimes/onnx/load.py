@@ -14,8 +14,8 @@ import onnxruntime as ort
 import structlog
 
 from berth.model import Signature, VersionSpec
-from worker.heap import Heap
-from worker.onnx_values import (
+from worker.runtimes.onnx.heap import Heap
+from worker.runtimes.onnx.values import (
     load_failure,
     rejection,
     run_plain,
@@ -25,8 +25,8 @@ from worker.onnx_values import (
     tensor_spec,
     to_runtime,
 )
-from worker.runtime import LoadFailed
-from worker.watchdog import Watchdog
+from worker.runtimes.protocol import LoadFailed
+from worker.scheduling.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 

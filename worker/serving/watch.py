@@ -14,7 +14,7 @@ from berth.errors import BerthError
 from berth.http.head import Fields
 from berth.http_shell.server import ServerLink
 from berth.tracing import TRACEPARENT, Tracing
-from worker.inference.asked import Asked
+from worker.serving.asked import Asked
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

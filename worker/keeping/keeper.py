@@ -27,10 +27,10 @@ from berth.states import ServableState
 from worker.core.capacity import Limits
 from worker.core.lifecycle import Acceptance, Event, Lifecycle
 from worker.core.policy import Cancel, Drain, Forget, Load, Revive, Wait, next_actions, retry_delay
-from worker.lending import Changes, Guard
-from worker.loading import Artifacts, Held, LoadResult, load, unload
+from worker.keeping.lending import Changes, Guard
+from worker.keeping.loading import Artifacts, Held, LoadResult, load, unload
 from worker.metrics import WorkerMetrics
-from worker.runtime import Loaded, NotHeld, Runtime
+from worker.runtimes.protocol import Loaded, NotHeld, Runtime
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Patience:
 
 
 class Keeper:
-    """Implements `worker.runtime.Servables`. `run` does the work; `aspire` says what it is."""
+    """Implements `worker.runtimes.protocol.Servables`. `run` does the work; `aspire` says what it is."""
 
     def __init__(
         self,

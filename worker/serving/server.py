@@ -13,12 +13,12 @@ from berth.auth.peer import PeerCredential
 from berth.http.limits import Http1Limits, Http2Limits
 from berth.http_shell.listening import ShellLimits, listen
 from berth.tracing import Tracing
-from worker.inference.answering import Answering
-from worker.inference.conversation import converse
-from worker.inference.exchange import Service
-from worker.inference.load import Loads
-from worker.inference.metrics import InferenceMetrics
-from worker.runtime import Servables
+from worker.core.loads import Loads
+from worker.runtimes.protocol import Servables
+from worker.serving.answering import Answering
+from worker.serving.conversation import converse
+from worker.serving.exchange import Service
+from worker.serving.metrics import InferenceMetrics
 
 # Room for a batch of 100 images of 224 x 224 x 3 floats; a router sets its own, lower or equal, limit.
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024

@@ -11,16 +11,16 @@ import numpy as np
 from berth.errors import Internal, InvalidArgument
 from berth.model import Signature
 from berth.oip.request import InferRequest, InferResponse, OutputWish
-from worker.runtime import Array, NotHeld, nobody
-from worker.triton.link import TritonLink
-from worker.triton.stubs import Stub, Watch
+from worker.runtimes.protocol import Array, NotHeld, nobody
+from worker.runtimes.triton.link import TritonLink
+from worker.runtimes.triton.stubs import Stub, Watch
 
 # Sends a request to a model and returns its answer.
 Ask = Callable[["TritonServable", InferRequest], Awaitable[InferResponse]]
 
 
 class TritonServable:
-    """Implements `worker.runtime.Loaded`. The runtime says when it is lost."""
+    """Implements `worker.runtimes.protocol.Loaded`. The runtime says when it is lost."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class TritonServable:
     async def unload(self) -> None:
         await self._let_go(self)
 
-    # As `worker.triton.repository` told Triton: a scalar as a list of one, bfloat16 as bits where it is not known.
+    # As `repository` told Triton: a scalar as a list of one, bfloat16 as bits where it is not known.
 
     def _to_triton(self, array: Array) -> Array:
         if self._bfloat16_as_bits and array.dtype == ml_dtypes.bfloat16:

@@ -25,9 +25,9 @@ from berth.errors import BerthError, DeadlineExceeded, Internal, InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Signature
 from berth.oip.request import InferRequest, InferResponse, check_request
-from worker.inference.load import Loads
-from worker.inference.metrics import CANCELLED, NOT_STARTED, InferenceMetrics
-from worker.runtime import Array, NotHeld, Servables
+from worker.core.loads import Loads
+from worker.runtimes.protocol import Array, NotHeld, Servables
+from worker.serving.metrics import CANCELLED, NOT_STARTED, InferenceMetrics
 
 log = structlog.get_logger(__name__)
 

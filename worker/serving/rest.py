@@ -14,10 +14,10 @@ from berth.ids import VersionKey
 from berth.oip import metadata, rest
 from berth.oip.errors import error_body, rest_error
 from berth.oip.request import InferRequest
-from worker.inference.answering import NotStarted, Question, servable_key
-from worker.inference.asked import REQUEST_ID
-from worker.inference.compression import ENCODINGS, USUAL_RATIO, inflate
-from worker.inference.exchange import NOT_STARTED, REPLICA, Exchange, SlowBody
+from worker.serving.answering import NotStarted, Question, servable_key
+from worker.serving.asked import REQUEST_ID
+from worker.serving.compression import ENCODINGS, USUAL_RATIO, inflate
+from worker.serving.exchange import NOT_STARTED, REPLICA, Exchange, SlowBody
 
 _JSON = {"Content-Type": "application/json"}
 _REQUEST_ID = REQUEST_ID.decode()

@@ -23,16 +23,16 @@ from berth.artifacts.intake import settle
 from berth.auth.peer import PeerCredential
 from berth.reconcile import Backoff
 from berth.settings import SettingsError, environment
-from worker.runtime import LoadFailed
+from worker.runtimes.protocol import LoadFailed
+from worker.runtimes.triton.installation import Installation, locate
+from worker.runtimes.triton.link import TritonLink
+from worker.runtimes.triton.process import TritonServer, TritonStartFailed
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, NotFit, TritonRuntime
+from worker.runtimes.triton.servable import TritonServable
+from worker.runtimes.triton.shared_memory import remove_region
+from worker.runtimes.triton.stubs import Stub, Watch, end, find_stubs, own_bytes
 from worker.settings import TritonBackend
-from worker.triton.installation import Installation, locate
-from worker.triton.link import TritonLink
-from worker.triton.process import TritonServer, TritonStartFailed
-from worker.triton.repository import Repository
-from worker.triton.runtime import LOAD_TIMEOUT_S, NotFit, TritonRuntime
-from worker.triton.servable import TritonServable
-from worker.triton.shared_memory import remove_region
-from worker.triton.stubs import Stub, Watch, end, find_stubs, own_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +63,7 @@ async def open_triton(home: Path, work_dir: Path, **options: Any) -> AsyncIterat
 
 
 class ChildTriton(TritonRuntime):
-    """Implements `worker.runtime.Runtime`. Make it with `start` or `open_triton`, end it with `close`."""
+    """Implements `worker.runtimes.protocol.Runtime`. Make it with `start` or `open_triton`, end it with `close`."""
 
     def __init__(
         self,

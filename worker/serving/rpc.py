@@ -21,10 +21,10 @@ from berth.ids import VersionKey
 from berth.oip import metadata, rpc
 from berth.oip.errors import grpc_status
 from berth.oip.request import InferRequest, InferResponse
-from worker.inference.answering import Answering, NotStarted, Question, servable_key
-from worker.inference.asked import REQUEST_ID, Asked
-from worker.inference.compression import ENCODINGS, USUAL_RATIO, inflate
-from worker.inference.exchange import NOT_STARTED, REPLICA, Exchange, Service
+from worker.serving.answering import Answering, NotStarted, Question, servable_key
+from worker.serving.asked import REQUEST_ID, Asked
+from worker.serving.compression import ENCODINGS, USUAL_RATIO, inflate
+from worker.serving.exchange import NOT_STARTED, REPLICA, Exchange, Service
 
 SERVICE = "inference.GRPCInferenceService"
 UNIMPLEMENTED = 12

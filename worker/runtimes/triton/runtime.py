@@ -23,13 +23,13 @@ from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import VersionSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest, InferResponse
-from worker.runtime import Loaded, LoadFailed, NotHeld
-from worker.triton import canary
-from worker.triton.faults import load_failure, run_failure
-from worker.triton.link import TritonLink, failure_of
-from worker.triton.onnx_signature import read_signature
-from worker.triton.repository import Repository
-from worker.triton.servable import TritonServable
+from worker.runtimes.protocol import Loaded, LoadFailed, NotHeld
+from worker.runtimes.triton import canary
+from worker.runtimes.triton.faults import load_failure, run_failure
+from worker.runtimes.triton.link import TritonLink, failure_of
+from worker.runtimes.triton.onnx_signature import read_signature
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.servable import TritonServable
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class NotFit(Exception):
 
 
 class TritonRuntime(ABC):
-    """Implements `worker.runtime.Runtime` but for what `worker.triton.child` and `worker.triton.sidecar` add."""
+    """Implements `worker.runtimes.protocol.Runtime`, but for what `child` and `sidecar` beside it add."""
 
     in_container = True
     on_gpu = False

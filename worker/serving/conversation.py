@@ -14,10 +14,10 @@ from berth.http.events import (
 )
 from berth.http_shell.server import ServerLink
 from berth.http_shell.wire import OnEvents
-from worker.inference.asked import Asked
-from worker.inference.exchange import Exchange, Service
-from worker.inference.rest import RestExchange
-from worker.inference.rpc import STREAM_INFER, StreamExchange, UnaryExchange
+from worker.serving.asked import Asked
+from worker.serving.exchange import Exchange, Service
+from worker.serving.rest import RestExchange
+from worker.serving.rpc import STREAM_INFER, StreamExchange, UnaryExchange
 
 
 class Conversation:

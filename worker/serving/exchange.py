@@ -17,9 +17,9 @@ from berth.errors import BerthError, DeadlineExceeded, PayloadTooLarge
 from berth.http.errors import ErrorCode
 from berth.http_shell.server import ServerLink
 from berth.tracing import Tracing
-from worker.inference.answering import Answering, Done, Question, Run, request_id
-from worker.inference.asked import REQUEST_ID, Asked
-from worker.inference.watch import Watch, watch
+from worker.serving.answering import Answering, Done, Question, Run, request_id
+from worker.serving.asked import REQUEST_ID, Asked
+from worker.serving.watch import Watch, watch
 
 REPLICA = b"berth-replica"
 NOT_STARTED = (b"berth-not-started", b"1")

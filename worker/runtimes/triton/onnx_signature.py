@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from berth.model import Signature, TensorSpec
-from worker.runtime import LoadFailed
+from worker.runtimes.protocol import LoadFailed
 
 # onnx.TensorProto's element types.
 _DATATYPES = {

@@ -23,8 +23,8 @@ from berth.race import first_of
 from berth.wire.convert import aspired_from_wire, replica_load_to_wire, replica_status_to_wire, servable_load_to_wire
 from berth.wire.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from worker.core.lifecycle import Acceptance
-from worker.inference.load import Loads
-from worker.keeper import Keeper
+from worker.core.loads import Loads
+from worker.keeping.keeper import Keeper
 
 log = structlog.get_logger(__name__)
 

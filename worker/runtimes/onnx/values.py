@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from berth.errors import InvalidArgument
 from berth.model import TensorSpec
-from worker.runtime import Array, LoadFailed
+from worker.runtimes.protocol import Array, LoadFailed
 
 # ONNX Runtime's name of a tensor type -> OIP's, and numpy's dtype for it.
 _TYPES: dict[str, tuple[str, Any]] = {

@@ -20,12 +20,12 @@ from tritonclient.grpc import service_pb2
 from berth.artifacts.intake import settle
 from berth.errors import BerthError
 from berth.settings import SettingsError
-from worker.runtime import NotHeld
+from worker.runtimes.protocol import NotHeld
+from worker.runtimes.triton.link import CHANNEL_OPTIONS, TritonLink, failure_of
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, UNLOAD_S, NotFit, TritonRuntime
+from worker.runtimes.triton.servable import TritonServable
 from worker.settings import TritonBackend
-from worker.triton.link import CHANNEL_OPTIONS, TritonLink, failure_of
-from worker.triton.repository import Repository
-from worker.triton.runtime import LOAD_TIMEOUT_S, UNLOAD_S, NotFit, TritonRuntime
-from worker.triton.servable import TritonServable
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ _RECONNECT = (("grpc.max_reconnect_backoff_ms", 500),)
 
 
 class SidecarTriton(TritonRuntime):
-    """Implements `worker.runtime.Runtime`. Make it with `attach`, end it with `close`.
+    """Implements `worker.runtimes.protocol.Runtime`. Make it with `attach`, end it with `close`.
 
     Its models take memory of Triton's container: neither that nor its GPU can be measured here, so versions count as
     what was reserved for them.

@@ -21,9 +21,9 @@ from tritonclient.grpc import service_pb2
 
 from berth.artifacts.intake import settle
 from berth.auth.peer import PeerCredential
-from worker.triton.installation import Installation
-from worker.triton.link import CHANNEL_OPTIONS, TritonLink
-from worker.triton.shared_memory import clean_shared_memory
+from worker.runtimes.triton.installation import Installation
+from worker.runtimes.triton.link import CHANNEL_OPTIONS, TritonLink
+from worker.runtimes.triton.shared_memory import clean_shared_memory
 
 log = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """Runs one ONNX model inside Triton's Python backend. Triton starts a process with this file for each servable.
 
 Not part of the worker's process: it is copied beside the model and sees only the packages of Triton's own venv. What
-it says in errors is read by `worker.triton.faults`.
+it says in errors is read by `worker.runtimes.triton.faults`.
 """
 
 import ctypes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from berth.ids import VersionKey
-from worker.runtime import Loaded, NotHeld
+from worker.runtimes.protocol import Loaded, NotHeld
 
 
 class Guard(AbstractContextManager[Loaded]):

@@ -1,4 +1,4 @@
-"""What Triton, its Python backend and the ONNX Runtime inside say, in the terms of `worker.runtime`."""
+"""What Triton, its Python backend and the ONNX Runtime inside say, in the terms of `worker.runtimes.protocol`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 
 from berth.errors import BerthError, Internal, InvalidArgument, Unavailable
-from worker.runtime import LoadFailed
+from worker.runtimes.protocol import LoadFailed
 
 _OURS = re.compile(r"\[berth:(permanent|transient)\] (.*?)(?:\n\nAt:|$)", re.DOTALL)
 # "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ", and where the file was.

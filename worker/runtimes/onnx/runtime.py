@@ -6,9 +6,10 @@ bytes it would be held twice, and could read files in the current directory as w
 its folder, for a model may name any file beside it.
 
 **Memory** is measured as the growth of the C heap during the load, less what other loads and unloads accounted for
-meanwhile (`worker.heap`). Where the heap cannot be asked, the growth is implausible, or the weights go to a GPU, the
-estimate counts: 1.3 times the artifact plus 96 KiB. Sessions below 8 MiB get no arena and no memory pattern: an arena
-takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it saves time and memory.
+meanwhile (`worker.runtimes.onnx.heap`). Where the heap cannot be asked, the growth is implausible, or the weights go
+to a GPU, the estimate counts: 1.3 times the artifact plus 96 KiB. Sessions below 8 MiB get no arena and no memory
+pattern: an arena takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it saves time and
+memory.
 
 **Running.** A hop to a thread costs 20 to 60 µs of CPU, many times a tiny run (5 µs). So a version whose warm-up, or
 last run in the pool, took less than 100 µs is run on the event loop while its inputs are small, and everything else
@@ -38,11 +39,11 @@ from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import Signature, VersionSpec
 from berth.settings import SettingsError
 from worker.cgroup import cores
-from worker.heap import Heap
-from worker.onnx_load import LoadJob, Made, Meter
-from worker.onnx_values import rejection, run_plain, run_values, to_runtime
-from worker.runtime import Array, Loaded, nobody
-from worker.watchdog import Watchdog
+from worker.runtimes.onnx.heap import Heap
+from worker.runtimes.onnx.load import LoadJob, Made, Meter
+from worker.runtimes.onnx.values import rejection, run_plain, run_values, to_runtime
+from worker.runtimes.protocol import Array, Loaded, nobody
+from worker.scheduling.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,7 @@ _SLOW_RUNS = 3
 
 
 class OnnxRuntime:
-    """Implements `worker.runtime.Runtime`. At most one per process is meant: its intra-op threads are the process's.
+    """Implements `worker.runtimes.protocol.Runtime`. One per process is meant: its intra-op threads are the process's.
 
     `threads` answer requests at once, `intra_op_threads` work on one run; 0 chooses by the cores that this process may
     use. `providers` is `cpu`, `cuda` or `auto`: CUDA if this ONNX Runtime has it. Raises `SettingsError` if asked for a
@@ -130,7 +131,7 @@ class OnnxRuntime:
 
 
 class OnnxServable:
-    """Implements `worker.runtime.Loaded`: one session."""
+    """Implements `worker.runtimes.protocol.Loaded`: one session."""
 
     def __init__(self, runtime: OnnxRuntime, made: Made, lane: concurrent.futures.Executor) -> None:
         self._runtime = runtime

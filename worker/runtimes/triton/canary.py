@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from berth.model import Signature, TensorSpec
-from worker.runtime import Array
+from worker.runtimes.protocol import Array
 
 # No servable's name: it lacks the separator.
 NAME = "berth-canary"

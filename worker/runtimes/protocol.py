@@ -1,6 +1,6 @@
 """What a runtime is to the worker: something that loads a version and answers inference on it.
 
-Two real ones exist, `worker.onnx_runtime` and `worker.triton`; a scripted one in `doubles` passes the same
+Two real ones exist, `worker.runtimes.onnx` and `worker.runtimes.triton`; a scripted one in `doubles` passes the same
 conformance suite. The keeper decides what to load; the inference server borrows what is loaded through `Servables`.
 """
 

@@ -13,8 +13,8 @@ import asyncio
 
 import structlog
 
-from worker.keeper import Keeper
-from worker.runtime import Runtime
+from worker.keeping.keeper import Keeper
+from worker.runtimes.protocol import Runtime
 
 log = structlog.get_logger(__name__)
 

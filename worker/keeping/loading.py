@@ -15,8 +15,8 @@ import structlog
 from berth.errors import BerthError
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
-from worker.lending import Guard
-from worker.runtime import Loaded, LoadFailed, Runtime
+from worker.keeping.lending import Guard
+from worker.runtimes.protocol import Loaded, LoadFailed, Runtime
 
 log = structlog.get_logger(__name__)
 
