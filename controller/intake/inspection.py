@@ -1,19 +1,17 @@
 """Inspects artifacts off the event loop, a bounded number at a time and for a bounded time.
 
 In a thread: the reader's memory does not depend on the artifact, it executes nothing, and a process of its own would
-cost each upload the 0.3 s of importing onnx. The import happens at the first upload.
+cost each upload the 0.3 s of importing onnx. `onnx_artifact` imports it at the first upload.
 """
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from berth.errors import UnsupportedArtifact
-
-if TYPE_CHECKING:
-    from controller.onnx_artifact import InspectedModel
+from controller.intake import onnx_artifact
+from controller.intake.onnx_artifact import InspectedModel
 
 _AT_ONCE = 2
 TIMEOUT_S = 120.0
@@ -29,7 +27,7 @@ class Inspector:
         Its thread cannot be stopped then: it keeps its slot until it ends, so that such files cannot pile up.
         """
         await self._slots.acquire()
-        work = asyncio.get_running_loop().run_in_executor(None, _inspect, path)
+        work = asyncio.get_running_loop().run_in_executor(None, onnx_artifact.inspect, path)
         work.add_done_callback(lambda _: self._slots.release())
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -38,12 +36,6 @@ class Inspector:
             raise UnsupportedArtifact("the artifact takes too long to read") from None
         finally:
             work.add_done_callback(_collect)
-
-
-def _inspect(path: Path) -> InspectedModel:
-    from controller.onnx_artifact import inspect
-
-    return inspect(path)
 
 
 def _collect(work: asyncio.Future[InspectedModel]) -> None:

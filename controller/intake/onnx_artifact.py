@@ -4,8 +4,8 @@ Nothing of the model is executed and no other file is opened: tensors whose data
 wherever they appear, since ONNX would look for them relative to the process's folder. What is accepted may still fail
 to load; what is refused could not have been served.
 
-The file is read twice: on the level of bytes (`controller.onnx_wire`), which bounds what follows, then as a message
-without its weights, by `onnx.checker` too. Memory does not depend on the size of the weights.
+The file is read twice: on the level of bytes (`onnx_wire`), which bounds what follows, then as a message without its
+weights, by `onnx.checker` too. Memory does not depend on the size of the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from berth.errors import UnsupportedArtifact
 from berth.model import Signature, TensorSpec
-from controller.onnx_wire import Weights, strip
+from controller.intake.onnx_wire import Weights, strip
 
 if TYPE_CHECKING:
     from onnx import ModelProto
