@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from berth.errors import Internal, PayloadTooLarge
 from berth.headers import REQUEST_ID
-from controller.api.problems import SlowBody, respond
+from controller.api.problems import RequestTimeout, respond
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +109,7 @@ class _Body:
             async with asyncio.timeout_at(min(self._ends_at, self._loop.time() + self._pause_s)):
                 message = await self._read()
         except TimeoutError:
-            raise SlowBody("the body stopped arriving, or arrives too slowly") from None
+            raise RequestTimeout("the body stopped arriving, or arrives too slowly") from None
         if self._size > self._limit:
             raise PayloadTooLarge(f"the body is larger than the {self._limit} bytes allowed", limit=self._limit)
         return message

@@ -35,7 +35,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-class SlowBody(InvalidArgument):
+class RequestTimeout(InvalidArgument):
     @property
     def status(self) -> Status:
         return Status(408, "DEADLINE_EXCEEDED", "request-timeout", "The request did not arrive in time")

@@ -19,7 +19,7 @@ from berth.model import Artifact
 from controller.api import views
 from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
 from controller.api.problems import UnsupportedMediaType
-from controller.api.spool import Spooled, spool
+from controller.intake.spool import Spooled, spool
 from controller.store import jobs, journal, records
 from controller.store import models as store
 from controller.store.transaction import Tx

@@ -24,9 +24,9 @@ from berth.oip import rest, rpc
 from berth.oip.datatypes import Array, bytes_array
 from berth.oip.request import InferRequest
 from doubles import onnx_models
-from worker.inference.server import InferenceServer, serve_inference
-from worker.onnx_runtime import OnnxRuntime
-from worker.runtime import Loaded
+from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.runtimes.protocol import Loaded
+from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
 
