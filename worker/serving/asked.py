@@ -12,11 +12,9 @@ from urllib.parse import unquote
 
 from berth.auth.peer import PeerCredential
 from berth.errors import InvalidArgument
+from berth.headers import CONTENT_TYPE, GRPC_TIMEOUT, TIMEOUT_MS, TIMEOUT_MS_TEXT
 from berth.http import grpc
 from berth.http.head import RequestHead
-
-TIMEOUT_MS = b"berth-timeout-ms"
-REQUEST_ID = b"x-request-id"
 
 _MOST_DIGITS = 12
 
@@ -48,7 +46,7 @@ class Asked(NamedTuple):
         return cls(
             head.method.decode("ascii"),
             unquote(head.path.partition(b"?")[0].decode("ascii")),
-            head.method == b"POST" and grpc.is_grpc(fields.get(b"content-type")),
+            head.method == b"POST" and grpc.is_grpc(fields.get(CONTENT_TYPE)),
             _accepted(credential, fields),
             fields,
         )
@@ -56,7 +54,7 @@ class Asked(NamedTuple):
     def timeout(self) -> float | None:
         """Seconds that the client gives; None: it does not say. Raises `InvalidArgument`."""
         if self.is_grpc:
-            value = self.fields.get(b"grpc-timeout")
+            value = self.fields.get(GRPC_TIMEOUT)
             try:
                 return None if value is None else grpc.parse_timeout(value)
             except ValueError as error:
@@ -65,7 +63,9 @@ class Asked(NamedTuple):
         if value is None:
             return None
         if not value.isdigit() or len(value) > _MOST_DIGITS:
-            raise InvalidArgument(f"berth-timeout-ms is a number of milliseconds, not {value[:40].decode('latin-1')!r}")
+            raise InvalidArgument(
+                f"{TIMEOUT_MS_TEXT} is a number of milliseconds, not {value[:40].decode('latin-1')!r}"
+            )
         return int(value) / 1000
 
 

@@ -14,16 +14,16 @@ from typing import TypeVar
 
 from berth.auth.peer import PeerCredential
 from berth.errors import BerthError, DeadlineExceeded, PayloadTooLarge
+from berth.headers import NOT_STARTED, REQUEST_ID
 from berth.http.errors import ErrorCode
 from berth.http_shell.server import ServerLink
 from berth.tracing import Tracing
 from worker.serving.answering import Answering, Done, Question, Run, request_id
-from worker.serving.asked import REQUEST_ID, Asked
+from worker.serving.asked import Asked
 from worker.serving.watch import Watch, watch
 
-REPLICA = b"berth-replica"
-NOT_STARTED = (b"berth-not-started", b"1")
-
+# For an answer that says: this request was refused before it began.
+IT_DID_NOT_START = (NOT_STARTED, b"1")
 
 T = TypeVar("T")
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 from functools import lru_cache, partial
 
 from berth.errors import BerthError
+from berth.headers import CONTENT_TYPE_TEXT, INFERENCE_HEADER_LENGTH, REPLICA, REQUEST_ID, REQUEST_ID_TEXT
 from berth.http_shell.wire import ServerConnection
 from berth.ids import VersionKey
 from berth.oip import metadata, rest
 from berth.oip.errors import error_body, rest_error
 from berth.oip.request import InferRequest
 from worker.serving.answering import NotStarted, Question, servable_key
-from worker.serving.asked import REQUEST_ID
 from worker.serving.compression import ENCODINGS, USUAL_RATIO, inflate
-from worker.serving.exchange import NOT_STARTED, REPLICA, Exchange, SlowBody
+from worker.serving.exchange import IT_DID_NOT_START, Exchange, SlowBody
 
-_JSON = {"Content-Type": "application/json"}
-_REQUEST_ID = REQUEST_ID.decode()
-_HEADER_LENGTH = rest.HEADER_LENGTH.lower().encode()
+_JSON = {CONTENT_TYPE_TEXT: "application/json"}
 _READ = ("GET", "HEAD")
 
 
@@ -90,7 +88,7 @@ class RestExchange(Exchange):
     def _read(self, key: VersionKey, body: bytes, *, compressed: bool) -> tuple[VersionKey, InferRequest]:
         if compressed:
             body = inflate(body, self.service.max_body_bytes)
-        length = self.asked.fields.get(_HEADER_LENGTH)
+        length = self.asked.fields.get(INFERENCE_HEADER_LENGTH)
         return key, rest.decode_request(body, None if length is None else length.decode("latin-1"))
 
     def _done(self, outcome: rest.Body | BerthError) -> None:
@@ -118,7 +116,7 @@ class RestExchange(Exchange):
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, *, not_started: bool = False) -> None:
         connection = self.link.connection
-        headers.pop(_REQUEST_ID, None)
+        headers.pop(REQUEST_ID_TEXT, None)
         block = _block(type(connection), status, tuple(headers.items()), self.service.answering.replica, not_started)
         own = [] if self.rid == self.asked.fields.get(REQUEST_ID) else [(REQUEST_ID, self.rid)]
         if self.link.http2:
@@ -142,5 +140,5 @@ def _block(
     fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
     fields.append((REPLICA, replica.encode()))
     if not_started:
-        fields.append(NOT_STARTED)
+        fields.append(IT_DID_NOT_START)
     return kind.encode_response(status, fields)

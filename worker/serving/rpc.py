@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
 
 from berth.errors import BerthError, InvalidArgument, PayloadTooLarge
+from berth.headers import CONTENT_TYPE, GRPC_ACCEPT_ENCODING, GRPC_ENCODING, REPLICA, REQUEST_ID
 from berth.http import grpc
 from berth.http.head import Fields
 from berth.http.http2.server import Http2Server
@@ -22,9 +23,9 @@ from berth.oip import metadata, rpc
 from berth.oip.errors import grpc_status
 from berth.oip.request import InferRequest, InferResponse
 from worker.serving.answering import Answering, NotStarted, Question, servable_key
-from worker.serving.asked import REQUEST_ID, Asked
+from worker.serving.asked import Asked
 from worker.serving.compression import ENCODINGS, USUAL_RATIO, inflate
-from worker.serving.exchange import NOT_STARTED, REPLICA, Exchange, Service
+from worker.serving.exchange import IT_DID_NOT_START, Exchange, Service
 
 SERVICE = "inference.GRPCInferenceService"
 UNIMPLEMENTED = 12
@@ -63,7 +64,7 @@ class RpcExchange(Exchange):
             raise InvalidArgument(str(error)) from None
         if message is None:
             return None
-        if message.compressed and self.asked.fields.get(b"grpc-encoding") not in ENCODINGS:
+        if message.compressed and self.asked.fields.get(GRPC_ENCODING) not in ENCODINGS:
             raise InvalidArgument("the message is compressed in a way that grpc-encoding does not name")
         return message
 
@@ -97,7 +98,7 @@ class RpcExchange(Exchange):
 
     def refuse(self, error: BerthError) -> None:
         code, text = grpc_status(error)
-        self._fail(code.value[0], text, (NOT_STARTED,) if isinstance(error, NotStarted) else ())
+        self._fail(code.value[0], text, (IT_DID_NOT_START,) if isinstance(error, NotStarted) else ())
 
     def _fail(self, code: int, text: str, more: Fields = ()) -> None:
         connection = self.link.connection
@@ -110,7 +111,7 @@ class RpcExchange(Exchange):
         if self._answered:
             connection.send_trailers(self.stream_id, connection.encode_fields(fields))
         else:
-            head = connection.encode_response(200, ((b"content-type", grpc.CONTENT_TYPE), *fields))
+            head = connection.encode_response(200, ((CONTENT_TYPE, grpc.CONTENT_TYPE), *fields))
             connection.send_head(self.stream_id, head, end=True)
         self.close()
 
@@ -254,8 +255,8 @@ def _head(replica: str) -> bytes:
     return Http2Server.encode_response(
         200,
         (
-            (b"content-type", grpc.CONTENT_TYPE),
-            (b"grpc-accept-encoding", b"identity, deflate, gzip"),
+            (CONTENT_TYPE, grpc.CONTENT_TYPE),
+            (GRPC_ACCEPT_ENCODING, b"identity, deflate, gzip"),
             (REPLICA, replica.encode()),
         ),
     )

@@ -11,16 +11,16 @@ import time
 from typing import TYPE_CHECKING
 
 from berth.errors import BerthError
+from berth.headers import STARTED, TRACEPARENT, TWIN
 from berth.http.head import Fields
 from berth.http_shell.server import ServerLink
-from berth.tracing import TRACEPARENT, Tracing
+from berth.tracing import Tracing
 from worker.serving.asked import Asked
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-TWIN = b"berth-twin"
-STARTED: Fields = ((b"berth-started", b"1"),)
+_STARTED: Fields = ((STARTED, b"1"),)
 
 
 class Watch:
@@ -50,7 +50,7 @@ class Watch:
     def _tell(self) -> None:
         if not self._over:
             connection = self._link.connection
-            connection.send_informational(self._stream_id, connection.encode_response(102, STARTED))
+            connection.send_informational(self._stream_id, connection.encode_response(102, _STARTED))
             self._link.flush_soon()
 
     def end(self, outcome: object) -> None:
