@@ -37,12 +37,12 @@ def test_each_reader_hears_of_each_request_once() -> None:
     with loads.reader() as early:
         loads.add(key(2), 2.0, queued=0.5)
         with loads.reader() as late:
-            assert {load.key.version for load in early.take()} == {2}
+            assert {load.key.version for load in early.collect()} == {2}
             loads.add(key(2), 1.0)
-            assert late.take() == (ServableLoad(key(2), 2, 3.0),)
-            assert late.take() == ()
+            assert late.collect() == (ServableLoad(key(2), 2, 3.0),)
+            assert late.collect() == ()
         loads.add(key(3), 0.0)
-        assert {load.key.version for load in early.take()} == {2, 3}
+        assert {load.key.version for load in early.collect()} == {2, 3}
     assert loads.total == ReplicaLoad(4, 4.0, 0.5)
 
 
