@@ -34,7 +34,7 @@ from worker.runtimes.protocol import Array, LoadFailed, NotHeld
 from worker.runtimes.triton.child import ChildTriton, open_triton
 from worker.runtimes.triton.repository import Repository
 from worker.runtimes.triton.servable import TritonServable
-from worker.runtimes.triton.stubs import Watch, find_stubs
+from worker.runtimes.triton.stubs import ProcessWatch, find_stubs
 
 # One Triton for most tests, since each start takes a second; so they share a loop.
 pytestmark = [pytest.mark.triton, pytest.mark.asyncio(loop_scope="module")]
@@ -135,7 +135,7 @@ async def test_it_answers_and_leaves_nothing(runtime: ChildTriton, tmp_path: Pat
     assert (await servable.infer({"x": X[:0]}, ("y",)))["y"].shape == (0, 2)
 
     over = asyncio.Event()
-    watch = Watch(stub.pid, over.set)
+    watch = ProcessWatch(stub.pid, over.set)
     await servable.unload()
     async with asyncio.timeout(WAIT_S):
         await over.wait()
@@ -428,7 +428,7 @@ async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_p
         while not (line := await worker.stdout.readline()).startswith(b"pid "):
             assert line, "the worker ended"
     over = asyncio.Event()
-    watch = Watch(int(line.split()[1]), over.set)
+    watch = ProcessWatch(int(line.split()[1]), over.set)
 
     worker.kill()
 

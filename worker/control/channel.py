@@ -128,7 +128,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
                 if due:
                     loads_due = started + _SIGN_OF_LIFE_S
                 reply = worker_pb2.SyncReply(
-                    status=self._message(reader.take() if due else ()), refused=session.refused
+                    status=self._message(reader.collect() if due else ()), refused=session.refused
                 )
                 worked = loop.time() - started
                 await context.write(reply)
