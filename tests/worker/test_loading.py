@@ -56,8 +56,10 @@ class Trial(ScriptedRuntime):
         @contextlib.asynccontextmanager
         async def turn() -> AsyncIterator[None]:
             self.turns += 1
-            yield
-            self.turns -= 1
+            try:
+                yield
+            finally:
+                self.turns -= 1
 
         return turn()
 
