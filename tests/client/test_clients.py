@@ -16,7 +16,7 @@ from berth import errors
 from berth.client import AsyncBerth, Berth, clients
 from berth.client.facade import Awaiting, Blocking
 from berth.oip import rest
-from berth.oip.request import InferResponse
+from berth.oip.request import InferRequest, InferResponse
 from berth.states import VersionState
 from doubles.scripted_http import Asked, Scripted, ScriptedServer, serve_script
 
@@ -229,7 +229,7 @@ def answer(outputs: dict[str, np.ndarray[Any, Any]], asked_for: bytes, header_le
 
 async def test_inference_carries_arrays_both_ways(server: ScriptedServer, run: Run) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    binary = rest.encode_request(rest.InferRequest({"x": x}, binary_outputs=True), binary=True)
+    binary = rest.encode_request(InferRequest({"x": x}, binary_outputs=True), binary=True)
     header_length = binary.headers[rest.HEADER_LENGTH]
     server.script(
         "POST /v2/models/m/versions/stable/infer",
