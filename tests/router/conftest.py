@@ -12,7 +12,7 @@ import pytest
 from berth.auth.keys import digest
 from berth.auth.peer import PeerCredential
 from berth.ids import ModelKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, TenantLimits, VersionRoute
 from berth.route_delta import snapshot
 from berth.states import Role
 from doubles.scripted_route_feed import Opened, ScriptedRouteFeed
@@ -128,7 +128,7 @@ def table_of() -> TableOf:
             entries = tuple(VersionRoute(number, tuple(a.replica for a in at)) for number, at in held.items())
             default = max((n for n, at in held.items() if at), default=0)
             routes[key] = ModelRoute(
-                key, default, labels or {}, entries, elsewhere=dict((elsewhere or {}).get(name, {}))
+                key, Serving.only(default, labels), entries, elsewhere=dict((elsewhere or {}).get(name, {}))
             )
         keys = [ApiKey(digest(f"{tenant}-key"), tenant, Role.DEVELOPER) for tenant in ("alice", "bob")]
         keys.append(ApiKey(digest("admin-key"), "", Role.ADMIN))

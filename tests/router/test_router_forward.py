@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.keys import digest
 from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Unavailable
 from berth.ids import ModelKey, VersionKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, TenantLimits, VersionRoute
 from berth.states import Role
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
@@ -122,7 +122,12 @@ def table(
     return RouteTable(
         order=Order(1, generation),
         models={
-            M: ModelRoute(M, version, {}, (VersionRoute(version, tuple(replicas)),), elsewhere={version: elsewhere})
+            M: ModelRoute(
+                M,
+                Serving.only(version),
+                (VersionRoute(version, tuple(replicas)),),
+                elsewhere={version: elsewhere},
+            )
         },
         replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in replicas},
         keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
