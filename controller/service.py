@@ -29,7 +29,7 @@ from controller.api.server import bind, serve
 from controller.autoscaler import Autoscaler
 from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
-from controller.inspection import Inspector
+from controller.intake.inspection import Inspector
 from controller.leadership import Leadership
 from controller.listen import Listener, Pulse
 from controller.loops import Housekeeping, RolloutLoop

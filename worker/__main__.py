@@ -29,16 +29,16 @@ from berth.registry import LocalRegistry
 from berth.settings import SettingsError, environment
 from berth.states import Runtime as RuntimeName
 from berth.tracing import open_tracing
-from worker.artifacts import ArtifactCache
 from worker.cgroup import memory_limit
-from worker.control import WorkerControl, serve_control
+from worker.control.channel import WorkerControl, serve_control
+from worker.control.readiness import Probed
 from worker.core.capacity import Limits
-from worker.inference.load import Loads
-from worker.keeper import Keeper, Patience
-from worker.memory import device_memory, versions_limit
+from worker.core.loads import Loads
+from worker.keeping.artifacts import ArtifactCache
+from worker.keeping.keeper import Keeper, Patience
+from worker.keeping.memory import device_memory, versions_limit
 from worker.metrics import WorkerMetrics
-from worker.readiness import Probed
-from worker.runtime import Runtime
+from worker.runtimes.protocol import Runtime
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
 
 
 async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    from worker.inference.server import serve_inference
+    from worker.serving.server import serve_inference
 
     _check_instance(settings.instance)
     credential = PeerCredential.from_settings(settings)
@@ -165,7 +165,7 @@ async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) ->
     if settings.runtime is RuntimeName.TRITON:
         runtime = await _start_triton(settings, credential)
     else:
-        from worker.onnx_runtime import OnnxRuntime
+        from worker.runtimes.onnx.runtime import OnnxRuntime
 
         runtime = OnnxRuntime(
             threads=settings.inference_threads,
@@ -181,12 +181,12 @@ async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) ->
 async def _start_triton(settings: WorkerSettings, credential: PeerCredential) -> Runtime:
     threads = max(1, settings.intra_op_threads)
     if settings.triton_repository is not None:
-        from worker.triton.sidecar import SidecarTriton
+        from worker.runtimes.triton.sidecar import SidecarTriton
 
         return await SidecarTriton.attach(
             settings.triton_address, settings.triton_repository, backend=settings.triton_backend, threads=threads
         )
-    from worker.triton.child import ChildTriton
+    from worker.runtimes.triton.child import ChildTriton
 
     assert settings.triton_home is not None, "the settings see to that"
     return await ChildTriton.start(

@@ -28,12 +28,12 @@ from berth.errors import (
 from berth.http.head import Fields
 from berth.ids import VersionKey
 from berth.model import Signature
-from router.answers import DEFAULTED, default_answer, hurried
-from router.call import AsItCame, Call, Headers, Reply, Wire
 from router.core.paths import Operation
 from router.core.routes import ANYWHERE, ELSEWHERE, NotLoaded, Resolved
 from router.core.tfserving import TfQuestion, Verb, metadata_document, read_signature, status_document
-from router.forward import Forwarder
+from router.path.answering.answers import DEFAULTED, default_answer, hurried
+from router.path.call import AsItCame, Call, Headers, Reply, Wire
+from router.path.race.forward import Forwarder
 
 T = TypeVar("T")
 

@@ -26,8 +26,8 @@ from berth.model import ReplicaAddress
 from doubles.certificates import Authority
 from doubles.http_shell import echoing
 from doubles.scripted_replica import Answer, ScriptedReplica
-from router.engine.client import ClientConnection
-from router.engine.exchange import Exchange
+from router.path.inbound.client import ClientConnection
+from router.path.race.exchange import Exchange
 
 DIGITS = VersionKey("alice", "digits", 1)
 SERVABLE = "alice~digits~1"

@@ -14,8 +14,9 @@ from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Un
 from berth.ids import ModelKey, VersionKey
 from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
 from berth.states import Role
-from router.board import RouteBoard
-from router.call import Call, Reply, Wire
+from router.control.board import RouteBoard
+from router.control.metrics import RouterMetrics
+from router.control.wishes import Wishes
 from router.core.admission import Admission
 from router.core.attempts import Denial, Failure, Rules
 from router.core.budget import Budgets, Scale
@@ -25,12 +26,11 @@ from router.core.paths import Operation
 from router.core.routes import router_of
 from router.core.selection import Selection
 from router.core.tallies import Tallies
-from router.engine import request as engine
-from router.forward import Forwarder
-from router.gate import Gate
-from router.metrics import RouterMetrics
-from router.upstreams import Upstreams
-from router.wishes import Wishes
+from router.path import request as engine
+from router.path.call import Call, Reply, Wire
+from router.path.gate import Gate
+from router.path.race.forward import Forwarder
+from router.path.upstream.pools import Upstreams
 
 pytestmark = pytest.mark.looptime
 

@@ -13,14 +13,14 @@ from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Un
 from berth.ids import ModelKey, VersionKey
 from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
 from berth.states import Role
-from router.board import RouteBoard
-from router.call import Call, Wire
+from router.control.board import RouteBoard
+from router.control.metrics import RouterMetrics
+from router.control.wishes import Wishes
 from router.core.accounts import Admitted, Bounds
 from router.core.admission import Admission
 from router.core.paths import Operation
-from router.gate import Gate
-from router.metrics import RouterMetrics
-from router.wishes import Wishes
+from router.path.call import Call, Wire
+from router.path.gate import Gate
 
 pytestmark = pytest.mark.looptime
 

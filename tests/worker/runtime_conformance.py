@@ -21,7 +21,7 @@ from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
 from doubles import onnx_models
-from worker.runtime import LoadFailed, Runtime
+from worker.runtimes.protocol import LoadFailed, Runtime
 
 X = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
 

@@ -29,10 +29,10 @@ from berth.states import ServableState as S
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
 from doubles.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
-from worker.control import WorkerControl, serve_control
+from worker.control.channel import WorkerControl, serve_control
 from worker.core.capacity import Limits
-from worker.inference.load import Loads
-from worker.keeper import Keeper
+from worker.core.loads import Loads
+from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
 
 TOKEN = "t" * 40

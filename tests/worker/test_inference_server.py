@@ -27,8 +27,8 @@ from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.oip.datatypes import bytes_array
-from worker.inference.server import InferenceServer, serve_inference
-from worker.runtime import Array, Loaded, NotHeld, nobody
+from worker.runtimes.protocol import Array, Loaded, NotHeld, nobody
+from worker.serving.server import InferenceServer, serve_inference
 
 TOKEN = "t" * 40
 CREDENTIAL = PeerCredential.from_token(TOKEN)

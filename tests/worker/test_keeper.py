@@ -17,9 +17,9 @@ from berth.states import ServableState as S
 from doubles.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
 from worker.core.capacity import Limits
 from worker.core.lifecycle import Acceptance
-from worker.keeper import Keeper, Patience
+from worker.keeping.keeper import Keeper, Patience
 from worker.metrics import WorkerMetrics
-from worker.runtime import LoadFailed, NotHeld
+from worker.runtimes.protocol import LoadFailed, NotHeld
 
 pytestmark = pytest.mark.looptime
 

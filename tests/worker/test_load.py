@@ -17,11 +17,11 @@ from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaLoad, ServableLoad, VersionSpec
 from doubles import onnx_models
 from worker.core.capacity import Limits
-from worker.inference.load import Loads
-from worker.inference.server import InferenceServer, serve_inference
-from worker.keeper import Keeper
+from worker.core.loads import Loads
+from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
-from worker.onnx_runtime import OnnxRuntime
+from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
 WAIT_S = 30.0

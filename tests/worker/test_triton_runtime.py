@@ -30,11 +30,11 @@ from berth.settings import ProcessSettings
 from doubles import onnx_models
 from doubles.certificates import Authority, Mount
 from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
-from worker.runtime import Array, LoadFailed, NotHeld
-from worker.triton.child import ChildTriton, open_triton
-from worker.triton.repository import Repository
-from worker.triton.servable import TritonServable
-from worker.triton.stubs import Watch, find_stubs
+from worker.runtimes.protocol import Array, LoadFailed, NotHeld
+from worker.runtimes.triton.child import ChildTriton, open_triton
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.servable import TritonServable
+from worker.runtimes.triton.stubs import Watch, find_stubs
 
 # One Triton for most tests, since each start takes a second; so they share a loop.
 pytestmark = [pytest.mark.triton, pytest.mark.asyncio(loop_scope="module")]
@@ -412,7 +412,7 @@ async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_p
     program = textwrap.dedent("""
         import asyncio, sys
         from pathlib import Path
-        from worker.triton.child import open_triton
+        from worker.runtimes.triton.child import open_triton
         async def main():
             async with open_triton(Path(sys.argv[1]), Path(sys.argv[2]), instance="w-1") as runtime:
                 print("pid", runtime._server.pid, flush=True)

@@ -27,14 +27,14 @@ from berth.states import ServableState as S
 from doubles import onnx_models
 from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
 from worker.core.capacity import Limits
-from worker.keeper import Keeper
+from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
-from worker.runtime import LoadFailed, NotHeld
+from worker.runtimes.protocol import LoadFailed, NotHeld
+from worker.runtimes.triton.installation import locate
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.sidecar import SidecarTriton
+from worker.runtimes.triton.stubs import end, find_stubs
 from worker.settings import TritonBackend
-from worker.triton.installation import locate
-from worker.triton.repository import Repository
-from worker.triton.sidecar import SidecarTriton
-from worker.triton.stubs import end, find_stubs
 
 # One Triton for most tests, since each start takes a second; so they share a loop. Whoever attaches finds it empty.
 pytestmark = [pytest.mark.triton, pytest.mark.asyncio(loop_scope="module")]
