@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -136,7 +137,8 @@ def test_tensors_in_attributes_and_subgraphs_count_as_weights(tmp_path: Path) ->
 def test_sub_byte_and_string_weights(tmp_path: Path) -> None:
     model = linear()
     model.graph.initializer.append(helper.make_tensor("q", TensorProto.INT4, [5], [1, 2, 3, 4, 5]))
-    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [2], [b"ab", b""]))
+    words: list[Any] = [b"ab", b""]
+    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [2], words))
     assert read(tmp_path, model).initializer_bytes == 60 + 3 + (4 + 2 + 2 * 32)
 
 
