@@ -14,7 +14,7 @@ export BERTH_TRITON_HOME := $(abspath $(TRITON_VENV))
 PACKAGES := berth controller synchronizer router worker
 # One process of tests for each core, a file of tests in one of them. Whole processes are tested one after the other.
 SIDE_BY_SIDE := -q -n auto --dist loadfile
-CODE := $(PACKAGES) doubles deploy migrations tests e2e bench build_compiled.py hatch_build.py
+CODE := $(PACKAGES) doubles deploy migrations tests e2e bench build_compiled.py hatch_build.py conftest.py
 
 ##@ Use
 

@@ -31,6 +31,7 @@ from berth.model import (
     ReplicaAddress,
     RouteDelta,
     RouteTable,
+    Serving,
     TenantLimits,
     VersionRoute,
 )
@@ -170,7 +171,7 @@ def table_of(where: Mapping[str, Upstream], *, generation: int = 1) -> RouteTabl
     api_key = ApiKey(digest(payload.KEY), payload.TENANT, Role.DEVELOPER)
     return RouteTable(
         order=Order(1, generation),
-        models={key: ModelRoute(key, payload.VERSION, {}, (entry,))},
+        models={key: ModelRoute(key, Serving.only(payload.VERSION), (entry,))},
         replicas=addresses,
         keys={api_key.sha256: api_key},
         limits={payload.TENANT: TenantLimits(payload.TENANT, requests_per_second=1e9, max_concurrent=100_000)},

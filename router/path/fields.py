@@ -11,31 +11,34 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from berth.auth.keys import digest, key_from_headers
+from berth.headers import (
+    AUTHORIZATION,
+    AUTHORIZATION_TEXT,
+    CACHE,
+    DEFAULT_ANSWER,
+    GRPC_ENCODING,
+    GRPC_TIMEOUT,
+    NO_HEDGE,
+    NO_HEDGE_TEXT,
+    OUR_PREFIX,
+    PASSED_ON,
+    REPLICA,
+    REQUEST_ID,
+    TIMEOUT_MS,
+    TRACEPARENT,
+    TRACESTATE,
+)
 from berth.http.head import Field, Fields, first
 from router.core.routes import ANYWHERE, HERE
 from router.path import headers
 from router.path.call import Headers
 
-REQUEST_ID: Final[bytes] = b"x-request-id"
-TIMEOUT_MS: Final[bytes] = b"berth-timeout-ms"
-GRPC_TIMEOUT: Final[bytes] = b"grpc-timeout"
-NOT_STARTED: Final[bytes] = b"berth-not-started"
-REPLICA: Final[bytes] = b"berth-replica"
-AUTHORIZATION: Final[bytes] = b"authorization"
-CONTENT_TYPE: Final[bytes] = b"content-type"
-NO_HEDGE: Final[bytes] = b"berth-no-hedge"
-TRACE: Final = frozenset((b"traceparent", b"tracestate"))
-TWIN: Final[bytes] = b"berth-twin"
-STARTED: Final[bytes] = b"berth-started"
-GRPC_STATUS: Final[bytes] = b"grpc-status"
-GRPC_MESSAGE: Final[bytes] = b"grpc-message"
+TRACE: Final = frozenset((TRACEPARENT, TRACESTATE))
 
-PASSED_ON: Final[bytes] = b"berth-passed-on"
 
 # A host of our own for what goes to workers: they have no virtual hosts, and a client's is none of their business.
 WORKER: Final[bytes] = b"berth-worker"
 
-_OUR_PREFIX: Final[bytes] = b"berth-"
 _HOP_BY_HOP: Final = frozenset(name.encode() for name in headers.HOP_BY_HOP)
 _NOT_FOR_WORKERS: Final = frozenset(name.encode() for name in headers.NOT_FOR_WORKERS)
 _NOT_FOR_CLIENTS: Final = frozenset(name.encode() for name in headers.NOT_FOR_CLIENTS)
@@ -43,10 +46,10 @@ _NOT_FOR_CLIENTS: Final = frozenset(name.encode() for name in headers.NOT_FOR_CL
 _LONGEST_NAME: Final = 63
 _FOR_ROUTERS: Final = frozenset((AUTHORIZATION, NO_HEDGE))
 # Of what is said to clients, what a router of another cell says to them through us.
-_FROM_ROUTERS: Final = frozenset((REPLICA, b"berth-cache", b"berth-default-answer"))
+_FROM_ROUTERS: Final = frozenset((REPLICA, CACHE, DEFAULT_ANSWER))
 _GRPC_OWN: Final = frozenset(name.encode() for name in headers.GRPC_OWN)
 # What a reply says of how its messages are encoded is for whoever decodes them.
-_GRPC_KEPT: Final = frozenset((b"grpc-encoding",))
+_GRPC_KEPT: Final = frozenset((GRPC_ENCODING,))
 
 # What may be different in each request, and is therefore not part of what is remembered of a head.
 VARIABLE: Final = frozenset((REQUEST_ID, TIMEOUT_MS, GRPC_TIMEOUT)) | TRACE
@@ -64,7 +67,7 @@ class Door(NamedTuple):
 
 
 def _goes_to_worker(name: bytes) -> bool:
-    return name not in _NOT_FOR_WORKERS and not name.startswith(_OUR_PREFIX)
+    return name not in _NOT_FOR_WORKERS and not name.startswith(OUR_PREFIX)
 
 
 def rest_to_worker(fields: Fields) -> list[Field]:
@@ -75,7 +78,7 @@ def rest_to_client(fields: Fields) -> list[Field]:
     return [
         field
         for field in fields
-        if field[0] not in _NOT_FOR_CLIENTS and (field[0] in _FROM_ROUTERS or not field[0].startswith(_OUR_PREFIX))
+        if field[0] not in _NOT_FOR_CLIENTS and (field[0] in _FROM_ROUTERS or not field[0].startswith(OUR_PREFIX))
     ]
 
 
@@ -111,7 +114,7 @@ def grpc_to_client(fields: Fields) -> list[Field]:
             field[0] not in _NOT_FOR_CLIENTS
             and field[0] not in _GRPC_OWN
             and not field[0].startswith(b"grpc-")
-            and (field[0] in _FROM_ROUTERS or not field[0].startswith(_OUR_PREFIX))
+            and (field[0] in _FROM_ROUTERS or not field[0].startswith(OUR_PREFIX))
         )
     ]
 
@@ -131,9 +134,9 @@ def said_by(fields: Fields) -> Said:
 
 @lru_cache(maxsize=4096)
 def _said(authorization: bytes | None, no_hedge: bytes | None, passed_on: bytes | None) -> Said:
-    given = {} if authorization is None else {"authorization": authorization.decode("utf-8", "surrogateescape")}
+    given = {} if authorization is None else {AUTHORIZATION_TEXT: authorization.decode("utf-8", "surrogateescape")}
     key = key_from_headers(given)
-    asked = {} if no_hedge is None else {headers.NO_HEDGE: no_hedge.decode("latin-1")}
+    asked = {} if no_hedge is None else {NO_HEDGE_TEXT: no_hedge.decode("latin-1")}
     sender = "" if passed_on is None else passed_on[:_LONGEST_NAME].decode("latin-1") or "?"
     reach = HERE if sender else ANYWHERE
     return Said(None if key is None else digest(key), headers.may_hedge(asked), reach, sender)

@@ -12,20 +12,16 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from berth.errors import InvalidArgument
-
-PASSED_ON: Final = "berth-passed-on"
-REQUEST_ID: Final = "x-request-id"
-TIMEOUT_MS: Final = "berth-timeout-ms"
-REPLICA: Final = "berth-replica"
-NOT_STARTED: Final = "berth-not-started"
-NO_HEDGE: Final = "berth-no-hedge"
-TRACEPARENT: Final = "traceparent"
-TRACESTATE: Final = "tracestate"
-TWIN: Final = "berth-twin"
-STARTED: Final = "berth-started"
-PUSHBACK_MS: Final = "berth-pushback-ms"
-# gRPC's own name for it (gRFC A6): how long to wait before a retry, negative for never.
-GRPC_PUSHBACK_MS: Final = "grpc-retry-pushback-ms"
+from berth.headers import (
+    AUTHORIZATION_TEXT,
+    GRPC_PUSHBACK_MS_TEXT,
+    NO_HEDGE_TEXT,
+    PUSHBACK_MS_TEXT,
+    REQUEST_ID_TEXT,
+    TIMEOUT_MS_TEXT,
+    TRACEPARENT_TEXT,
+    TRACESTATE_TEXT,
+)
 
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,12}")
@@ -48,8 +44,8 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 # A trace goes on with each copy's own span; `router.path.request` passes it on.
-NOT_FOR_WORKERS: Final = HOP_BY_HOP | {"authorization", "cookie", REQUEST_ID, TRACEPARENT, TRACESTATE}
-NOT_FOR_CLIENTS: Final = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID}
+NOT_FOR_WORKERS: Final = HOP_BY_HOP | {AUTHORIZATION_TEXT, "cookie", REQUEST_ID_TEXT, TRACEPARENT_TEXT, TRACESTATE_TEXT}
+NOT_FOR_CLIENTS: Final = HOP_BY_HOP | {"date", "server", "set-cookie", REQUEST_ID_TEXT}
 # The library writes these itself.
 GRPC_OWN: Final = frozenset({"content-type", "user-agent", "accept-encoding", "content-encoding"})
 
@@ -64,13 +60,13 @@ def timeout_of(given: str | None, *, default: float, longest: float) -> float:
     if given is None:
         return default
     if _MILLISECONDS.fullmatch(given) is None or int(given) == 0:
-        raise InvalidArgument(f"{TIMEOUT_MS} is a positive number of milliseconds, not {given[:50]!a}")
+        raise InvalidArgument(f"{TIMEOUT_MS_TEXT} is a positive number of milliseconds, not {given[:50]!a}")
     return min(int(given) / 1000.0, longest)
 
 
 def may_hedge(headers: Mapping[str, str]) -> bool:
     """Whether a client with these headers (lower-case names) does not mind a second copy."""
-    return headers.get(NO_HEDGE, "0") in ("0", "false")
+    return headers.get(NO_HEDGE_TEXT, "0") in ("0", "false")
 
 
 def pushback_of(pairs: Iterable[tuple[str, str | bytes]]) -> float | None:
@@ -79,6 +75,6 @@ def pushback_of(pairs: Iterable[tuple[str, str | bytes]]) -> float | None:
     As gRPC has it, what is no number of milliseconds or a negative one means: as long as there is.
     """
     for name, value in pairs:
-        if name in (PUSHBACK_MS, GRPC_PUSHBACK_MS):
+        if name in (PUSHBACK_MS_TEXT, GRPC_PUSHBACK_MS_TEXT):
             return int(value) / 1000.0 if isinstance(value, str) and _MILLISECONDS.fullmatch(value) else math.inf
     return None

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from berth.errors import InvalidArgument
+from berth.headers import CONTENT_TYPE, GRPC_MESSAGE, GRPC_STATUS, GRPC_TIMEOUT, NOT_STARTED
 from berth.http.head import Field, Fields, ResponseHead, first
 from berth.http.http2 import header_codec
 from router.path import fields as of
@@ -31,7 +32,7 @@ _FAULTY: Final = frozenset((2, 13, 14, 15))
 # CANCELLED, UNAVAILABLE.
 _LOST: Final = frozenset((1, 14))
 
-TYPE: Final[Field] = (of.CONTENT_TYPE, b"application/grpc")
+TYPE: Final[Field] = (CONTENT_TYPE, b"application/grpc")
 
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -61,7 +62,7 @@ def timeout_of(value: bytes) -> float:
 def timeout_block(milliseconds: int) -> bytes:
     """The encoded field for the next hop."""
     value = b"%dm" % milliseconds if milliseconds <= _LONGEST_IN_MS else b"%dS" % min(milliseconds // 1000, 10**8 - 1)
-    return header_codec.encode(((of.GRPC_TIMEOUT, value),))
+    return header_codec.encode(((GRPC_TIMEOUT, value),))
 
 
 class Passed:
@@ -71,7 +72,7 @@ class Passed:
 
     def __init__(self, fields: Fields) -> None:
         self.block = header_codec.encode_response(200, (TYPE, *of.grpc_to_client(fields)))
-        self.not_started = first(fields, of.NOT_STARTED) is not None
+        self.not_started = first(fields, NOT_STARTED) is not None
         self.pushback = of.pushback_of(fields)
 
 
@@ -112,20 +113,20 @@ class Status(NamedTuple):
 @lru_cache(maxsize=1024)
 def read_status(fields: Fields, http_status: int = 200) -> Status:
     """The status in trailers, or in a head that is all of the answer."""
-    given = first(fields, of.GRPC_STATUS)
-    message = first(fields, of.GRPC_MESSAGE) or b""
+    given = first(fields, GRPC_STATUS)
+    message = first(fields, GRPC_MESSAGE) or b""
     if given is not None and given.isdigit() and len(given) < 4:
         code = int(given)
     else:
         code = UNKNOWN if http_status == 200 else _from_http(http_status)
         message = b"the replica's answer has no status" if http_status == 200 else b"HTTP status %d" % http_status
     passed = tuple(of.grpc_to_client(fields))
-    ours: Fields = ((of.GRPC_STATUS, b"%d" % code), *(((of.GRPC_MESSAGE, message),) if message else ()))
+    ours: Fields = ((GRPC_STATUS, b"%d" % code), *(((GRPC_MESSAGE, message),) if message else ()))
     return Status(
         code,
         code in _FAULTY,
         code in _LOST and not passed,
-        first(fields, of.NOT_STARTED) is not None,
+        first(fields, NOT_STARTED) is not None,
         of.pushback_of(fields),
         message,
         passed,

@@ -128,7 +128,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
                 if due:
                     loads_due = started + _SIGN_OF_LIFE_S
                 reply = worker_pb2.SyncReply(
-                    status=self._message(reader.take() if due else ()), refused=session.refused
+                    status=self._message(reader.collect() if due else ()), refused=session.refused
                 )
                 worked = loop.time() - started
                 await context.write(reply)
@@ -167,7 +167,7 @@ class _Session:
 async def serve_control(control: WorkerControl, credential: PeerCredential, address: str) -> AsyncIterator[int]:
     """Listen on `host:port` while the context is open, and yield the port. Raises `SettingsError`."""
     server = credential.grpc_server()
-    worker_pb2_grpc.add_WorkerControlServicer_to_server(control, server)  # type: ignore[no-untyped-call]
+    worker_pb2_grpc.add_WorkerControlServicer_to_server(control, server)
     port = credential.add_port(server, address)
     await server.start()
     try:

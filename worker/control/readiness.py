@@ -14,7 +14,7 @@ import asyncio
 import structlog
 
 from worker.keeping.keeper import Keeper
-from worker.runtimes.protocol import Runtime
+from worker.runtimes.protocol import ModelRuntime
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ _BEAT_S = 0.25
 _LATE_S = 0.5
 
 
-class Pulse:
+class LoopPulse:
     """Measures how late the event loop is."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Pulse:
             if late >= _LATE_S:
                 log.warning("the event loop was held up; every request was", seconds=round(late, 3))
 
-    def take_worst(self) -> float:
+    def worst_since_asked(self) -> float:
         """Seconds, since the last time it was asked."""
         worst, self._worst = self._worst, 0.0
         return worst
@@ -50,15 +50,15 @@ class Probed:
     """The state behind the probes. It exists before there is anything to be asked of."""
 
     def __init__(self, stop: asyncio.Event) -> None:
-        self.pulse = Pulse()
+        self.pulse = LoopPulse()
         self._stop = stop
         self._clock = asyncio.get_running_loop().time
         self._keeper: Keeper | None = None
-        self._runtime: Runtime | None = None
+        self._runtime: ModelRuntime | None = None
         self._patient_until = 0.0
         self._settled = False
 
-    def listening(self, keeper: Keeper, runtime: Runtime, patience_s: float) -> None:
+    def listening(self, keeper: Keeper, runtime: ModelRuntime, patience_s: float) -> None:
         """All ports are open and announced. The first loads are waited for, `patience_s` seconds at most: a version
         that takes for ever must not hold up a rollout for ever."""
         self._keeper, self._runtime = keeper, runtime

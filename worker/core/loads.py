@@ -37,7 +37,7 @@ class LoadReader:
     def note(self, sums: list[_Sum]) -> None:
         self._untold.update((one.key, one) for one in sums)
 
-    def take(self) -> tuple[ServableLoad, ...]:
+    def collect(self) -> tuple[ServableLoad, ...]:
         """In no particular order."""
         self._loads.hand_out()
         untold, self._untold = self._untold, {}

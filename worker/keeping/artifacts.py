@@ -38,7 +38,7 @@ _DRAFT = "incoming-"
 _BLOCK = 1 << 20
 
 
-class Source(Protocol):
+class ArtifactSource(Protocol):
     """What the cache needs of `berth.artifacts`: an artifact store."""
 
     def open(self, sha256: str) -> AsyncIterator[bytes]:
@@ -80,7 +80,7 @@ class ArtifactCache:
     the log and grows. Raises `SettingsError` if the folder cannot be had, or another process has it.
     """
 
-    def __init__(self, root: Path, source: Source, *, max_bytes: int) -> None:
+    def __init__(self, root: Path, source: ArtifactSource, *, max_bytes: int) -> None:
         self._root = root
         self._source = source
         self._max_bytes = max_bytes
@@ -89,7 +89,7 @@ class ArtifactCache:
         """The sum over all entries, those included whose fetch is under way."""
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _take(root / "lock")
+            self._lock = _lock_exclusively(root / "lock")
             self._adopt()
         except OSError as error:
             raise SettingsError(f"the artifact cache {root} cannot be used: {error.strerror}") from None
@@ -229,7 +229,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _take(path: Path) -> IO[bytes]:
+def _lock_exclusively(path: Path) -> IO[bytes]:
     lock = path.open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

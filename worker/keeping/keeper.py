@@ -24,13 +24,13 @@ import structlog
 from berth.ids import ModelKey, VersionKey
 from berth.model import NEVER, AspiredSet, Order, ServableStatus
 from berth.states import ServableState
-from worker.core.capacity import Limits
-from worker.core.lifecycle import Acceptance, Event, Lifecycle
-from worker.core.policy import Cancel, Drain, Forget, Load, Revive, Wait, next_actions, retry_delay
+from worker.core.capacity import MemoryLimits
+from worker.core.lifecycle import Acceptance, Lifecycle, ServableEvent
+from worker.core.policy import CancelLoad, Defer, Drain, Forget, Revive, StartLoad, next_actions, retry_delay
 from worker.keeping.lending import Changes, Guard
-from worker.keeping.loading import Artifacts, Held, LoadResult, load, unload
+from worker.keeping.loading import Artifacts, HeldVersion, LoadResult, load, unload
 from worker.metrics import WorkerMetrics
-from worker.runtimes.protocol import Loaded, NotHeld, Runtime
+from worker.runtimes.protocol import Loaded, ModelRuntime, NotHeld
 
 log = structlog.get_logger(__name__)
 
@@ -52,13 +52,13 @@ class Patience:
 
 
 class Keeper:
-    """Implements `worker.runtimes.protocol.Servables`. `run` does the work; `aspire` says what it is."""
+    """Implements `Servables`. `run` does the work; `aspire` says what it is."""
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: ModelRuntime,
         artifacts: Artifacts,
-        limits: Limits,
+        limits: MemoryLimits,
         *,
         metrics: WorkerMetrics,
         patience: Patience | None = None,
@@ -75,7 +75,7 @@ class Keeper:
         # The core's clock is the loop's, which never jumps; reports are in seconds since the Unix epoch.
         self._epoch = wall() - self._loop.time()
         self._life = Lifecycle(limits)
-        self._held: dict[VersionKey, Held] = {}
+        self._held: dict[VersionKey, HeldVersion] = {}
         # What can be acquired now: a subset of `_held`. The hot path reads this dict and nothing else.
         self._lent: dict[VersionKey, Guard] = {}
         self._lent_keys: frozenset[VersionKey] | None = None
@@ -230,7 +230,7 @@ class Keeper:
         now = self._loop.time()
         blocked, until = False, float("inf")
         for action in next_actions(self._life.versions(model), self._life.aspired(model), self._life.ledger, now):
-            if not isinstance(action, Wait):
+            if not isinstance(action, Defer):
                 self._carry_out(action, now)
                 self._changes.publish()
             else:
@@ -247,28 +247,28 @@ class Keeper:
         if until != float("inf"):
             self._timers[model] = self._loop.call_at(until + _TICK_S, self._touch, [model])
 
-    def _carry_out(self, action: Load | Cancel | Drain | Revive | Forget, now: float) -> None:
+    def _carry_out(self, action: StartLoad | CancelLoad | Drain | Revive | Forget, now: float) -> None:
         match action:
-            case Load(key):
-                servable = self._life.apply(key, Event.LOAD, now)
+            case StartLoad(key):
+                servable = self._life.record(key, ServableEvent.LOAD, now)
                 self._start(
                     key, load(self._runtime, self._artifacts, servable.spec, self._patience.load), self._settle_load
                 )
-            case Cancel(key):
-                self._life.apply(key, Event.CANCEL, now)
+            case CancelLoad(key):
+                self._life.record(key, ServableEvent.CANCEL, now)
                 self._tasks[key].cancel()
             case Drain(key):
-                self._life.apply(key, Event.DRAIN, now)
+                self._life.record(key, ServableEvent.DRAIN, now)
                 self._lent.pop(key).open = False
                 self._lent_keys = None
                 self._start(key, self._let_go(key), self._settle_unload)
             case Revive(key):
-                self._life.apply(key, Event.REVIVE, now)
+                self._life.record(key, ServableEvent.REVIVE, now)
                 # It waits for borrowers, or has not begun: once it unloads, the state is no longer DRAINING.
                 self._tasks.pop(key).cancel()
                 self._lend(key)
             case Forget(key):
-                self._life.apply(key, Event.FORGET, now)
+                self._life.record(key, ServableEvent.FORGET, now)
                 # The end of one may be the beginning of another under the same name.
                 self._touch([key.model_key])
 
@@ -299,12 +299,12 @@ class Keeper:
             if result is not None and result.held is not None:
                 self._start(key, unload(key, result.held, self._patience.unload), self._settle_unload)
                 return
-            self._life.apply(key, Event.UNLOADED, now)
+            self._life.record(key, ServableEvent.UNLOADED, now)
             self._metrics.loads.labels("cancelled").inc()
         elif result is not None and result.held is not None:
             self._held[key] = result.held
             measured = max(1, result.held.loaded.measured_bytes)
-            self._life.apply(key, Event.LOADED, now, measured_bytes=measured)
+            self._life.record(key, ServableEvent.LOADED, now, measured_bytes=measured)
             self._lend(key)
             self._metrics.loads.labels("loaded").inc()
             self._metrics.load_seconds.observe(result.seconds)
@@ -313,13 +313,13 @@ class Keeper:
         else:
             result = result or LoadResult(reason="the load was cancelled by the runtime")
             retry_at = None if result.permanent else now + retry_delay(servable.attempts, self._rng.random())
-            self._life.apply(key, Event.FAILED, now, reason=result.reason, retry_at=retry_at)
+            self._life.record(key, ServableEvent.FAILED, now, reason=result.reason, retry_at=retry_at)
             self._metrics.loads.labels("refused" if result.permanent else "failed").inc()
             log.warning("load failed", version=str(key), reason=result.reason, permanent=result.permanent)
         self._changes.publish()
         self._touch([key.model_key])
 
-    def _lose(self, key: VersionKey, held: Held, reason: str) -> None:
+    def _lose(self, key: VersionKey, held: HeldVersion, reason: str) -> None:
         """The runtime lost it: nobody gets it any more, and it is loaded anew; later and later if it goes by itself."""
         servable = self._life.find(key)
         if self._group is None or self._ending or self._held.get(key) is not held:
@@ -332,7 +332,7 @@ class Keeper:
             losses = servable.losses_with(now)
             if losses > 1:
                 retry_at = now + retry_delay(losses - 1, self._rng.random())
-        self._life.apply(key, Event.LOST, now, reason=reason, retry_at=retry_at, losses=losses)
+        self._life.record(key, ServableEvent.LOST, now, reason=reason, retry_at=retry_at, losses=losses)
         self._lent.pop(key).open = False
         self._lent_keys = None
         del self._held[key]
@@ -350,7 +350,7 @@ class Keeper:
             self._metrics.forced_drains.inc()
             log.warning("unloading with requests under way", version=str(key), borrowers=held.guard.borrowers)
         del self._held[key]
-        self._life.apply(key, Event.DRAINED, self._loop.time())
+        self._life.record(key, ServableEvent.DRAINED, self._loop.time())
         self._changes.publish()
         await unload(key, held, self._patience.unload)
 
@@ -359,7 +359,7 @@ class Keeper:
             del self._tasks[key]
         if self._ending or task.cancelled():
             return  # revived, or the process is ending
-        self._life.apply(key, Event.UNLOADED, self._loop.time())
+        self._life.record(key, ServableEvent.UNLOADED, self._loop.time())
         self._metrics.unloads.inc()
         log.info("unloaded", version=str(key))
         self._changes.publish()

@@ -16,12 +16,12 @@ from berth.errors import BerthError
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
 from worker.keeping.lending import Guard
-from worker.runtimes.protocol import Loaded, LoadFailed, Runtime
+from worker.runtimes.protocol import Loaded, LoadFailed, ModelRuntime
 
 log = structlog.get_logger(__name__)
 
 
-class Lease(Protocol):
+class ArtifactLease(Protocol):
     """An artifact on disk that stays there until it is released."""
 
     @property
@@ -31,16 +31,16 @@ class Lease(Protocol):
 
 
 class Artifacts(Protocol):
-    async def obtain(self, artifact: Artifact) -> Lease:
+    async def obtain(self, artifact: Artifact) -> ArtifactLease:
         """The verified artifact on local disk. Raises `BerthError` or `OSError`."""
 
 
 @dataclass(slots=True)
-class Held:
+class HeldVersion:
     """What a loaded version consists of, and what must be given back for it."""
 
     loaded: Loaded
-    lease: Lease
+    lease: ArtifactLease
     guard: Guard
 
 
@@ -48,24 +48,24 @@ class Held:
 class LoadResult:
     """How a load task ended: with a version, or with a reason why not."""
 
-    held: Held | None = None
+    held: HeldVersion | None = None
     reason: str = ""
     permanent: bool = False
     seconds: float = 0.0
 
 
-async def load(runtime: Runtime, artifacts: Artifacts, spec: VersionSpec, within: float) -> LoadResult:
+async def load(runtime: ModelRuntime, artifacts: Artifacts, spec: VersionSpec, within: float) -> LoadResult:
     """Fetch and load one version in at most `within` seconds. Never raises but when it is cancelled."""
     clock = asyncio.get_running_loop().time
     started = clock()
-    lease: Lease | None = None
-    held: Held | None = None
+    lease: ArtifactLease | None = None
+    held: HeldVersion | None = None
     reason, permanent = "", False
     try:
         async with asyncio.timeout(within):
             lease = await artifacts.obtain(spec.artifact)
             loaded = await runtime.load(spec, lease.path)
-        held = Held(loaded, lease, Guard(spec.key, loaded))
+        held = HeldVersion(loaded, lease, Guard(spec.key, loaded))
     except LoadFailed as error:
         reason, permanent = error.reason, error.permanent
     except TimeoutError:
@@ -84,7 +84,7 @@ async def load(runtime: Runtime, artifacts: Artifacts, spec: VersionSpec, within
     return LoadResult(held, reason, permanent, clock() - started)
 
 
-async def unload(key: VersionKey, held: Held, within: float) -> None:
+async def unload(key: VersionKey, held: HeldVersion, within: float) -> None:
     """Give back all that a version consists of. Never raises but when it is cancelled."""
     try:
         async with asyncio.timeout(within):

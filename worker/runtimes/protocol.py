@@ -20,7 +20,7 @@ from berth.model import Signature, VersionSpec
 Array = npt.NDArray[Any]
 """A tensor. BYTES tensors have dtype object and hold `bytes`; BF16 uses ml_dtypes.bfloat16."""
 
-__all__ = ["Array", "LoadFailed", "Loaded", "NotHeld", "Runtime", "Servables", "nobody", "np"]
+__all__ = ["Array", "LoadFailed", "Loaded", "ModelRuntime", "NotHeld", "Servables", "nobody", "np"]
 
 
 class LoadFailed(Exception):
@@ -77,7 +77,7 @@ class Loaded(Protocol):
         """Free everything. Never raises for a version that is already gone."""
 
 
-class Runtime(Protocol):
+class ModelRuntime(Protocol):
     @property
     def in_container(self) -> bool:
         """Whether versions take memory of the container that this process is in."""

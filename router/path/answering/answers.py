@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from berth.headers import CACHE_TEXT, CONTENT_TYPE_TEXT, DEFAULT_ANSWER_TEXT, INFERENCE_HEADER_LENGTH_TEXT, REPLICA_TEXT
 from berth.ids import ModelKey, VersionKey
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
 from router.core.cache import AnswerCache, CacheKey, digest_of
 from router.core.paths import Operation
 from router.path.call import Call, Reply, Wire
-from router.path.headers import REPLICA
-
-CACHED = "berth-cache"
-DEFAULTED = "berth-default-answer"
 
 # Hashing more than this takes longer than others should wait for.
 _MOST_HASHED = 1024 * 1024
 # Headers that a worker's answer depends on. gRPC's metadata has none: all is in the message.
 _RELEVANT = frozenset(
-    {"accept", "accept-encoding", "content-encoding", "content-type", "inference-header-content-length"}
+    {"accept", "accept-encoding", "content-encoding", CONTENT_TYPE_TEXT, INFERENCE_HEADER_LENGTH_TEXT}
 )
 # How long before a client's deadline its default answer leaves: a share of the time left, within bounds in seconds.
 _MARGIN_SHARE, _LEAST_MARGIN, _MOST_MARGIN = 0.1, 0.005, 0.05
@@ -67,8 +64,8 @@ class AnswersKept:
         """Keep what a replica that holds `version` answered, if it is good."""
         if call.digest is None or reply.status != _GOOD[call.wire]:
             return
-        headers = (*(pair for pair in reply.headers if pair[0] != REPLICA), (CACHED, "hit"))
-        trailers = tuple(pair for pair in reply.trailers if pair[0] != REPLICA)
+        headers = (*(pair for pair in reply.headers if pair[0] != REPLICA_TEXT), (CACHE_TEXT, "hit"))
+        trailers = tuple(pair for pair in reply.trailers if pair[0] != REPLICA_TEXT)
         size = len(reply.body) + sum(len(name) + len(value) for name, value in (*headers, *trailers))
         self._cache.put(CacheKey(version, call.digest), reply._replace(headers=headers, trailers=trailers), size, now)
         self._metrics.cache_bytes.set(self._cache.size)
@@ -107,7 +104,7 @@ def is_no_answer(call: Call, reply: Reply) -> bool:
 
 def default_reply(call: Call, answer: bytes) -> Reply:
     """`answer` to `call`, in the encoding of its wire."""
-    mark = (DEFAULTED, "1")
+    mark = (DEFAULT_ANSWER_TEXT, "1")
     if call.wire is Wire.REST:
         return Reply(200, (("content-type", "application/json"), mark), answer)
     return Reply(0, (mark,), _as_message(answer))

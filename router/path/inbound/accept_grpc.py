@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from berth.errors import InvalidArgument
+from berth.headers import GRPC_TIMEOUT, REQUEST_ID
 from berth.http.head import RequestHead
 from router.path import fields as of
 from router.path import rpc
@@ -32,9 +33,9 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
         plan = base.derived = Plan(service, base)
     request_id, timeout, trace = plan.request_id, plan.timeout, plan.trace
     for name, value in tail:
-        if name == of.REQUEST_ID:
+        if name == REQUEST_ID:
             request_id = value
-        elif name == of.GRPC_TIMEOUT:
+        elif name == GRPC_TIMEOUT:
             timeout = value
         else:
             trace = (*trace, (name, value))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from berth.headers import CONTENT_TYPE
 from berth.http.errors import ErrorCode
 from berth.http.events import (
     BodyTooLarge,
@@ -21,7 +22,6 @@ from berth.http.http1.server import Http1Server
 from berth.http.http2.frames import speaks_http2
 from berth.http.http2.server import Http2Server
 from router.connection.connection import Connection
-from router.path import fields as of
 from router.path.inbound import accept_grpc
 from router.path.inbound import rest as inbound_rest
 from router.path.inbound.inbound import Inbound
@@ -208,7 +208,7 @@ class ClientConnection(Connection):
         self._used = True
         if self.service.draining:
             self.http.shutdown()
-        if self.speaks_http2 and (head.get(of.CONTENT_TYPE) or b"").startswith(_GRPC):
+        if self.speaks_http2 and (head.get(CONTENT_TYPE) or b"").startswith(_GRPC):
             inbound = accept_grpc.accept(self, stream_id, head)
         else:
             inbound = inbound_rest.accept(self, stream_id, head)

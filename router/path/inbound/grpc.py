@@ -18,6 +18,7 @@ from berth.errors import (
     Retryable,
     Unavailable,
 )
+from berth.headers import GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS, GRPC_TIMEOUT, NOT_STARTED, REQUEST_ID, RETRY_AFTER
 from berth.http.head import Fields, RequestHead, first
 from berth.http.http2 import header_codec
 from berth.http.limits import BULKY
@@ -49,9 +50,9 @@ LOCAL: Final = {
 }
 
 _HEAD: Final = header_codec.encode_response(200, (rpc.TYPE,))
-_OK: Final = header_codec.encode(((of.GRPC_STATUS, b"0"),))
+_OK: Final = header_codec.encode(((GRPC_STATUS, b"0"),))
 # How the field `x-request-id: …` begins, by the length of the id: a literal that is not indexed, its name in full.
-_ID_NAMES: Final = [b"\x00%c%b%c" % (len(of.REQUEST_ID), of.REQUEST_ID, size) for size in range(0x7F)]
+_ID_NAMES: Final = [b"\x00%c%b%c" % (len(REQUEST_ID), REQUEST_ID, size) for size in range(0x7F)]
 
 
 class Plan:
@@ -81,9 +82,9 @@ class Plan:
         self.error: Answer | None = None
         self.said = of.said_by(head.fields)
         self.fields = head.fields
-        self.encoding = first(head.fields, b"grpc-encoding")
-        self.request_id = first(head.fields, of.REQUEST_ID)
-        self.timeout = first(head.fields, of.GRPC_TIMEOUT)
+        self.encoding = first(head.fields, GRPC_ENCODING)
+        self.request_id = first(head.fields, REQUEST_ID)
+        self.timeout = first(head.fields, GRPC_TIMEOUT)
         self.trace = of.trace_of(head.fields)
         self.path = head.path
         self.block = b""
@@ -220,7 +221,7 @@ class GrpcInbound(Inbound):
 
     def broken(self) -> None:
         block = header_codec.encode(
-            ((of.GRPC_STATUS, b"%d" % rpc.UNAVAILABLE), (of.GRPC_MESSAGE, b"the replica was lost while it answered"))
+            ((GRPC_STATUS, b"%d" % rpc.UNAVAILABLE), (GRPC_MESSAGE, b"the replica was lost while it answered"))
         )
         self.client.http.send_trailers(self.stream_id, block)
         self._stop_reading()
@@ -235,9 +236,9 @@ class GrpcInbound(Inbound):
         code, details = grpc_status(error)
         fields: Fields = ()
         if isinstance(error, Retryable):
-            fields = ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))),)
+            fields = ((RETRY_AFTER, b"%d" % max(1, math.ceil(error.retry_after))),)
         if passed_by:
-            fields = (*fields, (of.NOT_STARTED, b"1"))
+            fields = (*fields, (NOT_STARTED, b"1"))
         self.give(refusal_of(code.value[0], details, fields))
 
     def give(self, refusal: Answer) -> None:
@@ -277,7 +278,7 @@ def _id_block(request_id: bytes) -> bytes:
     size = len(request_id)
     if size < 0x7F:
         return _ID_NAMES[size] + request_id
-    return header_codec.encode(((of.REQUEST_ID, request_id),))
+    return header_codec.encode(((REQUEST_ID, request_id),))
 
 
 def refusal_of(code: int, details: str, fields: Fields = ()) -> Answer:
@@ -292,7 +293,7 @@ def refusal_of(code: int, details: str, fields: Fields = ()) -> Answer:
         None,
         message,
         fields,
-        header_codec.encode(((of.GRPC_STATUS, b"%d" % code), (of.GRPC_MESSAGE, message), *fields)),
+        header_codec.encode(((GRPC_STATUS, b"%d" % code), (GRPC_MESSAGE, message), *fields)),
     )
     return answer
 

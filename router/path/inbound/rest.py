@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from berth.errors import BerthError, DeadlineExceeded, Internal, InvalidArgument, PayloadTooLarge, Unavailable
+from berth.headers import AUTHORIZATION, NOT_STARTED, REQUEST_ID, REQUEST_ID_TEXT, TIMEOUT_MS
 from berth.http.head import Field, Fields, RequestHead, ResponseHead, first
 from berth.http.http1 import encoding
 from berth.http.http2 import header_codec
@@ -50,8 +51,8 @@ class Plan:
         self.allowed = ""
         self.said = of.said_by(head.fields)
         self.fields = of.rest_to_worker(head.fields)
-        self.request_id = first(head.fields, of.REQUEST_ID)
-        self.timeout_ms = first(head.fields, of.TIMEOUT_MS)
+        self.request_id = first(head.fields, REQUEST_ID)
+        self.timeout_ms = first(head.fields, TIMEOUT_MS)
         self.trace = of.trace_of(head.fields)
         # The encoded head for the worker, up to what differs from request to request; it names the servable.
         self.servable = ""
@@ -89,9 +90,9 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
         plan = base.derived = Plan(base)
     request_id, timeout_ms, trace = plan.request_id, plan.timeout_ms, plan.trace
     for name, value in tail:
-        if name == of.REQUEST_ID:
+        if name == REQUEST_ID:
             request_id = value
-        elif name == of.TIMEOUT_MS:
+        elif name == TIMEOUT_MS:
             timeout_ms = value
         else:
             trace = (*trace, (name, value))
@@ -272,7 +273,7 @@ class RestInbound(Inbound):
 
     def authorization(self) -> bytes:
         """The client's own credential, for nobody but the routers of another cell."""
-        return first(self.plan.came, of.AUTHORIZATION) or b""
+        return first(self.plan.came, AUTHORIZATION) or b""
 
     def block_to_router(self, door: of.Door, seconds: float) -> bytes:
         plan = self.plan
@@ -336,12 +337,12 @@ class RestInbound(Inbound):
         if self.over:
             return
         status, headers, body = rest_error(error, "")
-        del headers["x-request-id"]
+        del headers[REQUEST_ID_TEXT]
         fields = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
         if isinstance(error, PayloadTooLarge):
             self._close_after()
         elif self.may_be_had_by_sender(error):
-            fields = (*fields, (of.NOT_STARTED, b"1"))
+            fields = (*fields, (NOT_STARTED, b"1"))
         self._give(status, fields, body)
 
     def _give_reply(self, reply: Reply) -> None:
@@ -351,7 +352,7 @@ class RestInbound(Inbound):
 
     def _give(self, status: int, fields: Fields, body: bytes) -> None:
         http, stream_id = self.client.http, self.stream_id
-        block = http.encode_response(status, (*fields, (of.REQUEST_ID, self.request_id)))
+        block = http.encode_response(status, (*fields, (REQUEST_ID, self.request_id)))
         http.send_head(stream_id, block, not body, length=len(body))
         if body:
             self._send_body([body], end=True)
@@ -369,7 +370,7 @@ class RestInbound(Inbound):
         if type(passed) is not Passed:
             passed = base.derived = Passed(base.status, base.fields)
         if self.client.speaks_http2:
-            return passed.over_http2 + header_codec.encode(((of.REQUEST_ID, self.request_id),))
+            return passed.over_http2 + header_codec.encode(((REQUEST_ID, self.request_id),))
         return b"%bx-request-id: %b\r\n" % (passed.over_http1, self.request_id)
 
     def _answered(self, status: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from berth.errors import BerthError, DeadlineExceeded, Internal, Unavailable
+from berth.headers import TWIN
 from berth.model import ReplicaAddress
 from router.core.accounts import Admitted, Ticket
 from router.core.attempts import Attempts, Denial, Failure, GiveUp, PassOn, Pause, Send
@@ -21,7 +22,6 @@ from router.core.paths import Operation
 from router.core.routes import Resolved
 from router.core.selection import Outcome
 from router.core.tallies import BAD, CACHED, GOOD, NONE
-from router.path import fields as of
 from router.path.answering.answers import default_answer, default_reply, hurried, is_no_answer
 from router.path.request import WITHOUT_END, Answer, Copy, Request
 from router.path.wheel import NEVER
@@ -188,7 +188,7 @@ class Exchange:
         if self._trace is not None:
             self._trace.attempt(copy, first=self._attempts.sent == 1)
         if core.tied and self._attempts.may_hedge:
-            copy.fields = (*copy.fields, (of.TWIN, b"%b-%d" % (self.request.request_id, 1 if twin else 2)))
+            copy.fields = (*copy.fields, (TWIN, b"%b-%d" % (self.request.request_id, 1 if twin else 2)))
         self._copies.append(copy)
         copy.pool.upstream.send(copy)
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from berth.headers import STARTED
 from berth.http.errors import ErrorCode
 from berth.http.events import (
     ConnectionClosed,
@@ -25,7 +26,6 @@ from berth.http.http2.client import Http2Client
 from berth.http.limits import Http2Limits
 from router.connection.dialer import Dialer, dialer_for
 from router.core.attempts import Failure
-from router.path import fields as of
 from router.path import rpc
 from router.path.fields import Door
 from router.path.request import Answer, Copy
@@ -269,7 +269,7 @@ class GrpcConnection(Carrier):
                 copy.failed(Failure.UNREACHED if event.unprocessed else Failure.BROKEN, event.detail)
         elif isinstance(event, InformationalReceived):
             copy = self.copies.get(event.stream_id)
-            if copy is not None and event.head.get(of.STARTED) is not None:
+            if copy is not None and event.head.get(STARTED) is not None:
                 copy.exchange.begins_to_run(copy)
         elif isinstance(event, GoingAway | ConnectionClosed):
             self._pool.lost(self)

@@ -9,6 +9,7 @@ import math
 from typing import Final
 from urllib.parse import quote
 
+from berth.headers import AUTHORIZATION, CONTENT_TYPE, NO_HEDGE, PASSED_ON, REQUEST_ID, TIMEOUT_MS
 from berth.http.head import Fields
 from berth.http.http1 import encoding
 from berth.http.http2 import header_codec
@@ -32,7 +33,7 @@ ROUTES: Final = {
 }
 GRPC_FIELDS: Final[Fields] = (
     (b"te", b"trailers"),
-    (of.CONTENT_TYPE, b"application/grpc"),
+    (CONTENT_TYPE, b"application/grpc"),
     (b"user-agent", b"berth-router"),
 )
 
@@ -45,7 +46,7 @@ def path_of(operation: Operation, servable: str) -> bytes:
 def rest_block(call: Call, servable: str, seconds: float, credential: bytes) -> bytes:
     method, _ = ROUTES[call.operation]
     block = encoding.encode_request(method, of.WORKER, path_of(call.operation, servable), of.as_fields(call.headers))
-    ours = ((of.REQUEST_ID, call.request_id.encode()), (of.TIMEOUT_MS, b"%d" % max(1, int(seconds * 1000.0))))
+    ours = ((REQUEST_ID, call.request_id.encode()), (TIMEOUT_MS, b"%d" % max(1, int(seconds * 1000.0))))
     return block + credential + encoding.encode_fields(ours)
 
 
@@ -53,19 +54,19 @@ def grpc_block(call: Call, servable: str, seconds: float, credential: bytes) -> 
     path = b"/%b/%b" % (rpc.SERVICE.encode(), METHODS[call.operation])
     fields = (*GRPC_FIELDS, *of.as_fields(call.headers))
     block = header_codec.encode_request(b"POST", b"http", of.WORKER, path, fields)
-    ours = header_codec.encode(((of.REQUEST_ID, call.request_id.encode()),))
+    ours = header_codec.encode(((REQUEST_ID, call.request_id.encode()),))
     timeout = b"" if seconds == math.inf else rpc.timeout_block(max(1, int(seconds * 1000.0)))
     return block + credential + ours + timeout
 
 
 def rest_head_to_router(door: of.Door, method: bytes, path: bytes, fields: Fields) -> bytes:
     """What does not differ from request to request, for another cell's routers."""
-    return encoding.encode_request(method, door.authority, path, (*fields, (of.PASSED_ON, door.sender)))
+    return encoding.encode_request(method, door.authority, path, (*fields, (PASSED_ON, door.sender)))
 
 
 def grpc_head_to_router(door: of.Door, path: bytes, fields: Fields) -> bytes:
     """The same over gRPC."""
-    theirs = (*GRPC_FIELDS, *fields, (of.PASSED_ON, door.sender))
+    theirs = (*GRPC_FIELDS, *fields, (PASSED_ON, door.sender))
     return header_codec.encode_request(b"POST", door.scheme, door.authority, path, theirs)
 
 
@@ -74,9 +75,9 @@ def block_to_router(call: Call, door: of.Door, seconds: float) -> bytes:
     came = call.as_it_came
     own: Fields = ()
     if came is not None and came.authorization:
-        own = ((of.AUTHORIZATION, came.authorization),)
-    fields = (*of.as_fields(call.headers), *own, *(() if call.hedge else ((of.NO_HEDGE, b"1"),)))
-    request_id: Fields = ((of.REQUEST_ID, call.request_id.encode()),)
+        own = ((AUTHORIZATION, came.authorization),)
+    fields = (*of.as_fields(call.headers), *own, *(() if call.hedge else ((NO_HEDGE, b"1"),)))
+    request_id: Fields = ((REQUEST_ID, call.request_id.encode()),)
     milliseconds = max(1, int(seconds * 1000.0))
     if call.wire is Wire.REST:
         if came is not None and call.operation is Operation.OTHER:
@@ -86,7 +87,7 @@ def block_to_router(call: Call, door: of.Door, seconds: float) -> bytes:
             version = f"/versions/{quote(call.version, safe='')}" if call.version else ""
             path = f"/v2/models/{quote(call.model, safe='')}{version}".encode() + suffix
             head = rest_head_to_router(door, method, path, fields)
-        return head + encoding.encode_fields((*request_id, (of.TIMEOUT_MS, b"%d" % milliseconds)))
+        return head + encoding.encode_fields((*request_id, (TIMEOUT_MS, b"%d" % milliseconds)))
     path = b"/%b/%b" % (rpc.SERVICE.encode(), METHODS[call.operation])
     head = grpc_head_to_router(door, path, fields) + header_codec.encode(request_id)
     return head if seconds == math.inf else head + rpc.timeout_block(milliseconds)

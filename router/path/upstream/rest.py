@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from berth.headers import CONTENT_TYPE, NOT_STARTED, STARTED
 from berth.http.events import (
     ConnectionClosed,
     DataReceived,
@@ -179,7 +180,7 @@ class RestConnection(Carrier):
             self._copy = None
             copy.let_go(self.common.ledger)
             copy.failed(Failure.BROKEN, event.detail)
-        elif isinstance(event, InformationalReceived) and event.head.get(of.STARTED) is not None:
+        elif isinstance(event, InformationalReceived) and event.head.get(STARTED) is not None:
             copy.exchange.begins_to_run(copy)
 
     def _on_head(self, copy: Copy, head: ResponseHead, ended: bool) -> None:
@@ -214,7 +215,7 @@ class RestConnection(Carrier):
         else:
             self.mark()
         pushback = of.pushback_of(head.fields) if head.status >= 400 else None
-        if head.get(of.NOT_STARTED) is not None:
+        if head.get(NOT_STARTED) is not None:
             copy.failed(Failure.NOT_STARTED, f"refused with {head.status}", pushback)
             return
         answer = Answer(head, copy.chunks, copy.size)
@@ -239,7 +240,7 @@ class RestConnection(Carrier):
 
 
 def _is_streamed(head: ResponseHead) -> bool:
-    return (head.get(of.CONTENT_TYPE) or b"").startswith(b"text/event-stream")
+    return (head.get(CONTENT_TYPE) or b"").startswith(b"text/event-stream")
 
 
 def open_rest(dialer: Dialer, beyond: Dialer | None = None) -> OpenUpstream:

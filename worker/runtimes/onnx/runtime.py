@@ -62,7 +62,7 @@ _SLOW_RUNS = 3
 
 
 class OnnxRuntime:
-    """Implements `worker.runtimes.protocol.Runtime`. One per process is meant: its intra-op threads are the process's.
+    """Implements `ModelRuntime`. One per process is meant: its intra-op threads are the process's.
 
     `threads` answer requests at once, `intra_op_threads` work on one run; 0 chooses by the cores that this process may
     use. `providers` is `cpu`, `cuda` or `auto`: CUDA if this ONNX Runtime has it. Raises `SettingsError` if asked for a
@@ -131,7 +131,7 @@ class OnnxRuntime:
 
 
 class OnnxServable:
-    """Implements `worker.runtimes.protocol.Loaded`: one session."""
+    """Implements `Loaded`: one session."""
 
     def __init__(self, runtime: OnnxRuntime, made: Made, lane: concurrent.futures.Executor) -> None:
         self._runtime = runtime

@@ -31,7 +31,7 @@ from worker.runtimes.triton.repository import Repository
 from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, NotFit, TritonRuntime
 from worker.runtimes.triton.servable import TritonServable
 from worker.runtimes.triton.shared_memory import remove_region
-from worker.runtimes.triton.stubs import Stub, Watch, end, find_stubs, own_bytes
+from worker.runtimes.triton.stubs import ProcessWatch, Stub, end, find_stubs, own_bytes
 from worker.settings import TritonBackend
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ async def open_triton(home: Path, work_dir: Path, **options: Any) -> AsyncIterat
 
 
 class ChildTriton(TritonRuntime):
-    """Implements `worker.runtimes.protocol.Runtime`. Make it with `start` or `open_triton`, end it with `close`."""
+    """Implements `ModelRuntime`. Make it with `start` or `open_triton`, end it with `close`."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class ChildTriton(TritonRuntime):
             raise LoadFailed("the model's process ended as soon as it was loaded", permanent=False)
         servable.stub = stubs[0]
         servable.measured_bytes = max(1, own_bytes(stubs[0].pid))
-        servable.watch = Watch(stubs[0].pid, lambda: servable.lose("the model's process ended unasked"))
+        servable.watch = ProcessWatch(stubs[0].pid, lambda: servable.lose("the model's process ended unasked"))
 
     async def _call_off(self, link: TritonLink, servable: TritonServable, call: asyncio.Future[Any]) -> bool:
         """Cancelling the call would only hide the load. False if Triton had to be killed for it.

@@ -43,7 +43,7 @@ class NotFit(Exception):
 
 
 class TritonRuntime(ABC):
-    """Implements `worker.runtimes.protocol.Runtime`, but for what `child` and `sidecar` beside it add."""
+    """Implements `ModelRuntime`, but for what `child` and `sidecar` beside it add."""
 
     in_container = True
     on_gpu = False

@@ -13,14 +13,14 @@ from berth.model import Signature
 from berth.oip.request import InferRequest, InferResponse, OutputWish
 from worker.runtimes.protocol import Array, NotHeld, nobody
 from worker.runtimes.triton.link import TritonLink
-from worker.runtimes.triton.stubs import Stub, Watch
+from worker.runtimes.triton.stubs import ProcessWatch, Stub
 
 # Sends a request to a model and returns its answer.
 Ask = Callable[["TritonServable", InferRequest], Awaitable[InferResponse]]
 
 
 class TritonServable:
-    """Implements `worker.runtimes.protocol.Loaded`. The runtime says when it is lost."""
+    """Implements `Loaded`. The runtime says when it is lost."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class TritonServable:
         self.link: TritonLink | None = None
         # Its process, if it has one that can be seen from here.
         self.stub: Stub | None = None
-        self.watch: Watch | None = None
+        self.watch: ProcessWatch | None = None
         self._ask = ask
         self._let_go = let_go
         self._bfloat16_as_bits = bfloat16_as_bits

@@ -41,7 +41,7 @@ _RECONNECT = (("grpc.max_reconnect_backoff_ms", 500),)
 
 
 class SidecarTriton(TritonRuntime):
-    """Implements `worker.runtimes.protocol.Runtime`. Make it with `attach`, end it with `close`.
+    """Implements `ModelRuntime`. Make it with `attach`, end it with `close`.
 
     Its models take memory of Triton's container: neither that nor its GPU can be measured here, so versions count as
     what was reserved for them.

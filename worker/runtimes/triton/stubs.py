@@ -51,7 +51,7 @@ def own_bytes(pid: int) -> int:
     return 0
 
 
-class Watch:
+class ProcessWatch:
     """Calls `ended` once on the event loop when process `pid` ends; at once if it is gone already."""
 
     def __init__(self, pid: int, ended: Callable[[], None]) -> None:
@@ -81,7 +81,7 @@ class Watch:
 
 async def end(stub: Stub, within: float) -> None:
     """Kill a process and wait until it is gone, at most so many seconds: until then its memory is not free."""
-    watch = Watch(stub.pid, lambda: None)
+    watch = ProcessWatch(stub.pid, lambda: None)
     stub.kill()
     try:
         async with asyncio.timeout(within):
