@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from berth.errors import UnsupportedArtifact
 from berth.model import Signature, TensorSpec
+from controller.core.intake import InspectedModel
 from controller.intake import onnx_wire
-from controller.intake.onnx_artifact import MAX_IR_VERSION, MAX_OPSETS, InspectedModel, inspect
+from controller.intake.onnx_artifact import MAX_IR_VERSION, MAX_OPSETS, inspect
 from doubles.onnx_session import open_session
 
 FLOAT = TensorProto.FLOAT
