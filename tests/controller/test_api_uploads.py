@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from controller.loops import Housekeeping
 from controller.store import journal
 from controller.store.transaction import Transactions

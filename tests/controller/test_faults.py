@@ -17,8 +17,8 @@ from berth.ids import ModelKey
 from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
 from berth.states import Role
-from controller.migrate import libpq_url
 from controller.store import jobs, journal
+from controller.store.address import libpq_url
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants, versions
 from controller.usecases.keys import Caller

@@ -207,7 +207,7 @@ async def test_lost_observations_free_nothing(controller: Any, observed_replica:
     """Unlogged tables are empty after a crash of PostgreSQL: silence must not look like an empty cell."""
     import psycopg
 
-    from controller.migrate import libpq_url
+    from controller.store.address import libpq_url
 
     await serve(controller, observed_replica)
     with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:

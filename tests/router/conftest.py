@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,8 @@ def routing(credential: PeerCredential, settings_of: Callable[..., RouterSetting
             feeds = feed.address if extra_feed is None else f"{feed.address},{extra_feed}"
             ended = asyncio.create_task(serve(settings_of(feeds, **values), stop, listening.set_result))
             try:
-                await asyncio.wait([ended, listening], return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [ended, listening]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     ended.result()
                 rig = Rig(listening.result(), feed, await feed.opened.get(), stop, ended)

@@ -65,18 +65,15 @@ EXPECTED = DesiredState(
 def test_builds_the_cell_whatever_the_order_of_rows() -> None:
     rng = random.Random(7)
     for _ in range(20):
-        rows = [rng.sample(rows, len(rows)) for rows in (JOBS, ASSIGNMENTS, MODELS, KEYS, LIMITS)]
-        jobs, assignments, models, keys, limits = rows
-        elsewhere = rng.sample(ELSEWHERE, len(ELSEWHERE))
         built = build(
             "local",
             9,
-            jobs=jobs,
-            assignments=assignments,
-            models=models,
-            keys=keys,
-            limits=limits,
-            elsewhere=elsewhere,
+            jobs=rng.sample(JOBS, len(JOBS)),
+            assignments=rng.sample(ASSIGNMENTS, len(ASSIGNMENTS)),
+            models=rng.sample(MODELS, len(MODELS)),
+            keys=rng.sample(KEYS, len(KEYS)),
+            limits=rng.sample(LIMITS, len(LIMITS)),
+            elsewhere=rng.sample(ELSEWHERE, len(ELSEWHERE)),
         )
         assert built == EXPECTED
         assert list(built.models[1].serving.labels) == ["canary", "stable"]
