@@ -17,12 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from berth.footprint import transient
 from berth.model import VersionSpec
 from berth.states import ServableState
-
-# Creating an ONNX Runtime session peaks at 2 to 4 times the artifact (the parsed graph and prepacked copies live
-# beside the file's bytes); the reservation covers the first time already.
-_TRANSIENT_PER_BYTE = 2
 
 
 class Charge(NamedTuple):
@@ -42,7 +39,7 @@ NOTHING = Charge()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MemoryLimits:
     """`memory_bytes` bounds reservations; `headroom_bytes` come on top, for loads; `max_loads` run at once."""
 
     memory_bytes: int
@@ -51,10 +48,10 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class MemoryLedger:
     """The sums of all charges, as a value: adding a charge gives another ledger."""
 
-    limits: Limits
+    limits: MemoryLimits
     total: Charge = NOTHING
 
     @property
@@ -62,11 +59,11 @@ class Ledger:
         """Bytes that can still be reserved; below 0 if reservations grew after the load."""
         return self.limits.memory_bytes - self.total.reserved
 
-    def replace(self, old: Charge, new: Charge) -> Ledger:
+    def recharge(self, old: Charge, new: Charge) -> MemoryLedger:
         """The ledger after one servable's charge went from `old` to `new`."""
         if old == new:
             return self
-        return Ledger(
+        return MemoryLedger(
             self.limits, Charge(*(have - out + come for have, out, come in zip(self.total, old, new, strict=True)))
         )
 
@@ -93,9 +90,7 @@ def charge(state: ServableState, spec: VersionSpec, measured_bytes: int) -> Char
     """What a servable in `state` takes."""
     match state:
         case ServableState.LOADING:
-            return Charge(
-                spec.reserved_bytes, 0, _TRANSIENT_PER_BYTE * spec.artifact.size_bytes, 1, spec.reserved_bytes
-            )
+            return Charge(spec.reserved_bytes, 0, transient(spec.artifact.size_bytes), 1, spec.reserved_bytes)
         case ServableState.AVAILABLE | ServableState.DRAINING | ServableState.UNLOADING:
             return Charge(spec.reserved_bytes, max(0, measured_bytes - spec.reserved_bytes), used=measured_bytes)
         case _:
