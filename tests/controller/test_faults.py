@@ -124,7 +124,7 @@ async def test_the_database_itself_refuses_to_over_commit(transactions: Transact
 
 async def _prepare(transactions: Transactions, first: int, second: int) -> int:
     """A tenant, and two jobs with room for that many versions; returns the size of one."""
-    from controller.core.footprint import estimate
+    from berth.footprint import estimate
 
     size = estimate(1_000_000, 1_100_000)
 
