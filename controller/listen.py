@@ -14,7 +14,7 @@ from psycopg import sql
 
 from berth.reconcile import Again, Outcome, Repeater
 from berth.wake import Wake
-from controller.migrate import libpq_url
+from controller.store.address import libpq_url
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from prometheus_client import CollectorRegistry
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from berth.auth.certificates import Certificates, TlsFiles
 from berth.auth.contexts import RotatingContext
 from berth.auth.peer import PeerCredential
@@ -92,7 +92,7 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
         autoscaler = Autoscaler(transactions, Leadership(transactions, "autoscaler", holder), registry)
         feed = credential.grpc_server()
         servicer = DesiredFeed(transactions, hub, rollouts.add, registry)
-        desired_pb2_grpc.add_DesiredFeedServicer_to_server(servicer, feed)  # type: ignore[no-untyped-call]
+        desired_pb2_grpc.add_DesiredFeedServicer_to_server(servicer, feed)
         feed_port = credential.add_port(feed, settings.feed_address)
         services = Services(
             transactions=transactions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from berth.model import DesiredState
+from berth.model import DesiredState, Serving
 from controller.core import desired, rollout
 from controller.core.scaling import asked_replicas
 from controller.store import jobs, models, tenants
@@ -37,8 +37,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
         models=[
             desired.ModelRow(
                 model.key,
-                rollout.target(model.pinned, live.get(model.id, ())),
-                model.labels,
+                Serving.only(rollout.target(model.pinned, live.get(model.id, ())), model.labels),
                 (model.default_answer or "").encode(),
             )
             for model in await models.every(tx)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controller.core import footprint, rollout
+from berth import footprint
+from controller.core import rollout
 from controller.core.placement import Need, Placed, Refused, place
 from controller.store import jobs, models, records
 from controller.store.transaction import Tx
