@@ -21,30 +21,28 @@ WORK = ROOT / "build" / "compiled"
 
 # What a request passes through. All of it or little: a call between compiled modules costs a tenth of one that leaves.
 COMPILED = (
+    "berth/headers.py",
     "berth/http/*.py",
     "berth/http/http1/*.py",
     "berth/http/http2/*.py",
     "router/core/*.py",
-    "router/engine/*.py",
-    "router/board.py",
-    "router/call.py",
-    "router/forward.py",
-    "router/gate.py",
-    "router/headers.py",
-    "router/record.py",
-    "router/upstreams.py",
-    "router/wishes.py",
+    "router/connection/*.py",
+    "router/control/board.py",
+    "router/control/wishes.py",
+    "router/path/*.py",
+    "router/path/inbound/*.py",
+    "router/path/race/*.py",
+    "router/path/upstream/*.py",
+    "router/path/watchers/record.py",
 )
 LEFT_OUT = {
     "berth/http/errors.py": "subclasses of RuntimeError, which mypyc does not have",
+    "router/connection/attached.py": "asyncio looks for a class of its own",
+    "router/connection/dialer.py": "a task for each connection, not for each request",
+    "router/connection/strangers.py": "once a connection",
     "router/core/cache.py": "a generic dataclass with slots, which mypyc does not have; and off by default",
     "router/core/tfserving.py": "rarely used",
     "router/core/wanted.py": "not on the path of a request",
-    "router/engine/acceptor.py": "once a connection, and gives asyncio's protocol another method",
-    "router/engine/attached.py": "asyncio looks for a class of its own",
-    "router/engine/dialer.py": "a task for each connection, not for each request",
-    "router/engine/listener.py": "once a process",
-    "router/engine/seats.py": "once a connection; mypyc has no enumerations of its own",
 }
 
 # A build has the compiler's packages and none of Berth's: what is not compiled may lack types there, and is not judged.

@@ -15,14 +15,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from berth.headers import TRACEPARENT, TRACESTATE
 from berth.http.head import Fields
 from berth.settings import ProcessSettings, SettingsError, variable_name
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanContext, SpanKind
-
-TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
 
 # Version 00, and what later ones must begin with.
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

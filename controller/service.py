@@ -29,7 +29,7 @@ from controller.api.server import bind, serve
 from controller.autoscaler import Autoscaler
 from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
-from controller.inspection import Inspector
+from controller.intake.inspection import Inspector
 from controller.leadership import Leadership
 from controller.listen import Listener, Pulse
 from controller.loops import Housekeeping, RolloutLoop
@@ -91,7 +91,7 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
         autoscaler = Autoscaler(transactions, Leadership(transactions, "autoscaler", holder), registry)
         feed = credential.grpc_server()
         servicer = DesiredFeed(transactions, hub, rollouts.add, registry)
-        desired_pb2_grpc.add_DesiredFeedServicer_to_server(servicer, feed)  # type: ignore[no-untyped-call]
+        desired_pb2_grpc.add_DesiredFeedServicer_to_server(servicer, feed)
         feed_port = credential.add_port(feed, settings.feed_address)
         services = Services(
             transactions=transactions,

@@ -18,6 +18,7 @@ from aiohttp import web
 from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress, Signature
 from berth.oip import metadata, rest, rpc
@@ -100,7 +101,7 @@ class ScriptedReplica:
             if request.method == "GET":
                 document = metadata.model_metadata_json(key.model, str(key.version), self.signature)
                 return web.Response(body=document, content_type="application/json", headers=common)
-            asked = rest.decode_request(body, headers.get(rest.HEADER_LENGTH.lower()))
+            asked = rest.decode_request(body, headers.get(INFERENCE_HEADER_LENGTH_TEXT))
             reply = rest.encode_response(InferResponse(key.model, str(key.version), asked.inputs, asked.id), asked)
             return web.Response(body=reply.content, headers={**common, **reply.headers})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -45,7 +46,7 @@ async def test_new_versions_under_load(stack: Stack, tmp_path: Path) -> None:
     assert {sample.version for sample in load.samples} == {"1", "2", "3", "4", "5"}
     for version in (2, 3, 4):
         assert VersionState.AVAILABLE in seen[version]
-        until(lambda v=version: _state(tenant, v) is VersionState.RETIRED, within=20, what=f"{version} is retired")
+        until(partial(_is_retired, tenant, version), within=20, what=f"{version} is retired")
     assert _state(tenant, 5) is VersionState.AVAILABLE
 
 
@@ -147,6 +148,10 @@ def _replicas(samples: list[Sample]) -> int:
 
 def _state(tenant: Tenant, version: int) -> VersionState:
     return tenant.client.versions.get("times", version).state
+
+
+def _is_retired(tenant: Tenant, version: int) -> bool:
+    return _state(tenant, version) is VersionState.RETIRED
 
 
 def _asked(tenant: Tenant) -> str:

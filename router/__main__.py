@@ -37,10 +37,18 @@ async def serve(
     from berth.admin import serve_admin
     from berth.auth.peer import PeerCredential
     from berth.tracing import open_tracing
-    from router.answers import AnswersKept
-    from router.board import RouteBoard
-    from router.call import Wire
-    from router.cells import Strangers
+    from router.connection.connection import Common
+    from router.connection.dialer import Dialer
+    from router.connection.ledger import Ledger
+    from router.connection.strangers import Strangers
+    from router.control.board import RouteBoard
+    from router.control.core_metrics import CoreMetrics
+    from router.control.debug import Debug
+    from router.control.metrics import RouterMetrics
+    from router.control.model_metrics import SECONDS, ModelMetrics
+    from router.control.route_feed import RouteFeed
+    from router.control.table_file import keep_table, load_table
+    from router.control.wishes import Wishes
     from router.core.accounts import Bounds
     from router.core.admission import Admission
     from router.core.attempts import Rules
@@ -49,26 +57,18 @@ async def serve(
     from router.core.latency import Latencies
     from router.core.selection import Selection
     from router.core.tallies import Tallies
-    from router.core_metrics import CoreMetrics
-    from router.debug import Debug
-    from router.engine.connection import Common
-    from router.engine.dialer import Dialer
-    from router.engine.ledger import Ledger
-    from router.engine.listener import client_certificates, client_tls, listen, share
-    from router.engine.service import Limits, Service
-    from router.engine.upstream_grpc import open_grpc
-    from router.engine.upstream_rest import open_rest
-    from router.forward import Forwarder
-    from router.gate import Gate
-    from router.metrics import RouterMetrics
-    from router.model_metrics import SECONDS, ModelMetrics
-    from router.record import Recorder
-    from router.route_feed import RouteFeed
-    from router.table_file import keep_table, load_table
+    from router.listening.listener import client_certificates, client_tls, listen, share
+    from router.path.answering.answers import AnswersKept
+    from router.path.call import Wire
+    from router.path.gate import Gate
+    from router.path.inbound.service import Limits, Service
+    from router.path.race.forward import Forwarder
+    from router.path.upstream.grpc import open_grpc
+    from router.path.upstream.pools import Upstreams
+    from router.path.upstream.rest import open_rest
+    from router.path.watchers.record import Recorder
+    from router.path.watchers.trace import Traces
     from router.tfserving.answering import TfServing
-    from router.trace import Traces
-    from router.upstreams import Upstreams
-    from router.wishes import Wishes
 
     credential = PeerCredential.from_settings(settings)
     tracing = open_tracing(settings, "router")

@@ -31,9 +31,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from berth.settings import variable_name
-from router.engine.seats import Seats
+from router.listening.seats import Seats
+from router.listening.shared_ports import SharedPorts, open_shared
 from router.settings import Inherited, RouterSettings
-from router.shared_ports import SharedPorts, open_shared
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from router.core.routes import router_of
 
 class Inherited(NamedTuple):
     """What a parent with several processes gives to each: descriptors of the two sockets that it listens on and of the
-    memory with the seats (`router.engine.seats`), and the number of the seat."""
+    memory with the seats (`router.listening.seats`), and the number of the seat."""
 
     rest: int
     grpc: int

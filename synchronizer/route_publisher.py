@@ -180,7 +180,7 @@ class _GrpcRouterStream:
 async def serve_routes(publisher: RoutePublisher, address: str, credential: PeerCredential) -> AsyncIterator[int]:
     """Listen for routers on `host:port` while the context is open, and yield the port."""
     server = credential.grpc_server()
-    routes_pb2_grpc.add_RouteFeedServicer_to_server(RouteFeedServicer(publisher), server)  # type: ignore[no-untyped-call]
+    routes_pb2_grpc.add_RouteFeedServicer_to_server(RouteFeedServicer(publisher), server)
     port = credential.add_port(server, address)
     await server.start()
     try:

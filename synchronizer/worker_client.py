@@ -202,7 +202,7 @@ class GrpcWorkers:
     @asynccontextmanager
     async def connect(self, address: ReplicaAddress) -> AsyncIterator[WorkerStream]:
         async with self._credential.grpc_channel(address.control) as channel:
-            stub = worker_pb2_grpc.WorkerControlStub(channel)  # type: ignore[no-untyped-call]
+            stub = worker_pb2_grpc.WorkerControlStub(channel)
             call = stub.Sync(metadata=self._credential.metadata())
             try:
                 yield _GrpcWorkerStream(call)

@@ -27,18 +27,18 @@ from berth.model import ReplicaAddress
 from berth.process import run
 from berth.registry import LocalRegistry
 from berth.settings import SettingsError, environment
-from berth.states import Runtime as RuntimeName
+from berth.states import Runtime
 from berth.tracing import open_tracing
-from worker.artifacts import ArtifactCache
 from worker.cgroup import memory_limit
-from worker.control import WorkerControl, serve_control
-from worker.core.capacity import Limits
-from worker.inference.load import Loads
-from worker.keeper import Keeper, Patience
-from worker.memory import device_memory, versions_limit
+from worker.control.channel import WorkerControl, serve_control
+from worker.control.readiness import Probed
+from worker.core.capacity import MemoryLimits
+from worker.core.loads import Loads
+from worker.keeping.artifacts import ArtifactCache
+from worker.keeping.keeper import Keeper, Patience
+from worker.keeping.memory import device_memory, versions_limit
 from worker.metrics import WorkerMetrics
-from worker.readiness import Probed
-from worker.runtime import Runtime
+from worker.runtimes.protocol import ModelRuntime
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
 
 
 async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    from worker.inference.server import serve_inference
+    from worker.serving.server import serve_inference
 
     _check_instance(settings.instance)
     credential = PeerCredential.from_settings(settings)
@@ -86,7 +86,7 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         keeper = Keeper(
             runtime,
             cache,
-            Limits(_memory_limit(settings, runtime), settings.load_headroom, settings.max_loads),
+            MemoryLimits(_memory_limit(settings, runtime), settings.load_headroom, settings.max_loads),
             metrics=metrics,
             patience=Patience(load=settings.load_timeout_s, drain=settings.drain_timeout_s),
         )
@@ -121,7 +121,7 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         metrics.gauge(
             "loop_late_seconds",
             "The longest that the event loop was late since the last scrape.",
-            probed.pulse.take_worst,
+            probed.pulse.worst_since_asked,
         )
         address = ReplicaAddress(
             replica=settings.instance,
@@ -148,7 +148,7 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         log.info("no longer accepting requests", in_flight=inference.in_flight)
 
 
-def _memory_limit(settings: WorkerSettings, runtime: Runtime) -> int:
+def _memory_limit(settings: WorkerSettings, runtime: ModelRuntime) -> int:
     """Raises `SettingsError`."""
     return versions_limit(
         settings.memory_limit,
@@ -159,13 +159,13 @@ def _memory_limit(settings: WorkerSettings, runtime: Runtime) -> int:
 
 
 @asynccontextmanager
-async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) -> AsyncIterator[Runtime]:
+async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) -> AsyncIterator[ModelRuntime]:
     """The runtime that the settings ask for; what it needs is imported only then."""
-    runtime: Runtime
-    if settings.runtime is RuntimeName.TRITON:
+    runtime: ModelRuntime
+    if settings.runtime is Runtime.TRITON:
         runtime = await _start_triton(settings, credential)
     else:
-        from worker.onnx_runtime import OnnxRuntime
+        from worker.runtimes.onnx.runtime import OnnxRuntime
 
         runtime = OnnxRuntime(
             threads=settings.inference_threads,
@@ -178,15 +178,15 @@ async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) ->
         await runtime.close()
 
 
-async def _start_triton(settings: WorkerSettings, credential: PeerCredential) -> Runtime:
+async def _start_triton(settings: WorkerSettings, credential: PeerCredential) -> ModelRuntime:
     threads = max(1, settings.intra_op_threads)
     if settings.triton_repository is not None:
-        from worker.triton.sidecar import SidecarTriton
+        from worker.runtimes.triton.sidecar import SidecarTriton
 
         return await SidecarTriton.attach(
             settings.triton_address, settings.triton_repository, backend=settings.triton_backend, threads=threads
         )
-    from worker.triton.child import ChildTriton
+    from worker.runtimes.triton.child import ChildTriton
 
     assert settings.triton_home is not None, "the settings see to that"
     return await ChildTriton.start(

@@ -25,7 +25,7 @@ from berth.oip import request as oip
 from berth.oip import rest, rpc
 from router.core.message import read_target
 from router.core.paths import parse_path
-from router.engine import rpc as engine_rpc
+from router.path import rpc as engine_rpc
 from router.tfserving import documents, examples, predict
 
 _SIGNATURE = Signature(

@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
-from worker.inference.server import serve_inference
-from worker.onnx_runtime import OnnxRuntime
-from worker.runtime import Loaded
+from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.runtimes.protocol import Loaded
+from worker.serving.server import serve_inference
 
 TOKEN = "t" * 40
 KEY = VersionKey("bench", "identity", 1)

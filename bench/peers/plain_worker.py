@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from tritonclient.grpc import service_pb2
 
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.oip import rest, rpc
 from berth.oip.request import InferRequest, InferResponse
 
@@ -53,7 +54,7 @@ class Server:
 
     async def rest(self, model: str, request: Request) -> Any:
         raw = await request.body()
-        length = request.headers.get(rest.HEADER_LENGTH)
+        length = request.headers.get(INFERENCE_HEADER_LENGTH_TEXT)
         if length is not None:
             asked = rest.decode_request(raw, length)
             body = rest.encode_response(InferResponse(model, "1", await self.infer(asked.inputs)), asked)

@@ -9,6 +9,8 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 
+from berth.headers import AUTHORIZATION_TEXT
+
 PREFIX = "berth_"
 
 
@@ -24,6 +26,6 @@ def digest(key: str) -> bytes:
 
 def key_from_headers(headers: Mapping[str, str]) -> str | None:
     """The key of `Authorization: Bearer KEY`, or None if there is none. `headers` must match names in lower case."""
-    scheme, _, value = headers.get("authorization", "").partition(" ")
+    scheme, _, value = headers.get(AUTHORIZATION_TEXT, "").partition(" ")
     value = value.strip()
     return value if scheme.lower() == "bearer" and value else None

@@ -24,9 +24,8 @@ from berth.auth.certificates import Certificates, Material, TlsFiles, publish_ex
 from berth.auth.channels import RotatingChannel
 from berth.auth.contexts import RotatingContext
 from berth.auth.demand import Demand
+from berth.headers import CREDENTIAL_TEXT
 from berth.settings import ProcessSettings, SettingsError
-
-HEADER = "berth-credential"
 
 # Complete states are single messages; 100,000 assignments are about 12 MB.
 _MESSAGE_LIMIT = 256 * 1024 * 1024
@@ -95,7 +94,7 @@ class PeerCredential:
 
     def headers(self) -> dict[str, str]:
         """Headers that an HTTP request to a peer must carry."""
-        return {} if self._token is None else {HEADER: self._token}
+        return {} if self._token is None else {CREDENTIAL_TEXT: self._token}
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Metadata that a gRPC call to a peer must carry. (Interceptors break stream cancellation.)"""
@@ -105,7 +104,7 @@ class PeerCredential:
         """Whether a request with these headers (lower-case names) comes from a peer. TLS has already decided."""
         if self._token is None:
             return True
-        presented = headers.get(HEADER, "")
+        presented = headers.get(CREDENTIAL_TEXT, "")
         return hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), self._token.encode("ascii"))
 
     def grpc_channel(

@@ -12,6 +12,7 @@ from berth.api.schemas import Tensor
 from berth.client.calls import Call, Dialogue, Reply, Server, read_json
 from berth.client.operations import Scope
 from berth.errors import Internal, InvalidArgument
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT, REPLICA_TEXT, REQUEST_ID_TEXT, TIMEOUT_MS_TEXT
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -76,9 +77,9 @@ def infer_traced(
     body = encode_request(request, binary=True)
     headers = dict(body.headers)
     if request_id:
-        headers["x-request-id"] = request_id
+        headers[REQUEST_ID_TEXT] = request_id
     if timeout is not None:
-        headers["berth-timeout-ms"] = str(max(1, round(timeout * 1000)))
+        headers[TIMEOUT_MS_TEXT] = str(max(1, round(timeout * 1000)))
     of_version = "" if version is None else f"/versions/{quote(str(version), safe='')}"
     answer: Inference = yield Call(
         server=Server.ROUTER,
@@ -95,17 +96,17 @@ def infer_traced(
 
 
 def _read_answer(reply: Reply) -> Inference:
-    from berth.oip.rest import HEADER_LENGTH, decode_response
+    from berth.oip.rest import decode_response
 
     try:
-        response = decode_response(reply.body, reply.headers.get(HEADER_LENGTH.lower()))
+        response = decode_response(reply.body, reply.headers.get(INFERENCE_HEADER_LENGTH_TEXT))
     except InvalidArgument as error:
         raise Internal(f"the answer is not OIP: {error.detail}") from None
     return Inference(
         dict(response.outputs),
         response.version,
-        reply.headers.get("berth-replica", ""),
-        reply.headers.get("x-request-id", ""),
+        reply.headers.get(REPLICA_TEXT, ""),
+        reply.headers.get(REQUEST_ID_TEXT, ""),
     )
 
 

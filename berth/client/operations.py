@@ -17,6 +17,13 @@ from pydantic import BaseModel
 from berth.api import schemas
 from berth.client.calls import Call, Dialogue, FileBody, Pause, Progress, ignore, read_json
 from berth.errors import Conflict, DeadlineExceeded, InvalidArgument
+from berth.headers import (
+    CONTENT_DIGEST_TEXT,
+    CONTENT_TYPE_TEXT,
+    IDEMPOTENCY_KEY_TEXT,
+    IF_MATCH_TEXT,
+    LAST_EVENT_ID_TEXT,
+)
 from berth.states import Role, Runtime, ServiceClass, VersionState
 
 T = TypeVar("T")
@@ -67,9 +74,9 @@ def _get(path: str, kind: type[T], **query: str) -> Call[T]:
 
 
 def _send(method: str, path: str, body: BaseModel, kind: type[T], etag: str | None = None) -> Call[T]:
-    headers = {"content-type": "application/json"}
+    headers = {CONTENT_TYPE_TEXT: "application/json"}
     if etag is not None:
-        headers["if-match"] = _quoted(etag)
+        headers[IF_MATCH_TEXT] = _quoted(etag)
     # Creating twice is a conflict; setting twice is not.
     return Call(
         method=method,
@@ -86,7 +93,7 @@ def _quoted(etag: str) -> str:
 
 
 def _delete(path: str, etag: str | None = None) -> Call[None]:
-    headers = {} if etag is None else {"if-match": _quoted(etag)}
+    headers = {} if etag is None else {IF_MATCH_TEXT: _quoted(etag)}
     return Call(method="DELETE", path=path, headers=headers, parse=ignore, repeatable=True)
 
 
@@ -228,7 +235,7 @@ def set_label(scope: Scope, model: str, label: str, version: int) -> Dialogue[sc
     yield Call(
         method="PUT",
         path=path,
-        headers={"content-type": "application/json"},
+        headers={CONTENT_TYPE_TEXT: "application/json"},
         body=schemas.LabelSet(version=version).model_dump_json().encode(),
         parse=ignore,
         repeatable=True,
@@ -264,10 +271,10 @@ def upload_version(
         method="POST",
         path=target,
         headers={
-            "content-type": "application/octet-stream",
+            CONTENT_TYPE_TEXT: "application/octet-stream",
             "content-length": str(size),
-            "content-digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
-            "idempotency-key": idempotency_key or uuid.uuid4().hex,
+            CONTENT_DIGEST_TEXT: f"sha-256=:{base64.b64encode(digest).decode()}:",
+            IDEMPOTENCY_KEY_TEXT: idempotency_key or uuid.uuid4().hex,
         },
         body=FileBody(source, size, progress),
         parse=read_json(schemas.Version),
@@ -406,7 +413,7 @@ def events_path(scope: Scope) -> Dialogue[str]:
 
 def event_stream(path: str, last_id: str) -> Call[None]:
     """The request that opens the stream after event `last_id` ("" for the beginning)."""
-    headers: Mapping[str, str] = {"accept": "text/event-stream", **({"last-event-id": last_id} if last_id else {})}
+    headers: Mapping[str, str] = {"accept": "text/event-stream", **({LAST_EVENT_ID_TEXT: last_id} if last_id else {})}
     return Call(method="GET", path=path, headers=headers, parse=ignore, repeatable=True)
 
 

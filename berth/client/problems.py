@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from berth.errors import BerthError, Internal, InvalidArgument, Retryable, Unavailable, status_of
+from berth.headers import RETRY_AFTER_TEXT
 
 _TYPE_PREFIX = "urn:berth:problem:"
 _KNOWN = frozenset({"type", "title", "status", "detail", "instance"})
@@ -44,7 +45,7 @@ def error_from(status: int, headers: Mapping[str, str], body: bytes) -> BerthErr
         fields["request"] = document["instance"]
     if issubclass(cls, Retryable):
         fields.pop("retry_after", None)
-        return cls(detail, retry_after=_seconds(headers.get("retry-after")), **fields)
+        return cls(detail, retry_after=_seconds(headers.get(RETRY_AFTER_TEXT)), **fields)
     fields.pop("detail", None)
     return cls(detail, **fields)
 

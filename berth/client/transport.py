@@ -22,6 +22,7 @@ from berth.client.calls import Call, Dialogue, FileBody, Pause, Reply, Server, S
 from berth.client.problems import error_from, unreachable
 from berth.client.sse import EventStream, Message
 from berth.errors import BerthError, DeadlineExceeded, Internal, Retryable
+from berth.headers import AUTHORIZATION_TEXT
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ class Target:
         return base.rstrip("/") + call.path
 
     def headers(self, call: Call[Any]) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.key}", **call.headers} if self.key else dict(call.headers)
+        return {AUTHORIZATION_TEXT: f"Bearer {self.key}", **call.headers} if self.key else dict(call.headers)
 
     def httpx_settings(self) -> dict[str, Any]:
         loopback = all(_is_loopback(base) for base in (self.controller, self.router) if base)

@@ -19,6 +19,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from berth.errors import InvalidArgument
+from berth.headers import AUTHORIZATION_TEXT, INFERENCE_HEADER_LENGTH_TEXT, REPLICA_TEXT
 from berth.oip import rest, rpc
 from berth.oip.datatypes import Array
 from berth.oip.request import InferRequest
@@ -182,8 +183,8 @@ class RestTarget:
                 content = await reply.read()
                 if reply.status != 200:
                     raise RequestFailed(f"status {reply.status}: {content[:300].decode(errors='replace')}")
-                response = rest.decode_response(content, reply.headers.get(rest.HEADER_LENGTH))
-                return Answer(response.outputs, response.version, reply.headers.get("berth-replica", ""))
+                response = rest.decode_response(content, reply.headers.get(INFERENCE_HEADER_LENGTH_TEXT))
+                return Answer(response.outputs, response.version, reply.headers.get(REPLICA_TEXT, ""))
         except (aiohttp.ClientError, TimeoutError, InvalidArgument) as error:
             raise RequestFailed(f"{type(error).__name__}: {error}") from None
 
@@ -197,7 +198,7 @@ class GrpcTarget:
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         self._model = model
         self._version = version
-        self._metadata = (("authorization", f"Bearer {key}"),)
+        self._metadata = ((AUTHORIZATION_TEXT, f"Bearer {key}"),)
         self._timeout_s = timeout_s
 
     async def ask(self, inputs: Inputs) -> Answer:
@@ -211,7 +212,7 @@ class GrpcTarget:
             raise RequestFailed(f"{error.code().name}: {error.details()}") from None
         except InvalidArgument as error:
             raise RequestFailed(error.detail) from None
-        return Answer(response.outputs, response.version, str(metadata.get("berth-replica", "")))
+        return Answer(response.outputs, response.version, str(metadata.get(REPLICA_TEXT, "")))
 
 
 @asynccontextmanager
@@ -229,7 +230,7 @@ async def open_targets(
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
-                headers={"authorization": f"Bearer {key}"},
+                headers={AUTHORIZATION_TEXT: f"Bearer {key}"},
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
                 connector=aiohttp.TCPConnector(limit=0),
             )

@@ -26,6 +26,7 @@ from berth.demo.digits import INPUT, LABEL, Digits, load_digits, train_better, t
 from berth.demo.findings import Promise, accuracy, find_switch
 from berth.demo.load import Sample, SteadyLoad, Summary, open_targets, quantile, steady_load, summarize
 from berth.errors import BerthError
+from berth.headers import AUTHORIZATION_TEXT
 from berth.local.blueprint import StackOptions
 from berth.local.home import Home
 from berth.local.journal import log_to
@@ -194,7 +195,7 @@ def _ask_grpc(stage: _Stage) -> _Asked:
 
     labels: list[int] = []
     latencies: list[float] = []
-    headers = {"authorization": f"Bearer {stage.key}"}
+    headers = {AUTHORIZATION_TEXT: f"Bearer {stage.key}"}
     with triton.InferenceServerClient(stage.grpc) as client:
         for image in stage.digits.held_out_images:
             tensor = triton.InferInput(INPUT, [1, len(image)], "FP32")

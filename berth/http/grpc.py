@@ -9,8 +9,10 @@ import struct
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
+from berth.headers import GRPC_MESSAGE, GRPC_STATUS
+
 CONTENT_TYPE: Final = b"application/grpc"
-OK: Final = (b"grpc-status", b"0")
+OK: Final = (GRPC_STATUS, b"0")
 
 PREFIX_SIZE: Final = 5
 _PREFIX: Final = struct.Struct(">BI")
@@ -40,7 +42,7 @@ def parse_timeout(value: bytes) -> float:
 
 def status_fields(code: int, text: str) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
     """The trailers of a call that failed. Text beyond ASCII is percent-encoded UTF-8, as gRPC demands."""
-    return (b"grpc-status", b"%d" % code), (b"grpc-message", quote(text[:_LONGEST_TEXT], safe=_PLAIN).encode())
+    return (GRPC_STATUS, b"%d" % code), (GRPC_MESSAGE, quote(text[:_LONGEST_TEXT], safe=_PLAIN).encode())
 
 
 def parse_text(value: bytes) -> str:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = Path(__file__).parents[2] / "requirements-triton.lock"
-# What `worker.triton` reads; also the proof that the venv was finished.
+# What `worker.runtimes.triton` reads; also the proof that the venv was finished.
 FACTS = "berth-triton.json"
 
 _SERVER = "site-packages/pytriton/tritonserver"

@@ -8,13 +8,14 @@ import math
 import grpc
 
 from berth.errors import BerthError, Retryable, Unauthenticated
+from berth.headers import CONTENT_TYPE_TEXT, REQUEST_ID_TEXT, RETRY_AFTER_TEXT
 
 
 def rest_error(error: BerthError, request_id: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer. `Retry-After` is in whole seconds, rounded up."""
-    headers = {"Content-Type": "application/json", "x-request-id": request_id}
+    headers = {CONTENT_TYPE_TEXT: "application/json", REQUEST_ID_TEXT: request_id}
     if isinstance(error, Retryable):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers[RETRY_AFTER_TEXT] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     return error.status.http, headers, error_body(error.detail)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from berth.errors import InvalidArgument
+from berth.headers import CONTENT_TYPE_TEXT, INFERENCE_HEADER_LENGTH_TEXT
 from berth.oip.datatypes import Array, check_shape, datatype_of, from_raw, to_raw
 from berth.oip.numbers import from_nested, to_flat
 from berth.oip.request import InferRequest, InferResponse, OutputWish
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
 _JSON = "application/json"
 _BINARY = "application/octet-stream"
 
@@ -117,10 +117,10 @@ def _split(body: bytes, header_length: str | None) -> tuple[_Object, memoryview]
     end = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 18:
-            raise InvalidArgument(f"{HEADER_LENGTH} is a number of bytes, not {header_length[:40]!r}")
+            raise InvalidArgument(f"{INFERENCE_HEADER_LENGTH_TEXT} is a number of bytes, not {header_length[:40]!r}")
         end = int(header_length)
         if end > len(body):
-            raise InvalidArgument(f"{HEADER_LENGTH} says {end} bytes, but the body has {len(body)}")
+            raise InvalidArgument(f"{INFERENCE_HEADER_LENGTH_TEXT} says {end} bytes, but the body has {len(body)}")
     return load_object(body[:end]), memoryview(body)[end:]
 
 
@@ -128,8 +128,8 @@ def _join(document: _Object, tensors: list[bytes | None]) -> Body:
     head = _encode(document).encode()
     raw = [tensor for tensor in tensors if tensor is not None]
     if not raw:
-        return Body(head, {"Content-Type": _JSON})
-    return Body(b"".join((head, *raw)), {"Content-Type": _BINARY, HEADER_LENGTH: str(len(head))})
+        return Body(head, {CONTENT_TYPE_TEXT: _JSON})
+    return Body(b"".join((head, *raw)), {CONTENT_TYPE_TEXT: _BINARY, INFERENCE_HEADER_LENGTH_TEXT: str(len(head))})
 
 
 def _read_tensors(kind: str, items: list[_Object], tensors: memoryview) -> dict[str, Array]:

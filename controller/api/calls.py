@@ -19,6 +19,7 @@ from berth.api.schemas import Page, Resource
 from berth.artifacts.store import ArtifactStore
 from berth.auth.keys import key_from_headers
 from berth.errors import InsufficientCapacity, InvalidArgument, PermissionDenied, PreconditionFailed
+from berth.headers import ETAG_TEXT, IDEMPOTENCY_KEY_TEXT, IF_MATCH_TEXT
 from berth.ids import ModelKey
 from berth.states import Role
 from controller.api.metrics import ApiMetrics
@@ -112,12 +113,12 @@ class Call:
         body = done.body if secret is None else {**done.body, "secret": secret}
         headers = {"Idempotency-Replayed": "true"} if done.replayed else {}
         if "etag" in body:
-            headers["ETag"] = f'"{body["etag"]}"'
+            headers[ETAG_TEXT] = f'"{body["etag"]}"'
         return JSONResponse(body, status_code=done.status, headers=headers)
 
     def memo(self, fingerprint: bytes) -> Memo | None:
         """What to remember the answer under, if the caller sent an Idempotency-Key. Raises `InvalidArgument`."""
-        key = self.request.headers.get("idempotency-key")
+        key = self.request.headers.get(IDEMPOTENCY_KEY_TEXT)
         if key is None:
             return None
         if not naming.storable(key) or len(key) > _LONGEST_KEY:
@@ -136,7 +137,7 @@ class Call:
 
         What was merely observed since then is no reason: see `views`.
         """
-        given = self.request.headers.get("if-match")
+        given = self.request.headers.get(IF_MATCH_TEXT)
         if given is None or given.strip() == "*":
             return
         if written_part(getattr(resource, "etag", "")) not in map(written_part, _tags(given)):
@@ -145,7 +146,7 @@ class Call:
     def show(self, resource: Resource) -> Response:
         """The resource with its entity tag; 304 if the caller has it already."""
         etag = getattr(resource, "etag", "")
-        headers = {"ETag": f'"{etag}"'} if etag else {}
+        headers = {ETAG_TEXT: f'"{etag}"'} if etag else {}
         if etag and etag in _tags(self.request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         return JSONResponse(resource.model_dump(mode="json"), headers=headers)

@@ -13,11 +13,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from berth.errors import Internal, PayloadTooLarge
-from controller.api.problems import SlowBody, respond
+from berth.headers import REQUEST_ID
+from controller.api.problems import RequestTimeout, respond
 
 log = structlog.get_logger(__name__)
 
-HEADER = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _UPLOAD = re.compile(r"/v1/tenants/[^/]+/models/[^/]+/versions")
 MAX_JSON_BYTES = 1 << 20
@@ -56,7 +56,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), (HEADER.encode(), request_id.encode())]
+                headers = [*message.get("headers", ()), (REQUEST_ID, request_id.encode())]
                 if not body.complete:
                     await body.drain()
                 if not body.complete:
@@ -109,7 +109,7 @@ class _Body:
             async with asyncio.timeout_at(min(self._ends_at, self._loop.time() + self._pause_s)):
                 message = await self._read()
         except TimeoutError:
-            raise SlowBody("the body stopped arriving, or arrives too slowly") from None
+            raise RequestTimeout("the body stopped arriving, or arrives too slowly") from None
         if self._size > self._limit:
             raise PayloadTooLarge(f"the body is larger than the {self._limit} bytes allowed", limit=self._limit)
         return message
@@ -140,7 +140,7 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _request_id(scope: Scope) -> str:
-    given = _header(scope, HEADER.encode())
+    given = _header(scope, REQUEST_ID)
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from berth.errors import BerthError, InvalidArgument, Retryable, Status, problem
+from berth.headers import RETRY_AFTER_TEXT
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -34,7 +35,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-class SlowBody(InvalidArgument):
+class RequestTimeout(InvalidArgument):
     @property
     def status(self) -> Status:
         return Status(408, "DEADLINE_EXCEEDED", "request-timeout", "The request did not arrive in time")
@@ -62,7 +63,7 @@ def respond(error: BerthError, request_id: str, headers: dict[str, str] | None =
     """The response that tells a caller of `error`."""
     sent = dict(headers or {})
     if isinstance(error, Retryable):
-        sent["Retry-After"] = str(math.ceil(error.retry_after))
+        sent[RETRY_AFTER_TEXT] = str(math.ceil(error.retry_after))
     if error.status.http == 401:
         sent["WWW-Authenticate"] = 'Bearer realm="berth"'
     return JSONResponse(problem(error, request_id), status_code=error.status.http, headers=sent, media_type=MEDIA_TYPE)

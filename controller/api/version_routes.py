@@ -13,12 +13,13 @@ from starlette.requests import ClientDisconnect
 
 from berth.api import schemas
 from berth.errors import BerthError, InvalidArgument
+from berth.headers import CONTENT_DIGEST_TEXT, ETAG_TEXT
 from berth.ids import MAX_VERSION, ModelKey, VersionKey
 from berth.model import Artifact
 from controller.api import views
 from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
 from controller.api.problems import UnsupportedMediaType
-from controller.api.spool import Spooled, spool
+from controller.intake.spool import Spooled, spool
 from controller.store import jobs, journal, records
 from controller.store import models as store
 from controller.store.transaction import Tx
@@ -102,7 +103,7 @@ async def upload_version(call: Authenticated, tenant: str, model: str, request: 
         metrics.uploads.labels(error.status.slug if isinstance(error, BerthError) else "cut").inc()
         raise
     metrics.uploads.labels("replayed" if answer.replayed else "accepted").inc()
-    headers = {"ETag": f'"{answer.body["etag"]}"', "Location": f"{request.url.path}/{answer.body['version']}"}
+    headers = {ETAG_TEXT: f'"{answer.body["etag"]}"', "Location": f"{request.url.path}/{answer.body['version']}"}
     if answer.replayed:
         headers["Idempotency-Replayed"] = "true"
     return JSONResponse(answer.body, status_code=answer.status, headers=headers)
@@ -112,7 +113,7 @@ async def _receive(call: Call, key: ModelKey, request: Request) -> Answer:
     media_type = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if media_type != "application/octet-stream":
         raise UnsupportedMediaType(f"an artifact is application/octet-stream, not {media_type}")
-    expected = _announced_digest(request.headers.get("content-digest"))
+    expected = _announced_digest(request.headers.get(CONTENT_DIGEST_TEXT))
     draft = call.memo(b"")  # checks the header before the body is read
     length = request.headers.get("content-length", "0")
 

@@ -228,7 +228,7 @@ def signature_to_json(signature: Signature) -> dict[str, Any]:
     return {"inputs": tensors(signature.inputs), "outputs": tensors(signature.outputs)}
 
 
-def _signature_from_json(value: dict[str, Any]) -> Signature:
+def signature_from_json(value: dict[str, Any]) -> Signature:
     def tensors(items: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(item["name"], item["datatype"], tuple(item["shape"])) for item in items)
 
@@ -245,7 +245,7 @@ def _version(row: Any) -> records.Version:
         model_id=row[0],
         key=VersionKey(row[1], row[2], row[3]),
         artifact=Artifact(row[4], row[5], ArtifactFormat(row[6])),
-        signature=_signature_from_json(row[7]),
+        signature=signature_from_json(row[7]),
         estimated_bytes=row[8],
         measured_bytes=row[9],
         announced=row[10],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from berth.model import DesiredState
+from berth.model import DesiredState, Serving
 from controller.core import desired
 from controller.core.rollout.target import target
 from controller.core.scaling import asked_replicas
@@ -38,8 +38,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
         models=[
             desired.ModelRow(
                 model.key,
-                target(model.pinned, live.get(model.id, ())),
-                model.labels,
+                Serving.only(target(model.pinned, live.get(model.id, ())), model.labels),
                 (model.default_answer or "").encode(),
             )
             for model in await models.every(tx)

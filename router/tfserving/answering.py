@@ -25,15 +25,16 @@ from berth.errors import (
     PayloadTooLarge,
     Unavailable,
 )
+from berth.headers import CONTENT_TYPE_TEXT, DEFAULT_ANSWER_TEXT, INFERENCE_HEADER_LENGTH_TEXT
 from berth.http.head import Fields
 from berth.ids import VersionKey
 from berth.model import Signature
-from router.answers import DEFAULTED, default_answer, hurried
-from router.call import AsItCame, Call, Headers, Reply, Wire
 from router.core.paths import Operation
 from router.core.routes import ANYWHERE, ELSEWHERE, NotLoaded, Resolved
 from router.core.tfserving import TfQuestion, Verb, metadata_document, read_signature, status_document
-from router.forward import Forwarder
+from router.path.answering.answers import default_answer, hurried
+from router.path.call import AsItCame, Call, Headers, Reply, Wire
+from router.path.race.forward import Forwarder
 
 T = TypeVar("T")
 
@@ -43,10 +44,10 @@ _THREADS = 2
 _SIGNATURES = 4_096
 # Raw tensors of an answer against the limit of bodies: as JSON they are two to five times as large again.
 _ANSWER_FACTOR = 4
-_JSON = ("content-type", "application/json")
+_JSON = (CONTENT_TYPE_TEXT, "application/json")
 # Of the body that the client sent, or of the one that the worker sent: neither is passed on.
 _OF_THE_BODY = frozenset(
-    {"content-type", "content-encoding", "inference-header-content-length", "accept", "accept-encoding"}
+    {CONTENT_TYPE_TEXT, "content-encoding", INFERENCE_HEADER_LENGTH_TEXT, "accept", "accept-encoding"}
 )
 
 
@@ -213,7 +214,7 @@ class TfServing:
             raise _Refused(reply)
         if len(reply.body) > _ANSWER_FACTOR * self.max_body_bytes:
             raise InvalidArgument(f"the answer has {len(reply.body)} bytes, too many for JSON: ask in OIP, binary")
-        length = next((str(value) for name, value in reply.headers if name == "inference-header-content-length"), None)
+        length = next((str(value) for name, value in reply.headers if name == INFERENCE_HEADER_LENGTH_TEXT), None)
         written = await self._work(len(reply.body), lambda: translation.to_client(reply.body, length))
         passed = tuple(pair for pair in reply.headers if pair[0] not in _OF_THE_BODY)
         return Reply(200, (*passed, _JSON), written)
@@ -225,7 +226,7 @@ class TfServing:
 
         written = await self._work(len(asked.body), lambda: write_default(asked.question.verb, asked.body, default))
         self._forwarder.metrics.defaults.inc()
-        return Reply(200, (_JSON, (DEFAULTED, "1")), written)
+        return Reply(200, (_JSON, (DEFAULT_ANSWER_TEXT, "1")), written)
 
     async def _prepare(self) -> None:
         """Import what is heavy, before the first request that needs it and off the event loop: it takes 0.2 s."""

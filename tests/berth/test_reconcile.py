@@ -75,7 +75,7 @@ async def test_the_same_key_is_never_looked_at_twice_at_once_and_others_are() ->
 
 @pytest.mark.looptime
 async def test_failures_in_a_row_are_further_and_further_apart_and_success_forgets_them() -> None:
-    outcomes = [Retry("x"), Retry("x"), Retry("x"), Done(), Retry("x"), Done()]
+    outcomes: list[Outcome] = [Retry("x"), Retry("x"), Retry("x"), Done(), Retry("x"), Done()]
     looks: list[float] = []
 
     async def look(_: str) -> Outcome:

@@ -14,6 +14,7 @@ import pytest
 
 from berth import errors
 from berth.cli.app import EXIT_TRY_AGAIN, execute
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.oip import rest
 from berth.oip.request import InferRequest, InferResponse
 from doubles.scripted_http import Scripted, ScriptedServer, serve_script
@@ -378,7 +379,7 @@ async def test_infer_converts_by_the_models_metadata(berth: Berth, server: Scrip
     got = await berth("infer", "digits", "--input", "x=[[1, 2]]", "--json")
     assert json.loads(got.out) == {"outputs": {"y": [[2.5]]}, "version": "3", "replica": "w"}
     asked = server.asked[-1]
-    sent = rest.decode_request(asked.body, asked.headers[rest.HEADER_LENGTH.lower()])
+    sent = rest.decode_request(asked.body, asked.headers[INFERENCE_HEADER_LENGTH_TEXT])
     assert sent.inputs["x"].dtype == np.float32
     assert "version 3, answered by w" in (await berth("infer", "digits", "--input", "x=[[1, 2]]")).out
 

@@ -15,8 +15,9 @@ import pytest
 from berth import errors
 from berth.client import AsyncBerth, Berth, clients
 from berth.client.facade import Awaiting, Blocking
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.oip import rest
-from berth.oip.request import InferResponse
+from berth.oip.request import InferRequest, InferResponse
 from berth.states import VersionState
 from doubles.scripted_http import Asked, Scripted, ScriptedServer, serve_script
 
@@ -229,8 +230,8 @@ def answer(outputs: dict[str, np.ndarray[Any, Any]], asked_for: bytes, header_le
 
 async def test_inference_carries_arrays_both_ways(server: ScriptedServer, run: Run) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    binary = rest.encode_request(rest.InferRequest({"x": x}, binary_outputs=True), binary=True)
-    header_length = binary.headers[rest.HEADER_LENGTH]
+    binary = rest.encode_request(InferRequest({"x": x}, binary_outputs=True), binary=True)
+    header_length = binary.headers[INFERENCE_HEADER_LENGTH_TEXT]
     server.script(
         "POST /v2/models/m/versions/stable/infer",
         Scripted.json({"error": "moving"}, 503),
@@ -243,7 +244,7 @@ async def test_inference_carries_arrays_both_ways(server: ScriptedServer, run: R
     assert (got.version, got.replica, got.request_id) == ("3", "w-0", "r-9")
     asked: Asked = server.asked[-1]
     assert asked.headers["berth-timeout-ms"] == "1500"
-    sent = rest.decode_request(asked.body, asked.headers[rest.HEADER_LENGTH.lower()])
+    sent = rest.decode_request(asked.body, asked.headers[INFERENCE_HEADER_LENGTH_TEXT])
     np.testing.assert_array_equal(sent.inputs["x"], x)
     assert sent.inputs["words"].tolist() == ["é".encode(), b"b"]
     assert sent.binary_outputs

@@ -19,10 +19,10 @@ from berth.ids import VersionKey
 from doubles.kubernetes.server import FakeKubernetes
 from doubles.scripted_worker import ScriptedWorker, serve_worker
 from doubles.worker_pods import worker_pod, worker_pool
-from router.board import RouteBoard
-from router.metrics import RouterMetrics
-from router.route_feed import RouteFeed
-from router.wishes import Wishes
+from router.control.board import RouteBoard
+from router.control.metrics import RouterMetrics
+from router.control.route_feed import RouteFeed
+from router.control.wishes import Wishes
 from synchronizer.__main__ import serve
 from synchronizer.settings import SynchronizerSettings
 

@@ -22,7 +22,7 @@ X = np.array([[1.0, 2.0]], np.float32)
 ANSWER = InferResponse("m", "4", {"y": X * 2})
 
 
-class Doubler(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class Doubler(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the method
         if ("authorization", "Bearer k") not in tuple(context.invocation_metadata()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no key")

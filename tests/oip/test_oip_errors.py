@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from berth import errors
+from berth.headers import CONTENT_TYPE_TEXT, RETRY_AFTER_TEXT
 from berth.model import Signature, TensorSpec
 from berth.oip import metadata
 from berth.oip.errors import grpc_status, rest_error
@@ -32,14 +33,14 @@ def test_status_and_body(error: errors.BerthError, status: int, code: grpc.Statu
     assert got == status
     assert json.loads(body) == {"error": "no"}
     assert headers["x-request-id"] == "r-1"
-    assert headers["Content-Type"] == "application/json"
-    assert ("Retry-After" in headers) == isinstance(error, errors.Retryable)
+    assert headers[CONTENT_TYPE_TEXT] == "application/json"
+    assert (RETRY_AFTER_TEXT in headers) == isinstance(error, errors.Retryable)
     assert grpc_status(error) == (code, "no")
 
 
 def test_retry_after_is_whole_seconds_and_never_zero() -> None:
-    assert rest_error(errors.Unavailable("no", retry_after=0.05), "r")[1]["Retry-After"] == "1"
-    assert rest_error(errors.RateLimited("no", retry_after=2.1), "r")[1]["Retry-After"] == "3"
+    assert rest_error(errors.Unavailable("no", retry_after=0.05), "r")[1][RETRY_AFTER_TEXT] == "1"
+    assert rest_error(errors.RateLimited("no", retry_after=2.1), "r")[1][RETRY_AFTER_TEXT] == "3"
     assert rest_error(errors.Unauthenticated("no"), "r")[1]["WWW-Authenticate"] == "Bearer"
 
 

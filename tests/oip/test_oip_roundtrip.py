@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.oip import rest, rpc
 from berth.oip.datatypes import NUMPY_DTYPES, Array, bytes_array, datatype_of, from_raw, to_raw
 from berth.oip.request import InferRequest, InferResponse, OutputWish
@@ -72,7 +73,7 @@ def test_json_gives_the_tensors_back(tensors_: dict[str, Array], request_id: str
     request = InferRequest(tensors_, (OutputWish("y"), OutputWish("z", binary=True)), request_id, binary_outputs=True)
 
     body = rest.encode_request(request, binary=False)
-    back = rest.decode_request(body.content, body.headers.get(rest.HEADER_LENGTH))
+    back = rest.decode_request(body.content, body.headers.get(INFERENCE_HEADER_LENGTH_TEXT))
 
     assert (back.outputs, back.id, back.binary_outputs) == (request.outputs, request_id, True)
     assert list(back.inputs) == list(tensors_)
@@ -84,7 +85,7 @@ def test_json_gives_the_tensors_back(tensors_: dict[str, Array], request_id: str
 @given(inputs)
 def test_binary_bodies_give_the_tensors_back(tensors_: dict[str, Array]) -> None:
     body = rest.encode_request(InferRequest(tensors_), binary=True)
-    back = rest.decode_request(body.content, body.headers[rest.HEADER_LENGTH])
+    back = rest.decode_request(body.content, body.headers[INFERENCE_HEADER_LENGTH_TEXT])
 
     for name, tensor in tensors_.items():
         assert to_raw(back.inputs[name]) == to_raw(tensor)
@@ -109,7 +110,7 @@ def test_messages_give_the_tensors_back(tensors_: dict[str, Array]) -> None:
 def test_answers_are_read_by_tritonclient_http_and_by_us(tensors_: dict[str, Array], binary: bool) -> None:
     answer = InferResponse("digits", "3", tensors_, "id-1")
     body = rest.encode_response(answer, InferRequest({}, binary_outputs=binary))
-    header = body.headers.get(rest.HEADER_LENGTH)
+    header = body.headers.get(INFERENCE_HEADER_LENGTH_TEXT)
 
     theirs = triton_http.InferenceServerClient.parse_response_body(
         body.content, header_length=None if header is None else int(header)
@@ -189,7 +190,7 @@ def test_requests_of_tritonclient_grpc_are_read(tensors_: dict[str, Array]) -> N
 
 def test_binary_tensors_share_the_memory_of_an_aligned_body() -> None:
     body = rest.encode_request(InferRequest({"x": np.arange(4, dtype=np.uint8)}), binary=True)
-    back = rest.decode_request(body.content, body.headers[rest.HEADER_LENGTH])
+    back = rest.decode_request(body.content, body.headers[INFERENCE_HEADER_LENGTH_TEXT])
 
     assert np.shares_memory(back.inputs["x"], np.frombuffer(body.content, np.uint8))
 

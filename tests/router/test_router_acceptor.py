@@ -15,12 +15,12 @@ import pytest
 
 from berth.settings import SettingsError
 from doubles.certificates import Authority
+from router.connection.attached import Attached
 from router.core.turns import SILENT_AFTER
-from router.engine.attached import Attached
-from router.engine.client import ClientConnection
-from router.engine.seats import Port, Seats
+from router.listening.seats import Port, Seats
+from router.listening.shared_ports import SharedPorts, open_shared
+from router.path.inbound.client import ClientConnection
 from router.settings import Inherited, RouterSettings
-from router.shared_ports import SharedPorts, open_shared
 
 READY = b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\n\r\n"
 

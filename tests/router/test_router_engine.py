@@ -19,15 +19,15 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
-from berth.http.events import StreamReset
+from berth.http.events import RequestReceived, StreamReset
 from berth.http.http2 import frames
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
 from doubles.certificates import Authority
 from doubles.http_shell import echoing
 from doubles.scripted_replica import Answer, ScriptedReplica
-from router.engine.client import ClientConnection
-from router.engine.exchange import Exchange
+from router.path.inbound.client import ClientConnection
+from router.path.race.exchange import Exchange
 
 DIGITS = VersionKey("alice", "digits", 1)
 SERVABLE = "alice~digits~1"
@@ -155,7 +155,7 @@ async def test_a_bidirectional_stream_passes_message_by_message(routing: Any, ta
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
-        heads = [event.head for event in seen if hasattr(event, "head")]
+        heads = [event.head for event in seen if isinstance(event, RequestReceived)]
         assert [head.path for head in heads] == [STREAM.encode()]
 
 

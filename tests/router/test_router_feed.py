@@ -17,8 +17,8 @@ from berth.model import NEVER, Order, ReplicaAddress
 from berth.route_delta import difference, snapshot
 from berth.settings import SettingsError
 from doubles.scripted_route_feed import ScriptedRouteFeed
+from router.control.table_file import load_table, save_table
 from router.settings import RouterSettings
-from router.table_file import load_table, save_table
 
 W1 = ReplicaAddress("w1", "job", "local", "1", "", "127.0.0.1:1", "127.0.0.1:1")
 

@@ -16,6 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress, TenantLimits
 from doubles.scripted_replica import Answer, ScriptedReplica, dying_port
@@ -344,6 +345,7 @@ async def test_a_client_that_leaves_is_felt_by_the_replica(
     answer = Answer(hold=asyncio.Event())
     w1.script.append(answer)
     async with routing(table_of({"digits": {1: [w1.address]}})) as rig:
+        request: asyncio.Future[Any]
         if wire == "rest":
             request = asyncio.ensure_future(
                 session.post(f"http://{rig.rest}/v2/models/digits/infer", data=BODY, headers=ALICE)
@@ -490,7 +492,7 @@ async def test_a_large_answer_arrives_whole(
         body = rest.encode_request(InferRequest({"x": array}, binary_outputs=True), binary=True)
         url = f"http://{rig.rest}/v2/models/digits/infer"
         async with session.post(url, data=io.BytesIO(body.content), headers={**ALICE, **body.headers}) as response:
-            answer = rest.decode_response(await response.read(), response.headers.get(rest.HEADER_LENGTH))
+            answer = rest.decode_response(await response.read(), response.headers.get(INFERENCE_HEADER_LENGTH_TEXT))
             assert np.array_equal(answer.outputs["x"], array)
         sent = rpc.encode_request("digits", InferRequest({"x": array})).SerializeToString()
         async with grpc.aio.insecure_channel(rig.grpc, options=[("grpc.max_receive_message_length", -1)]) as channel:

@@ -15,7 +15,12 @@ from berth.http.events import Event, GoingAway, ResponseReceived
 from berth.http.http1.client import Http1Client
 from berth.http.http2.client import Http2Client
 from berth.model import ReplicaAddress, RouteTable
-from router.board import RouteBoard
+from router.connection.connection import Common
+from router.connection.dialer import Dialer
+from router.connection.ledger import Ledger
+from router.control.board import RouteBoard
+from router.control.metrics import RouterMetrics
+from router.control.wishes import Wishes
 from router.core.admission import Admission
 from router.core.attempts import Rules
 from router.core.budget import Budgets
@@ -23,19 +28,14 @@ from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.selection import Selection
 from router.core.tallies import Tallies
-from router.engine.client import ClientConnection
-from router.engine.connection import Common
-from router.engine.dialer import Dialer
-from router.engine.ledger import Ledger
-from router.engine.service import Limits, Service
-from router.forward import Forwarder
-from router.gate import Gate
-from router.metrics import RouterMetrics
-from router.record import Recorder
+from router.path.gate import Gate
+from router.path.inbound.client import ClientConnection
+from router.path.inbound.service import Limits, Service
+from router.path.race.forward import Forwarder
+from router.path.upstream.pools import Upstreams
+from router.path.watchers.record import Recorder
 from router.settings import RouterSettings
 from router.tfserving.answering import TfServing
-from router.upstreams import Upstreams
-from router.wishes import Wishes
 
 BODY = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"data":[1,2]}]}'
 ALICE = {"authorization": "Bearer alice-key"}

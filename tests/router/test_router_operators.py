@@ -16,7 +16,7 @@ from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.settings import SettingsError
 from doubles.scripted_replica import Answer, ScriptedReplica
-from router.headers import may_hedge, pushback_of
+from router.path.headers import may_hedge, pushback_of
 from router.settings import RouterSettings
 
 DIGITS = VersionKey("alice", "digits", 1)

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from berth.errors import InvalidArgument, NotFound
 from berth.http.http1.grammar import parse_request
-from router.call import Call, Wire
 from router.core.paths import ModelQuestion, Operation, ServerQuestion, method_of, parse_path
-from router.engine.fields import grpc_to_client, grpc_to_worker, rest_to_client, rest_to_worker
-from router.engine.outbound import rest_block
-from router.headers import request_id_is_good, timeout_of
+from router.path.call import Call, Wire
+from router.path.fields import grpc_to_client, grpc_to_worker, rest_to_client, rest_to_worker
+from router.path.headers import request_id_is_good, timeout_of
+from router.path.upstream.heads import rest_block
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from prometheus_client import CollectorRegistry
 from berth.auth.keys import digest
 from berth.errors import DeadlineExceeded
 from berth.ids import ModelKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, VersionRoute
 from berth.states import Role
-from router.board import RouteBoard
-from router.call import Call, Reply, Wire
+from router.control.board import RouteBoard
+from router.control.metrics import RouterMetrics
+from router.control.wishes import Wishes
 from router.core.admission import Admission
 from router.core.attempts import Denial, Rules
 from router.core.budget import Budgets, Scale
@@ -29,12 +30,11 @@ from router.core.latency import Latencies
 from router.core.paths import Operation
 from router.core.selection import Selection
 from router.core.tallies import Tallies
-from router.engine.request import Answer, Copy
-from router.forward import Forwarder
-from router.gate import Gate
-from router.metrics import RouterMetrics
-from router.upstreams import Upstreams
-from router.wishes import Wishes
+from router.path.call import Call, Reply, Wire
+from router.path.gate import Gate
+from router.path.race.forward import Forwarder
+from router.path.request import Answer, Copy
+from router.path.upstream.pools import Upstreams
 
 pytestmark = pytest.mark.looptime
 
@@ -151,7 +151,7 @@ async def simulate(
     board.swap(
         RouteTable(
             order=Order(1, 1),
-            models={M: ModelRoute(M, 1, {}, (VersionRoute(1, tuple(machines)),))},
+            models={M: ModelRoute(M, Serving.only(1), (VersionRoute(1, tuple(machines)),))},
             replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in machines},
             keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
         )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from berth.errors import InvalidArgument
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.model import Signature, TensorSpec
 from berth.oip import rest
 from berth.oip.datatypes import Array, bytes_array
@@ -33,7 +34,7 @@ def takes(**inputs: tuple[str, tuple[int, ...]]) -> Signature:
 def predict(signature: Signature, text: str) -> dict[str, Array]:
     """The tensors that reach the worker, by way of its own bytes."""
     sent = Translation(Verb.PREDICT, signature).to_worker(text.encode())
-    request = rest.decode_request(sent.content, sent.headers[rest.HEADER_LENGTH])
+    request = rest.decode_request(sent.content, sent.headers[INFERENCE_HEADER_LENGTH_TEXT])
     assert request.binary_outputs
     return dict(request.inputs)
 
@@ -213,10 +214,12 @@ def examples(verb: Verb, signature: Signature, body: str, outputs: dict[str, Arr
     """The tensors that reach the worker, and the answer made of `outputs`."""
     translation = Translation(verb, signature)
     sent = translation.to_worker(body.encode())
-    inputs = rest.decode_request(sent.content, sent.headers[rest.HEADER_LENGTH]).inputs
-    request = rest.decode_request(sent.content, sent.headers[rest.HEADER_LENGTH])
+    inputs = rest.decode_request(sent.content, sent.headers[INFERENCE_HEADER_LENGTH_TEXT]).inputs
+    request = rest.decode_request(sent.content, sent.headers[INFERENCE_HEADER_LENGTH_TEXT])
     reply = rest.encode_response(InferResponse("m", "1", outputs), request)
-    return dict(inputs), json.loads(translation.to_client(reply.content, reply.headers.get(rest.HEADER_LENGTH)))
+    return dict(inputs), json.loads(
+        translation.to_client(reply.content, reply.headers.get(INFERENCE_HEADER_LENGTH_TEXT))
+    )
 
 
 FEATURES = takes(image=("BYTES", (-1,)), size=("INT64", (-1, 1)), pixels=("FP32", (-1, 2, 2)))

@@ -25,9 +25,9 @@ from berth.model import Artifact, ReplicaAddress, Signature, TensorSpec, Version
 from berth.states import VersionState
 from doubles import onnx_models
 from doubles.scripted_replica import Answer, ScriptedReplica
-from worker.inference.server import serve_inference
-from worker.onnx_runtime import OnnxRuntime
-from worker.runtime import Loaded
+from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.runtimes.protocol import Loaded
+from worker.serving.server import serve_inference
 
 ALICE = {"authorization": "Bearer alice-key"}
 BOB = {"authorization": "Bearer bob-key"}

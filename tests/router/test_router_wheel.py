@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from router.engine.wheel import Wheel
+from router.path.wheel import Wheel
 
 pytestmark = pytest.mark.looptime
 

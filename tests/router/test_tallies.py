@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from berth.ids import VersionKey
+from router.control.model_metrics import SECONDS, ModelMetrics
 from router.core.tallies import BAD, GOOD, NONE, Labels, Tallies, Tally
-from router.model_metrics import SECONDS, ModelMetrics
 
 REST = Labels("", "other", "", "")
 

@@ -30,6 +30,7 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
 from berth.registry import LocalRegistry
@@ -60,7 +61,7 @@ CREDENTIAL = PeerCredential.from_token(secrets.token_urlsafe(32))
 
 def desired(generation: int, *keys: VersionKey) -> DesiredState:
     specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
-    models = (DesiredModel(V1.model_key, max(key.version for key in keys)),)
+    models = (DesiredModel(V1.model_key, Serving.only(max(key.version for key in keys))),)
     return DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models)
 
 

@@ -32,6 +32,7 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
 from berth.route_delta import GapError, StaleDelta, apply_delta, snapshot
@@ -196,7 +197,7 @@ class CellMachine(RuleBasedStateMachine):
             if keys
         )
         models = {key.model_key for key in [*first, *second]}
-        named = tuple(DesiredModel(key, 2) for key in sorted(models))
+        named = tuple(DesiredModel(key, Serving.only(2)) for key in sorted(models))
         self.history.append(DesiredState("c", self.desired.generation + 1, jobs, named))
 
     @rule(name=st.sampled_from(NODES))

@@ -18,6 +18,7 @@ from berth.model import (
     ReplicaStatus,
     RouteDelta,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
 from berth.states import Runtime, ServableState
@@ -42,7 +43,7 @@ W = ReplicaAddress("w", "j", "c", "1", "c:1", "g:1", "h:1")
 
 def desired(generation: int, *keys: VersionKey) -> DesiredArrived:
     specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
-    models = (DesiredModel(V1.model_key, 1),)
+    models = (DesiredModel(V1.model_key, Serving.only(1)),)
     return DesiredArrived(DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models))
 
 
@@ -209,7 +210,7 @@ def test_a_newer_state_changes_the_jobs_that_it_changes() -> None:
             DesiredJob(name, Runtime.ONNXRUNTIME, tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys))
             for name, keys in jobs.items()
         )
-        return DesiredState("c", generation, made, (DesiredModel(V1.model_key, 1),))
+        return DesiredState("c", generation, made, (DesiredModel(V1.model_key, Serving.only(1)),))
 
     assigned = Assigned()
     assert assigned.generation is None

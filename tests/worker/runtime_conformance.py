@@ -21,7 +21,7 @@ from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
 from doubles import onnx_models
-from worker.runtime import LoadFailed, Runtime
+from worker.runtimes.protocol import LoadFailed, ModelRuntime
 
 X = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
 
@@ -29,7 +29,7 @@ X = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
 class Bench(Protocol):
     """A runtime under test, and how to make something for it to load."""
 
-    runtime: Runtime
+    runtime: ModelRuntime
     load_patience: float
     """Seconds that a load, or giving one up, may take."""
 
@@ -49,7 +49,7 @@ class TritonBench:
 
     load_patience = 30.0
 
-    def __init__(self, runtime: Runtime, folder: Path) -> None:
+    def __init__(self, runtime: ModelRuntime, folder: Path) -> None:
         self.runtime = runtime
         self._folder = folder
 

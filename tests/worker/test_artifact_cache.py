@@ -14,7 +14,7 @@ from berth.artifacts.store import open_store
 from berth.errors import DigestMismatch, InvalidArgument, NotFound, Unavailable
 from berth.model import Artifact
 from berth.settings import SettingsError
-from worker.artifacts import ArtifactCache
+from worker.keeping.artifacts import ArtifactCache
 
 
 class Shelf:

@@ -29,10 +29,10 @@ from berth.states import ServableState as S
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
 from doubles.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
-from worker.control import WorkerControl, serve_control
-from worker.core.capacity import Limits
-from worker.inference.load import Loads
-from worker.keeper import Keeper
+from worker.control.channel import WorkerControl, serve_control
+from worker.core.capacity import MemoryLimits
+from worker.core.loads import Loads
+from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
 
 TOKEN = "t" * 40
@@ -49,7 +49,7 @@ class Synchronizer:
     def __init__(self, port: int, token: str = TOKEN) -> None:
         credential = PeerCredential.from_token(token)
         self._channel = credential.grpc_channel(f"127.0.0.1:{port}")
-        stub = worker_pb2_grpc.WorkerControlStub(self._channel)  # type: ignore[no-untyped-call]
+        stub = worker_pb2_grpc.WorkerControlStub(self._channel)
         self._stream: Any = stub.Sync(metadata=credential.metadata())
 
     async def send(self, order: Order, *versions: int) -> None:
@@ -108,7 +108,9 @@ class Worker:
 @pytest.fixture
 async def worker() -> AsyncIterator[Worker]:
     runtime = ScriptedRuntime(default=Script(measured_bytes=70))
-    keeper = Keeper(runtime, ScriptedArtifacts(), Limits(memory_bytes=2500), metrics=WorkerMetrics(CollectorRegistry()))
+    keeper = Keeper(
+        runtime, ScriptedArtifacts(), MemoryLimits(memory_bytes=2500), metrics=WorkerMetrics(CollectorRegistry())
+    )
     loads = Loads()
     control = WorkerControl(keeper, lambda: 3, loads)
     async with (

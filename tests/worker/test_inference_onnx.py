@@ -17,15 +17,16 @@ from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2_grpc
 
 from berth.auth.peer import PeerCredential
+from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
 from berth.oip import rest, rpc
 from berth.oip.datatypes import Array, bytes_array
 from berth.oip.request import InferRequest
 from doubles import onnx_models
-from worker.inference.server import InferenceServer, serve_inference
-from worker.onnx_runtime import OnnxRuntime
-from worker.runtime import Loaded
+from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.runtimes.protocol import Loaded
+from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
 
@@ -98,7 +99,7 @@ async def test_rest(server: InferenceServer, binary: bool) -> None:
                 async with http.post(path, data=body.content, headers=body.headers) as response:
                     raw = await response.read()
                     assert response.status == 200, raw
-                    answer = rest.decode_response(raw, response.headers.get(rest.HEADER_LENGTH))
+                    answer = rest.decode_response(raw, response.headers.get(INFERENCE_HEADER_LENGTH_TEXT))
                 assert same(answer.outputs["y"], tensor)
                 assert (answer.model, answer.version, answer.id) == (name, "1", "i" * padding)
 

@@ -27,8 +27,8 @@ from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.oip.datatypes import bytes_array
-from worker.inference.server import InferenceServer, serve_inference
-from worker.runtime import Array, Loaded, NotHeld, nobody
+from worker.runtimes.protocol import Array, Loaded, NotHeld, nobody
+from worker.serving.server import InferenceServer, serve_inference
 
 TOKEN = "t" * 40
 CREDENTIAL = PeerCredential.from_token(TOKEN)
@@ -465,7 +465,8 @@ async def test_leaving_drains_what_is_under_way(shelf: Shelf, protocol: str) -> 
         if protocol == "grpc":
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-                return (await stub.ModelInfer(message(), metadata=CREDENTIAL.metadata())).id == "seven"
+                answer = await stub.ModelInfer(message(), metadata=CREDENTIAL.metadata())
+                return str(answer.id) == "seven"
         url = f"http://127.0.0.1:{server.http_port}{PATH}"
         async with aiohttp.request("POST", url, json=BODY, headers=CREDENTIAL.headers()) as response:
             return response.status == 200

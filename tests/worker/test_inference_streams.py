@@ -22,8 +22,8 @@ from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest
-from worker.inference.server import InferenceServer, serve_inference
-from worker.runtime import Array, Loaded, NotHeld, nobody
+from worker.runtimes.protocol import Array, Loaded, NotHeld, nobody
+from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
 KEY = VersionKey("acme", "echo", 7)

@@ -16,7 +16,7 @@ from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.settings import ProcessSettings, SettingsError
 from doubles.certificates import Authority
-from worker.inference.server import serve_inference
+from worker.serving.server import serve_inference
 
 
 class Empty:

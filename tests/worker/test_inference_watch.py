@@ -22,8 +22,8 @@ from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.tracing import Tracing
 from doubles.otlp_collector import OtlpCollector
-from worker.inference.server import InferenceServer, serve_inference
-from worker.runtime import Array, Loaded, nobody
+from worker.runtimes.protocol import Array, Loaded, nobody
+from worker.serving.server import InferenceServer, serve_inference
 
 TOKEN = "t" * 40
 KEY = VersionKey("acme", "digits", 3)

@@ -13,11 +13,11 @@ from berth.errors import InvalidArgument
 from berth.ids import ModelKey, VersionKey
 from berth.model import NEVER, Artifact, AspiredSet, Order, VersionSpec
 from berth.states import ServableState as S
-from worker.core.capacity import Charge, Ledger, Limits, charge
-from worker.core.lifecycle import TRANSITIONS, Acceptance, Event, Lifecycle, Servable
-from worker.core.policy import Action, Cancel, Drain, Forget, Load, Revive, Wait, next_actions, retry_delay
+from worker.core.capacity import Charge, MemoryLedger, MemoryLimits, charge
+from worker.core.lifecycle import TRANSITIONS, Acceptance, Lifecycle, Servable, ServableEvent
+from worker.core.policy import Action, CancelLoad, Defer, Drain, Forget, Revive, StartLoad, next_actions, retry_delay
 
-ROOMY = Limits(memory_bytes=10_000, headroom_bytes=10_000, max_loads=100)
+ROOMY = MemoryLimits(memory_bytes=10_000, headroom_bytes=10_000, max_loads=100)
 MODEL = ModelKey("acme", "m")
 
 
@@ -35,11 +35,11 @@ def held(state: S, version: int, **more: object) -> Servable:
     return Servable(spec(version), state, since=0.0, measured_bytes=measured, **more)  # type: ignore[arg-type]
 
 
-def ask(states: dict[int, S], aspired: set[int], ledger: Ledger | None = None) -> list[Action]:
+def ask(states: dict[int, S], aspired: set[int], ledger: MemoryLedger | None = None) -> list[Action]:
     return next_actions(
         {version: held(state, version) for version, state in states.items()},
         {version: spec(version) for version in aspired},
-        ledger or Ledger(ROOMY),
+        ledger or MemoryLedger(ROOMY),
         now=100.0,
     )
 
@@ -51,27 +51,33 @@ def ask(states: dict[int, S], aspired: set[int], ledger: Ledger | None = None) -
     ("states", "aspired", "actions"),
     [
         pytest.param({}, set(), [], id="nothing"),
-        pytest.param({1: S.NEW}, {1}, [Load(key(1))], id="aspired and new"),
+        pytest.param({1: S.NEW}, {1}, [StartLoad(key(1))], id="aspired and new"),
         pytest.param({1: S.LOADING}, {1}, [], id="aspired and loading"),
         pytest.param({1: S.AVAILABLE}, {1}, [], id="aspired and available is not touched"),
         pytest.param({1: S.DRAINING}, {1}, [Revive(key(1))], id="wanted back while draining"),
         pytest.param({1: S.UNLOADING}, {1}, [], id="wanted back too late: first it ends"),
-        pytest.param({1: S.NEW, 2: S.NEW}, {1, 2}, [Load(key(2)), Load(key(1))], id="the newest first"),
+        pytest.param({1: S.NEW, 2: S.NEW}, {1, 2}, [StartLoad(key(2)), StartLoad(key(1))], id="the newest first"),
         pytest.param({1: S.NEW}, set(), [Forget(key(1))], id="never begun and unwanted"),
         pytest.param({1: S.ERROR}, set(), [Forget(key(1))], id="failed and unwanted"),
-        pytest.param({1: S.LOADING}, set(), [Cancel(key(1))], id="loading and unwanted"),
+        pytest.param({1: S.LOADING}, set(), [CancelLoad(key(1))], id="loading and unwanted"),
         pytest.param({1: S.AVAILABLE}, set(), [Drain(key(1))], id="the whole model has left"),
         pytest.param({1: S.DRAINING}, set(), [], id="draining goes on"),
-        pytest.param({1: S.AVAILABLE, 2: S.NEW}, {2}, [Load(key(2))], id="the old one stays until the new one serves"),
+        pytest.param(
+            {1: S.AVAILABLE, 2: S.NEW}, {2}, [StartLoad(key(2))], id="the old one stays until the new one serves"
+        ),
         pytest.param({1: S.AVAILABLE, 2: S.LOADING}, {2}, [], id="and while it loads"),
         pytest.param({1: S.AVAILABLE, 2: S.AVAILABLE}, {2}, [Drain(key(1))], id="and then it goes"),
-        pytest.param({1: S.AVAILABLE, 2: S.ERROR}, {2}, [Wait(key(2), "", float("inf"))], id="also if it never serves"),
+        pytest.param(
+            {1: S.AVAILABLE, 2: S.ERROR}, {2}, [Defer(key(2), "", float("inf"))], id="also if it never serves"
+        ),
         pytest.param(
             {1: S.AVAILABLE, 2: S.AVAILABLE, 3: S.LOADING}, {3}, [Drain(key(1))], id="one old one is enough: the newest"
         ),
         pytest.param({1: S.AVAILABLE, 2: S.DRAINING}, {2}, [Revive(key(2))], id="rolled back and forth"),
         pytest.param({1: S.AVAILABLE, 2: S.UNLOADING}, {2}, [], id="what is unloading does not serve"),
-        pytest.param({1: S.AVAILABLE, 2: S.AVAILABLE, 3: S.NEW}, {2, 3}, [Drain(key(1)), Load(key(3))], id="mixed"),
+        pytest.param(
+            {1: S.AVAILABLE, 2: S.AVAILABLE, 3: S.NEW}, {2, 3}, [Drain(key(1)), StartLoad(key(3))], id="mixed"
+        ),
     ],
 )
 def test_next_actions(states: dict[int, S], aspired: set[int], actions: list[Action]) -> None:
@@ -82,7 +88,7 @@ def test_next_actions(states: dict[int, S], aspired: set[int], actions: list[Act
     ("state", "action"),
     [
         (S.NEW, Forget(key(1))),
-        (S.LOADING, Cancel(key(1))),
+        (S.LOADING, CancelLoad(key(1))),
         (S.AVAILABLE, Drain(key(1))),
         (S.ERROR, Forget(key(1))),
         (S.DRAINING, None),
@@ -90,22 +96,22 @@ def test_next_actions(states: dict[int, S], aspired: set[int], actions: list[Act
     ],
 )
 def test_other_bytes_under_the_same_name_are_another_version(state: S, action: Action | None) -> None:
-    actions = next_actions({1: held(state, 1)}, {1: spec(1, content="b")}, Ledger(ROOMY), now=0.0)
+    actions = next_actions({1: held(state, 1)}, {1: spec(1, content="b")}, MemoryLedger(ROOMY), now=0.0)
     assert actions == ([action] if action else [])
 
 
 @pytest.mark.parametrize(
     ("retry_at", "action"),
     [
-        (99.0, Load(key(1))),
-        (100.0, Load(key(1))),
-        (100.5, Wait(key(1), "why", 100.5)),
-        (None, Wait(key(1), "why", float("inf"))),
+        (99.0, StartLoad(key(1))),
+        (100.0, StartLoad(key(1))),
+        (100.5, Defer(key(1), "why", 100.5)),
+        (None, Defer(key(1), "why", float("inf"))),
     ],
 )
 def test_a_failed_load_is_tried_again_when_it_is_time(retry_at: float | None, action: Action) -> None:
     failed = {1: held(S.ERROR, 1, reason="why", retry_at=retry_at)}
-    assert next_actions(failed, {1: spec(1)}, Ledger(ROOMY), now=100.0) == [action]
+    assert next_actions(failed, {1: spec(1)}, MemoryLedger(ROOMY), now=100.0) == [action]
 
 
 # Memory
@@ -128,21 +134,21 @@ def test_a_failed_load_is_tried_again_when_it_is_time(retry_at: float | None, ac
     ],
 )
 def test_obstacles_to_a_load(total: Charge, needs: VersionSpec, obstacle: str | None) -> None:
-    ledger = Ledger(Limits(memory_bytes=1000, headroom_bytes=400, max_loads=2), total)
+    ledger = MemoryLedger(MemoryLimits(memory_bytes=1000, headroom_bytes=400, max_loads=2), total)
     found = ledger.obstacle(needs)
     assert (found is None) == (obstacle is None)
     assert obstacle is None or obstacle in (found or "")
 
 
 def test_without_memory_for_the_new_version_the_old_one_stays_and_the_new_one_says_why() -> None:
-    ledger = Ledger(Limits(memory_bytes=150), charge(S.AVAILABLE, spec(1), 100))
-    assert ask({1: S.AVAILABLE, 2: S.NEW}, {2}, ledger) == [Wait(key(2), "waiting for memory: needs 100 bytes")]
+    ledger = MemoryLedger(MemoryLimits(memory_bytes=150), charge(S.AVAILABLE, spec(1), 100))
+    assert ask({1: S.AVAILABLE, 2: S.NEW}, {2}, ledger) == [Defer(key(2), "waiting for memory: needs 100 bytes")]
 
 
 def test_loads_of_one_look_share_the_memory() -> None:
-    assert ask({1: S.NEW, 2: S.NEW}, {1, 2}, Ledger(Limits(memory_bytes=150))) == [
-        Load(key(2)),
-        Wait(key(1), "waiting for memory: needs 100 bytes"),
+    assert ask({1: S.NEW, 2: S.NEW}, {1, 2}, MemoryLedger(MemoryLimits(memory_bytes=150))) == [
+        StartLoad(key(2)),
+        Defer(key(1), "waiting for memory: needs 100 bytes"),
     ]
 
 
@@ -150,17 +156,17 @@ def test_loads_of_one_look_share_the_memory() -> None:
 
 
 def test_each_transition_and_no_other() -> None:
-    for state, event in itertools.product(S, Event):
+    for state, event in itertools.product(S, ServableEvent):
         life = Lifecycle(ROOMY)
         life.accept(AspiredSet(Order(1, 1), (spec(1),)), 0.0)
         life._held[MODEL][1] = held(state, 1)
-        life.ledger = Ledger(ROOMY, held(state, 1).charge)
+        life.ledger = MemoryLedger(ROOMY, held(state, 1).charge)
         if (state, event) in TRANSITIONS:
-            assert life.apply(key(1), event, 1.0, measured_bytes=7).state is TRANSITIONS[state, event]
+            assert life.record(key(1), event, 1.0, measured_bytes=7).state is TRANSITIONS[state, event]
             life.validate()
         else:
             with pytest.raises(KeyError):
-                life.apply(key(1), event, 1.0)
+                life.record(key(1), event, 1.0)
 
 
 def test_every_state_can_be_left_and_end_cannot() -> None:
@@ -214,8 +220,8 @@ def test_a_set_that_makes_no_sense_changes_nothing(versions: tuple[VersionSpec, 
 def test_a_new_reservation_is_charged_without_a_load() -> None:
     life = Lifecycle(ROOMY)
     life.accept(AspiredSet(Order(1, 1), (spec(1),)), 0.0)
-    life.apply(key(1), Event.LOAD, 0.0)
-    life.apply(key(1), Event.LOADED, 0.0, measured_bytes=90)
+    life.record(key(1), ServableEvent.LOAD, 0.0)
+    life.record(key(1), ServableEvent.LOADED, 0.0, measured_bytes=90)
     life.accept(AspiredSet(Order(1, 2), (spec(1, reserved=95),)), 1.0)
     life.validate()
     assert life.ledger.total == Charge(reserved=95, used=90)
@@ -233,7 +239,7 @@ def test_retries_are_quick_at_first_then_patient(attempts: int, least: float, mo
 # The guarantees, whatever happens in whatever order
 
 MODELS = ("m", "n")
-LIMITS = Limits(memory_bytes=1000, headroom_bytes=600, max_loads=2)
+LIMITS = MemoryLimits(memory_bytes=1000, headroom_bytes=600, max_loads=2)
 aspirations = st.sets(st.tuples(st.sampled_from(MODELS), st.integers(1, 3), st.sampled_from("ab")), max_size=5).map(
     lambda chosen: {(model, version): content for model, version, content in sorted(chosen)}
 )
@@ -259,11 +265,11 @@ class World:
         assert answer is Acceptance.ACCEPTED
         self.settle()
 
-    def possible(self) -> list[tuple[VersionKey, Event]]:
+    def possible(self) -> list[tuple[VersionKey, ServableEvent]]:
         facts = {
-            S.LOADING: (Event.LOADED, Event.FAILED) if self.fails else (Event.LOADED,),
-            S.DRAINING: (Event.DRAINED,),
-            S.UNLOADING: (Event.UNLOADED,),
+            S.LOADING: (ServableEvent.LOADED, ServableEvent.FAILED) if self.fails else (ServableEvent.LOADED,),
+            S.DRAINING: (ServableEvent.DRAINED,),
+            S.UNLOADING: (ServableEvent.UNLOADED,),
         }
         return [
             (servable.spec.key, event) for servable in self.life.servables() for event in facts.get(servable.state, ())
@@ -275,12 +281,12 @@ class World:
         if possible:
             chosen, event = possible[choice % len(possible)]
             permanent = choice % 3 == 0
-            self.life.apply(
+            self.life.record(
                 chosen,
                 event,
                 self.now,
-                reason="no" if event is Event.FAILED else "",
-                retry_at=None if permanent or event is not Event.FAILED else self.now + choice % 5,
+                reason="no" if event is ServableEvent.FAILED else "",
+                retry_at=None if permanent or event is not ServableEvent.FAILED else self.now + choice % 5,
                 measured_bytes=250 + choice % 100,
             )
         self.settle()
@@ -295,7 +301,7 @@ class World:
         assert self.life.ledger.total.loads <= LIMITS.max_loads
 
     def carry_out(self, action: Action) -> None:
-        if isinstance(action, Wait):
+        if isinstance(action, Defer):
             assert action.reason
             return
         model = action.key.model_key
@@ -310,14 +316,17 @@ class World:
                 if number != action.key.version and servable.state is S.AVAILABLE
             ]
             assert others or wanted is not None or not self.life.aspired(model), "never to zero"
-        event = {Load: Event.LOAD, Cancel: Event.CANCEL, Drain: Event.DRAIN, Revive: Event.REVIVE}.get(
-            type(action), Event.FORGET
-        )
-        if event is Event.LOAD:
+        event = {
+            StartLoad: ServableEvent.LOAD,
+            CancelLoad: ServableEvent.CANCEL,
+            Drain: ServableEvent.DRAIN,
+            Revive: ServableEvent.REVIVE,
+        }.get(type(action), ServableEvent.FORGET)
+        if event is ServableEvent.LOAD:
             assert wanted is not None
             assert before.holds(wanted)
-        self.life.apply(action.key, event, self.now)
-        if event is Event.LOAD:
+        self.life.record(action.key, event, self.now)
+        if event is ServableEvent.LOAD:
             total = self.life.ledger.total
             assert total.reserved <= LIMITS.memory_bytes
             ceiling = LIMITS.memory_bytes + LIMITS.headroom_bytes

@@ -16,12 +16,12 @@ from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaLoad, ServableLoad, VersionSpec
 from doubles import onnx_models
-from worker.core.capacity import Limits
-from worker.inference.load import Loads
-from worker.inference.server import InferenceServer, serve_inference
-from worker.keeper import Keeper
+from worker.core.capacity import MemoryLimits
+from worker.core.loads import Loads
+from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
-from worker.onnx_runtime import OnnxRuntime
+from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
 WAIT_S = 30.0
@@ -37,12 +37,12 @@ def test_each_reader_hears_of_each_request_once() -> None:
     with loads.reader() as early:
         loads.add(key(2), 2.0, queued=0.5)
         with loads.reader() as late:
-            assert {load.key.version for load in early.take()} == {2}
+            assert {load.key.version for load in early.collect()} == {2}
             loads.add(key(2), 1.0)
-            assert late.take() == (ServableLoad(key(2), 2, 3.0),)
-            assert late.take() == ()
+            assert late.collect() == (ServableLoad(key(2), 2, 3.0),)
+            assert late.collect() == ()
         loads.add(key(3), 0.0)
-        assert {load.key.version for load in early.take()} == {2, 3}
+        assert {load.key.version for load in early.collect()} == {2, 3}
     assert loads.total == ReplicaLoad(4, 4.0, 0.5)
 
 
@@ -93,7 +93,9 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
     """Real ONNX Runtime with one thread, behind the real server."""
     artifacts = {number: onnx_models.double() if number == QUICK else onnx_models.slow_loop() for number in (1, 2)}
     runtime, loads = OnnxRuntime(threads=1, providers="cpu"), Loads()
-    keeper = Keeper(runtime, _Folder(folder, artifacts), Limits(2**30), metrics=WorkerMetrics(CollectorRegistry()))
+    keeper = Keeper(
+        runtime, _Folder(folder, artifacts), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry())
+    )
     async with (
         asyncio.TaskGroup() as tasks,
         serve_inference(
@@ -148,7 +150,7 @@ async def test_answers_are_counted_by_version(tmp_path: Path) -> None:
             assert await worker.ask(QUICK, ("y", X[1])) == 400
             assert await worker.ask(SLOW, *turns(10)) == 200
             assert await worker.ask(9, X) == 503
-            by_version = {load.key.version: load for load in reader.take()}
+            by_version = {load.key.version: load for load in reader.collect()}
         assert {number: load.completed for number, load in by_version.items()} == {QUICK: 4, SLOW: 1}
         total = worker.loads.total
         assert total.completed == 5, "what is refused because it is not here is none of this replica's work"

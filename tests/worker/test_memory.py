@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from berth.settings import SettingsError
-from worker.memory import PROCESS_BYTES, versions_limit
+from worker.keeping.memory import PROCESS_BYTES, versions_limit
 
 MIB = 2**20
 GIB = 2**30

@@ -18,9 +18,9 @@ from berth.model import Artifact, VersionSpec
 from berth.settings import SettingsError
 from doubles import onnx_models
 from tests.worker.runtime_conformance import MODELS, RuntimeConformance, turn
-from worker.onnx_runtime import OnnxRuntime, OnnxServable
-from worker.onnx_values import safe_text
-from worker.runtime import Array, LoadFailed
+from worker.runtimes.onnx.runtime import OnnxRuntime, OnnxServable
+from worker.runtimes.onnx.values import safe_text
+from worker.runtimes.protocol import Array, LoadFailed
 
 
 class OnnxBench:
@@ -231,8 +231,8 @@ async def test_a_quick_model_runs_on_the_loop_and_a_heavy_one_in_the_pool(bench:
 async def test_without_a_warm_up_the_first_run_tells_where_it_belongs(
     bench: OnnxBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.onnx_load._WARMUP_BYTES", 0)
-    monkeypatch.setattr("worker.onnx_runtime._INLINE_RUN_S", 10.0)
+    monkeypatch.setattr("worker.runtimes.onnx.load._WARMUP_BYTES", 0)
+    monkeypatch.setattr("worker.runtimes.onnx.runtime._INLINE_RUN_S", 10.0)
     loaded = await bench.load(onnx_models.double())
     assert "pool" in repr(loaded)
     await loaded.infer({"x": np.ones((1, 2), np.float32)}, [])
@@ -278,7 +278,7 @@ async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(benc
 
 
 async def test_a_warm_up_without_end_is_ended(bench: OnnxBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.onnx_load._WARMUP_S", 0.1)
+    monkeypatch.setattr("worker.runtimes.onnx.load._WARMUP_S", 0.1)
     async with asyncio.timeout(10):
         loaded = await bench.load(onnx_models.slow_loop(2**62))
     assert "pool" in repr(loaded)

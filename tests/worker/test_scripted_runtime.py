@@ -13,7 +13,7 @@ from berth.ids import VersionKey
 from berth.model import Artifact, Signature, TensorSpec, VersionSpec
 from doubles.scripted_runtime import Script, ScriptedRuntime
 from tests.worker.runtime_conformance import RuntimeConformance
-from worker.runtime import Array, LoadFailed
+from worker.runtimes.protocol import Array, LoadFailed
 
 pytestmark = pytest.mark.looptime
 

@@ -22,14 +22,14 @@ from berth.model import Signature, TensorSpec
 from berth.oip.datatypes import bytes_array
 from berth.settings import SettingsError
 from doubles import onnx_models
-from worker.runtime import LoadFailed
-from worker.triton import canary
-from worker.triton.faults import load_failure, run_failure
-from worker.triton.installation import FACTS, locate
-from worker.triton.onnx_signature import read_signature
-from worker.triton.repository import Repository
-from worker.triton.shared_memory import clean_shared_memory, remove_region
-from worker.triton.stubs import Watch, find_stubs, own_bytes
+from worker.runtimes.protocol import LoadFailed
+from worker.runtimes.triton import canary
+from worker.runtimes.triton.faults import load_failure, run_failure
+from worker.runtimes.triton.installation import FACTS, locate
+from worker.runtimes.triton.onnx_signature import read_signature
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.shared_memory import clean_shared_memory, remove_region
+from worker.runtimes.triton.stubs import ProcessWatch, find_stubs, own_bytes
 
 NAME = "acme~digits~3"
 
@@ -229,12 +229,12 @@ async def test_processes_are_found_measured_and_watched(tmp_path: Path) -> None:
         assert (stub.pid, stub.region) == (process.pid, "berth_region")
         assert find_stubs(1, script) == []
         assert own_bytes(stub.pid) > 8 << 20
-        watch = Watch(stub.pid, over.set)
+        watch = ProcessWatch(stub.pid, over.set)
         stub.kill()
         await watch.over.wait()
         await process.wait()
         assert over.is_set()
         stub.kill()
-        late = Watch(stub.pid, lambda: None)
+        late = ProcessWatch(stub.pid, lambda: None)
         await late.over.wait()
         assert own_bytes(stub.pid) == 0

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -30,11 +31,11 @@ from berth.settings import ProcessSettings
 from doubles import onnx_models
 from doubles.certificates import Authority, Mount
 from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
-from worker.runtime import Array, LoadFailed, NotHeld
-from worker.triton.child import ChildTriton, open_triton
-from worker.triton.repository import Repository
-from worker.triton.servable import TritonServable
-from worker.triton.stubs import Watch, find_stubs
+from worker.runtimes.protocol import Array, LoadFailed, NotHeld
+from worker.runtimes.triton.child import ChildTriton, open_triton
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.servable import TritonServable
+from worker.runtimes.triton.stubs import ProcessWatch, find_stubs
 
 # One Triton for most tests, since each start takes a second; so they share a loop.
 pytestmark = [pytest.mark.triton, pytest.mark.asyncio(loop_scope="module")]
@@ -135,7 +136,7 @@ async def test_it_answers_and_leaves_nothing(runtime: ChildTriton, tmp_path: Pat
     assert (await servable.infer({"x": X[:0]}, ("y",)))["y"].shape == (0, 2)
 
     over = asyncio.Event()
-    watch = Watch(stub.pid, over.set)
+    watch = ProcessWatch(stub.pid, over.set)
     await servable.unload()
     async with asyncio.timeout(WAIT_S):
         await over.wait()
@@ -265,7 +266,7 @@ async def test_a_models_process_that_is_killed_is_lost(runtime: ChildTriton, tmp
 async def test_a_request_under_way_when_its_process_dies(runtime: ChildTriton, tmp_path: Path) -> None:
     servable = await load(runtime, tmp_path, onnx_models.slow_loop())
     assert servable.stub is not None
-    endless = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
+    endless: dict[str, np.ndarray[Any, Any]] = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
     running = asyncio.create_task(servable.infer(endless, ()))
     # The model runs one request at a time: when a quick one has to wait, the endless one is being run.
     with contextlib.suppress(TimeoutError):
@@ -289,7 +290,7 @@ async def test_a_request_under_way_when_its_process_dies(runtime: ChildTriton, t
 async def test_triton_that_is_killed_is_started_again_and_all_is_lost(runtime: ChildTriton, tmp_path: Path) -> None:
     servables = [await load(runtime, tmp_path, onnx_models.double(), f"double-{index}") for index in range(2)]
     busy = await load(runtime, tmp_path, onnx_models.slow_loop(), "busy")
-    endless = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
+    endless: dict[str, np.ndarray[Any, Any]] = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
     running = asyncio.create_task(busy.infer(endless, ()))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):
@@ -412,7 +413,7 @@ async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_p
     program = textwrap.dedent("""
         import asyncio, sys
         from pathlib import Path
-        from worker.triton.child import open_triton
+        from worker.runtimes.triton.child import open_triton
         async def main():
             async with open_triton(Path(sys.argv[1]), Path(sys.argv[2]), instance="w-1") as runtime:
                 print("pid", runtime._server.pid, flush=True)
@@ -428,7 +429,7 @@ async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_p
         while not (line := await worker.stdout.readline()).startswith(b"pid "):
             assert line, "the worker ended"
     over = asyncio.Event()
-    watch = Watch(int(line.split()[1]), over.set)
+    watch = ProcessWatch(int(line.split()[1]), over.set)
 
     worker.kill()
 

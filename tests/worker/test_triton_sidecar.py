@@ -26,15 +26,15 @@ from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from doubles import onnx_models
 from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
-from worker.core.capacity import Limits
-from worker.keeper import Keeper
+from worker.core.capacity import MemoryLimits
+from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
-from worker.runtime import LoadFailed, NotHeld
+from worker.runtimes.protocol import LoadFailed, NotHeld
+from worker.runtimes.triton.installation import locate
+from worker.runtimes.triton.repository import Repository
+from worker.runtimes.triton.sidecar import SidecarTriton
+from worker.runtimes.triton.stubs import end, find_stubs
 from worker.settings import TritonBackend
-from worker.triton.installation import locate
-from worker.triton.repository import Repository
-from worker.triton.sidecar import SidecarTriton
-from worker.triton.stubs import end, find_stubs
 
 # One Triton for most tests, since each start takes a second; so they share a loop. Whoever attaches finds it empty.
 pytestmark = [pytest.mark.triton, pytest.mark.asyncio(loop_scope="module")]
@@ -186,7 +186,7 @@ class World:
 async def world(server: Server, folder: Path) -> AsyncIterator[World]:
     spec, path = artifact(folder, onnx_models.double())
     async with attached(server) as runtime, asyncio.TaskGroup() as tasks:
-        keeper = Keeper(runtime, Shelf(path), Limits(2**30), metrics=WorkerMetrics(CollectorRegistry()))
+        keeper = Keeper(runtime, Shelf(path), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry()))
         tasks.create_task(keeper.run())
         keeper.aspire(AspiredSet(Order(1, 1), (spec,)))
         yield World(keeper)

@@ -111,7 +111,7 @@ async def store(folder: Path, data: bytes) -> Artifact:
 @asynccontextmanager
 async def synchronizer(address: ReplicaAddress) -> AsyncIterator[Any]:
     channel = CREDENTIAL.grpc_channel(address.control)
-    stub = worker_pb2_grpc.WorkerControlStub(channel)  # type: ignore[no-untyped-call]
+    stub = worker_pb2_grpc.WorkerControlStub(channel)
     stream = stub.Sync(metadata=CREDENTIAL.metadata())
     yield stream
     stream.cancel()

@@ -1,4 +1,5 @@
-"""What a worker decides: which versions to load, to drain and to let go of, and in how much memory.
+"""What a worker decides and counts: which versions to load, to drain and to let go of, in how much memory; how much
+work it has done.
 
-Pure: no clock, no tasks, no runtime; the keeper tells it what happened and carries out what it says.
+Pure: no clock, no tasks, no runtime. The keeper tells it what happened and carries out what it says.
 """

@@ -42,7 +42,7 @@ NOTHING = Charge()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MemoryLimits:
     """`memory_bytes` bounds reservations; `headroom_bytes` come on top, for loads; `max_loads` run at once."""
 
     memory_bytes: int
@@ -51,10 +51,10 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class MemoryLedger:
     """The sums of all charges, as a value: adding a charge gives another ledger."""
 
-    limits: Limits
+    limits: MemoryLimits
     total: Charge = NOTHING
 
     @property
@@ -62,11 +62,11 @@ class Ledger:
         """Bytes that can still be reserved; below 0 if reservations grew after the load."""
         return self.limits.memory_bytes - self.total.reserved
 
-    def replace(self, old: Charge, new: Charge) -> Ledger:
+    def recharge(self, old: Charge, new: Charge) -> MemoryLedger:
         """The ledger after one servable's charge went from `old` to `new`."""
         if old == new:
             return self
-        return Ledger(
+        return MemoryLedger(
             self.limits, Charge(*(have - out + come for have, out, come in zip(self.total, old, new, strict=True)))
         )
 

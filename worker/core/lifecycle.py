@@ -9,7 +9,7 @@
      │              └─cancel─────────┼─┼─────────────────────────────────────────────┘
      └──forget──────────► END ◄─forget └──load──► LOADING
 
-`Lifecycle.apply` is the only place where a state changes, `TRANSITIONS` the only place that says how. What should
+`Lifecycle.record` is the only place where a state changes, `TRANSITIONS` the only place that says how. What should
 happen next is decided in `worker.core.policy`, which changes nothing.
 """
 
@@ -24,12 +24,12 @@ from berth.errors import InvalidArgument
 from berth.ids import ModelKey, VersionKey, check_sha256
 from berth.model import NEVER, AspiredSet, Order, VersionSpec
 from berth.states import ServableState
-from worker.core.capacity import Charge, Ledger, Limits, charge
+from worker.core.capacity import Charge, MemoryLedger, MemoryLimits, charge
 
 _S = ServableState
 
 
-class Event(StrEnum):
+class ServableEvent(StrEnum):
     """What can happen to a servable. `LOADED`, `FAILED`, `LOST`, `DRAINED` and `UNLOADED` are facts, the others
     decisions. `LOST`: the runtime no longer has it; what is left of it goes, and it begins anew, at `retry_at` at the
     soonest, if it is aspired."""
@@ -46,27 +46,27 @@ class Event(StrEnum):
     FORGET = "forget"
 
 
-TRANSITIONS: Mapping[tuple[ServableState, Event], ServableState] = MappingProxyType(
+TRANSITIONS: Mapping[tuple[ServableState, ServableEvent], ServableState] = MappingProxyType(
     {
-        (_S.NEW, Event.LOAD): _S.LOADING,
-        (_S.NEW, Event.FORGET): _S.END,
-        (_S.LOADING, Event.LOADED): _S.AVAILABLE,
-        (_S.LOADING, Event.FAILED): _S.ERROR,
-        (_S.LOADING, Event.CANCEL): _S.UNLOADING,
-        (_S.AVAILABLE, Event.DRAIN): _S.DRAINING,
-        (_S.AVAILABLE, Event.LOST): _S.UNLOADING,
-        (_S.DRAINING, Event.REVIVE): _S.AVAILABLE,
-        (_S.DRAINING, Event.DRAINED): _S.UNLOADING,
-        (_S.UNLOADING, Event.UNLOADED): _S.END,
-        (_S.ERROR, Event.LOAD): _S.LOADING,
-        (_S.ERROR, Event.FORGET): _S.END,
+        (_S.NEW, ServableEvent.LOAD): _S.LOADING,
+        (_S.NEW, ServableEvent.FORGET): _S.END,
+        (_S.LOADING, ServableEvent.LOADED): _S.AVAILABLE,
+        (_S.LOADING, ServableEvent.FAILED): _S.ERROR,
+        (_S.LOADING, ServableEvent.CANCEL): _S.UNLOADING,
+        (_S.AVAILABLE, ServableEvent.DRAIN): _S.DRAINING,
+        (_S.AVAILABLE, ServableEvent.LOST): _S.UNLOADING,
+        (_S.DRAINING, ServableEvent.REVIVE): _S.AVAILABLE,
+        (_S.DRAINING, ServableEvent.DRAINED): _S.UNLOADING,
+        (_S.UNLOADING, ServableEvent.UNLOADED): _S.END,
+        (_S.ERROR, ServableEvent.LOAD): _S.LOADING,
+        (_S.ERROR, ServableEvent.FORGET): _S.END,
     }
 )
 
 # A version that is lost no later than this after it became AVAILABLE is lost in a row with the time before.
 _STEADY_S = 300.0
 
-_EXPLAINED = frozenset({(Event.LOAD, _S.ERROR), (Event.UNLOADED, _S.UNLOADING)})
+_EXPLAINED = frozenset({(ServableEvent.LOAD, _S.ERROR), (ServableEvent.UNLOADED, _S.UNLOADING)})
 
 
 class Acceptance(Enum):
@@ -117,9 +117,9 @@ class Lifecycle:
     Kept per model, because a decision about one model needs no other: a worker holds tens of thousands.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: MemoryLimits) -> None:
         self.order: Order = NEVER
-        self.ledger = Ledger(limits)
+        self.ledger = MemoryLedger(limits)
         self._aspired: dict[ModelKey, dict[int, VersionSpec]] = {}
         self._held: dict[ModelKey, dict[int, Servable]] = {}
 
@@ -166,10 +166,10 @@ class Lifecycle:
         """Aspire to nothing, whatever the order: the process is ending."""
         return self._aspire({}, now)
 
-    def apply(
+    def record(
         self,
         key: VersionKey,
-        event: Event,
+        event: ServableEvent,
         now: float,
         *,
         reason: str = "",
@@ -187,12 +187,12 @@ class Lifecycle:
             since=now,
             # While it is tried again, or goes because it was lost, what happened still explains why it is not there.
             reason=old.reason if (event, old.state) in _EXPLAINED else reason,
-            attempts=old.attempts + (event is Event.LOAD),
-            retry_at=old.retry_at if event is Event.UNLOADED else retry_at,
-            measured_bytes=measured_bytes if event is Event.LOADED else old.measured_bytes,
+            attempts=old.attempts + (event is ServableEvent.LOAD),
+            retry_at=old.retry_at if event is ServableEvent.UNLOADED else retry_at,
+            measured_bytes=measured_bytes if event is ServableEvent.LOADED else old.measured_bytes,
             losses=old.losses if losses is None else losses,
         )
-        self.ledger = self.ledger.replace(old.charge, new.charge)
+        self.ledger = self.ledger.recharge(old.charge, new.charge)
         versions[key.version] = new
         if state is _S.END:
             self._end(new, now)
@@ -241,7 +241,7 @@ class Lifecycle:
         elif held.holds(spec):
             # Only the reservation can differ: the controller has measured better than it could guess.
             versions[spec.key.version] = new = replace(held, spec=spec)
-            self.ledger = self.ledger.replace(held.charge, new.charge)
+            self.ledger = self.ledger.recharge(held.charge, new.charge)
 
     def _end(self, ended: Servable, now: float) -> None:
         key = ended.spec.key

@@ -17,7 +17,7 @@ be carried out, in any order, without asking again. It guarantees:
    not, until it is left out of the aspired set and comes back, or comes with other bytes. A newer order alone is no
    reason: orders change whenever anything does.
 7. A load that is no longer aspired is cancelled, and what never loaded is forgotten.
-8. When nothing is to be done there are no actions but `Wait`: repetition means nothing.
+8. When nothing is to be done there are no actions but `Defer`: repetition means nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from berth.ids import VersionKey
 from berth.states import ServableState
-from worker.core.capacity import Charge, Ledger, charge
+from worker.core.capacity import Charge, MemoryLedger, charge
 from worker.core.lifecycle import Aspired, Servable, Versions
 
 # Seconds before the second, third and fourth attempt: a fault that passes, passes soon. Then patience, so that a
@@ -37,12 +37,12 @@ _SLOW_RETRY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class StartLoad:
     key: VersionKey
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class CancelLoad:
     """Stop the load under way; what it did is undone."""
 
     key: VersionKey
@@ -68,7 +68,7 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Defer:
     """It cannot be loaded now. Ask again at `until`, or when the ledger has more room if that is None."""
 
     key: VersionKey
@@ -76,10 +76,10 @@ class Wait:
     until: float | None = None
 
 
-Action = Load | Cancel | Drain | Revive | Forget | Wait
+Action = StartLoad | CancelLoad | Drain | Revive | Forget | Defer
 
 
-def next_actions(held: Versions, aspired: Aspired, ledger: Ledger, now: float) -> list[Action]:
+def next_actions(held: Versions, aspired: Aspired, ledger: MemoryLedger, now: float) -> list[Action]:
     """What to do with one model's versions, by version number. See the guarantees above."""
     wanted = {number: held[number] for number, spec in aspired.items() if number in held and held[number].holds(spec)}
     return [*_part_with(held, aspired, wanted), *_bring_up(wanted, ledger, now)]
@@ -95,7 +95,7 @@ def _part_with(held: Versions, aspired: Aspired, wanted: Versions) -> Iterator[A
             case ServableState.NEW | ServableState.ERROR:
                 yield Forget(servable.spec.key)
             case ServableState.LOADING:
-                yield Cancel(servable.spec.key)
+                yield CancelLoad(servable.spec.key)
             case ServableState.AVAILABLE if number in aspired:
                 yield Drain(servable.spec.key)
             case ServableState.AVAILABLE:
@@ -105,7 +105,7 @@ def _part_with(held: Versions, aspired: Aspired, wanted: Versions) -> Iterator[A
     yield from map(Drain, leaving)
 
 
-def _bring_up(wanted: Versions, ledger: Ledger, now: float) -> Iterator[Action]:
+def _bring_up(wanted: Versions, ledger: MemoryLedger, now: float) -> Iterator[Action]:
     """What happens to aspired versions that are not AVAILABLE; the newest first, as the likeliest target."""
     for _, servable in sorted(wanted.items(), reverse=True):
         match servable.state:
@@ -114,8 +114,8 @@ def _bring_up(wanted: Versions, ledger: Ledger, now: float) -> Iterator[Action]:
             case ServableState.NEW | ServableState.ERROR:
                 action = _load_or_wait(servable, ledger, now)
                 yield action
-                if isinstance(action, Load):
-                    ledger = ledger.replace(Charge(), charge(ServableState.LOADING, servable.spec, 0))
+                if isinstance(action, StartLoad):
+                    ledger = ledger.recharge(Charge(), charge(ServableState.LOADING, servable.spec, 0))
 
 
 def retry_delay(attempts: int, dice: float) -> float:
@@ -127,11 +127,11 @@ def retry_delay(attempts: int, dice: float) -> float:
     return full * (0.75 + 0.5 * dice)
 
 
-def _load_or_wait(servable: Servable, ledger: Ledger, now: float) -> Load | Wait:
+def _load_or_wait(servable: Servable, ledger: MemoryLedger, now: float) -> StartLoad | Defer:
     key = servable.spec.key
     if servable.state is ServableState.ERROR and servable.retry_at is None:
-        return Wait(key, servable.reason, until=float("inf"))
+        return Defer(key, servable.reason, until=float("inf"))
     if servable.retry_at is not None and servable.retry_at > now:
-        return Wait(key, servable.reason, until=servable.retry_at)
+        return Defer(key, servable.reason, until=servable.retry_at)
     obstacle = ledger.obstacle(servable.spec)
-    return Load(key) if obstacle is None else Wait(key, obstacle)
+    return StartLoad(key) if obstacle is None else Defer(key, obstacle)

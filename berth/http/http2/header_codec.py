@@ -20,6 +20,7 @@ from hpack.exceptions import HPACKDecodingError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
+from berth.headers import AUTHORIZATION, CREDENTIAL
 from berth.http.errors import Malformed
 from berth.http.head import CONNECTION_FIELDS, Field, check_fields
 
@@ -34,7 +35,7 @@ _LARGEST_INTEGER: Final = 2**31 - 1
 
 # Single fields are remembered up to this size, for all connections together: bounded in number and in bytes.
 MEMO_VALUE_SIZE: Final = 256
-_SENSITIVE: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"berth-credential"))
+_SENSITIVE: Final = frozenset((AUTHORIZATION, b"proxy-authorization", b"cookie", b"set-cookie", CREDENTIAL))
 
 
 class CompressionError(Exception):

@@ -30,13 +30,15 @@ numbers = st.integers(1, 3)
 places = st.tuples(numbers, st.sampled_from(CELLS))
 
 
-def known(number: int, **values: object) -> KnownVersion:
-    return KnownVersion(number, proven=True, measured_bytes=MEGABYTE, announced="available")._replace(**values)
+def known(
+    number: int, *, deleted: bool = False, measured_bytes: int = MEGABYTE, announced: str = "available"
+) -> KnownVersion:
+    return KnownVersion(number, deleted, proven=True, measured_bytes=measured_bytes, announced=announced)
 
 
 def copy(number: int, cell: str, *, releasing: bool = False, left_out_from: int = 2) -> Copy:
-    leaving = (5.0, left_out_from) if releasing else (None, None)
-    return Copy(number, f"{cell}-pool", cell, 1.0, *leaving)
+    made = Copy(number, f"{cell}-pool", cell, 1.0)
+    return made._replace(releasing_at=5.0, left_out_from=left_out_from) if releasing else made
 
 
 def said(
@@ -353,8 +355,7 @@ class SeveralCells(RuleBasedStateMachine):
         for told in made.tell:
             self.versions[told.version] = self.versions[told.version]._replace(announced=str(told.status.state))
         for place in made.release:
-            left = {"releasing_at": 5.0, "left_out_from": self.generation}
-            self.copies[place] = self.copies[place]._replace(**left)
+            self.copies[place] = self.copies[place]._replace(releasing_at=5.0, left_out_from=self.generation)
         for place in made.free:
             cell = self.copies.pop(place).cell
             assert place.version not in self.loaded[cell], "nothing is freed that a replica holds"

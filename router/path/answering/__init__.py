@@ -1,0 +1,1 @@
+"""Answers that come from no replica. Never asks one."""

@@ -1,0 +1,160 @@
+"""A client's request on the connection it came by: what all of them share, whichever wire they use."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from berth.errors import BerthError
+from berth.http.errors import ErrorCode
+from router.core.paths import Operation
+from router.core.routes import NotLoaded
+from router.path.call import Wire
+from router.path.race.exchange import Exchange
+from router.path.request import Copy, Request
+from router.path.wheel import NEVER
+
+if TYPE_CHECKING:
+    from router.path.inbound.client import ClientConnection
+
+
+class Inbound(Request):
+    """`whole` says that the client has sent all of it; `over`, that it has been answered or has gone."""
+
+    __slots__ = (
+        "_begun",
+        "_chunks",
+        "_finished",
+        "_late_slot",
+        "_size",
+        "client",
+        "over",
+        "started",
+        "stream_id",
+        "whole",
+    )
+
+    def __init__(self, wire: Wire, operation: Operation, client: ClientConnection, stream_id: int) -> None:
+        super().__init__(wire, operation)
+        self.client = client
+        self.stream_id = stream_id
+        self.whole = False
+        self.over = False
+        self.started = 0.0
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._late_slot = NEVER
+        # The copy whose answer passes through, once there is one.
+        self._begun: Copy | None = None
+        # Whether the end of its body has gone to the client.
+        self._finished = False
+
+    # ── The request comes ──────────────────────────────────────────────────────────────────────────────────────
+
+    def data(self, chunk: bytes, ended: bool) -> None:
+        """Some of the body, or its end."""
+        client = self.client
+        if self.over:
+            client.http.consume(self.stream_id, len(chunk))
+            return
+        if chunk:
+            size = len(chunk)
+            client.http.consume(self.stream_id, size)
+            client.common.ledger.held += size
+            self._size += size
+            self._chunks.append(chunk)
+            if self._size > self.longest_body:
+                self.too_large()
+                return
+        if ended:
+            self.whole = True
+            if self._late_slot != NEVER:
+                client.service.late.discard(self, self._late_slot)
+            self.run()
+
+    @property
+    @abstractmethod
+    def longest_body(self) -> int:
+        """In bytes, as they are counted on the wire."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """All of the request has come."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """The batch is over and some of the body is still to come: refuse now what would be refused in the end."""
+
+    @abstractmethod
+    def too_large(self) -> None:
+        """The body is over its limit."""
+
+    @abstractmethod
+    def body_late(self) -> None:
+        """The body did not come in its time."""
+
+    def await_body(self, now: float, seconds: float) -> None:
+        """Have `body_late` called if it does not come."""
+        if self._late_slot == NEVER:
+            self._late_slot = self.client.service.late.add(self, now + seconds)
+
+    def gone(self) -> None:
+        """The client has given it up, or is no more."""
+        if not self.over:
+            self._end()
+            if self.exchange is not None:
+                self.exchange.cancel()
+
+    # ── The answer goes ────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        Exchange(self.client.service.forwarder, self).start()
+
+    def more(self, chunk: bytes, ended: bool) -> int:
+        client = self.client
+        client.mark()
+        self._finished = ended
+        return client.http.send_data(self.stream_id, chunk, ended)
+
+    def sent(self, size: int) -> None:
+        """So many bytes of the answer that had to wait have gone to the client."""
+        if self._begun is not None and self._begun.carrier is not None:
+            self._begun.carrier.consumed(self._begun, size)
+
+    def _send_body(self, chunks: list[bytes], *, end: bool) -> None:
+        """The body of a complete answer, perhaps with its end."""
+        client, stream_id = self.client, self.stream_id
+        send = client.http.send_data
+        left = 0
+        last = len(chunks) - 1
+        for at, chunk in enumerate(chunks):
+            left += len(chunk) - send(stream_id, chunk, end and at == last)
+        if left:
+            client.owe(stream_id, left)
+
+    def _end(self) -> None:
+        """It has been answered or has gone: nothing more is done for it."""
+        self.over = True
+        client = self.client
+        client.inbounds.pop(self.stream_id, None)
+        client.common.ledger.held -= self._size
+        self._size = 0
+        self._chunks = []
+        self._begun = None
+        if self._late_slot != NEVER:
+            client.service.late.discard(self, self._late_slot)
+        client.mark()
+
+    def may_be_had_by_sender(self, error: BerthError) -> bool:
+        """Whether a refusal is to tell the cell that passed the request on to ask another one."""
+        return isinstance(error, NotLoaded) and error.may_be_had_by(self.sender)
+
+    def _stop_reading(self) -> None:
+        """It was answered; perhaps not all of it has come."""
+        if not self.whole:
+            self.client.stop_reading(self.stream_id)
+
+    def _break(self) -> None:
+        """Half an answer went out: the client must not take it for a whole one."""
+        self.client.http.reset(self.stream_id, ErrorCode.INTERNAL_ERROR)
+        self._end()

@@ -1,0 +1,110 @@
+"""What a runtime is to the worker: something that loads a version and answers inference on it.
+
+Two real ones exist, `worker.runtimes.onnx` and `worker.runtimes.triton`; a scripted one in `doubles` passes the same
+conformance suite. The keeper decides what to load; the inference server borrows what is loaded through `Servables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from berth.ids import VersionKey
+from berth.model import Signature, VersionSpec
+
+Array = npt.NDArray[Any]
+"""A tensor. BYTES tensors have dtype object and hold `bytes`; BF16 uses ml_dtypes.bfloat16."""
+
+__all__ = ["Array", "LoadFailed", "Loaded", "ModelRuntime", "NotHeld", "Servables", "nobody", "np"]
+
+
+class LoadFailed(Exception):
+    """A version could not be loaded. `permanent` says that trying again will not help; `reason` is for the tenant."""
+
+    def __init__(self, reason: str, *, permanent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.permanent = permanent
+
+
+class NotHeld(Exception):
+    """The replica does not hold the version, or no longer: the request has not begun and can go elsewhere."""
+
+
+def nobody() -> None:
+    """The `started` of a caller who does not want to know."""
+
+
+class Loaded(Protocol):
+    """A version in a runtime. Owned by the keeper, which alone calls `unload`, once, after the last borrower left."""
+
+    @property
+    def signature(self) -> Signature:
+        """As the runtime sees it; authoritative for checking requests."""
+
+    @property
+    def measured_bytes(self) -> int:
+        """Memory that loading it took, as measured; at least 1."""
+
+    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
+        """What `infer` would return, if it takes less time than waiting for it would; else None, and call `infer`.
+
+        Raises as `infer` does.
+        """
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
+    ) -> dict[str, Array]:
+        """Run once and return the named outputs, all of them if none is named.
+
+        Inputs have been checked against `signature`. Raises `berth.errors.InvalidArgument` when the model itself
+        rejects them. Cancelling the call gives up the result; it drops a run that waits for its turn, and stops one
+        that computes where the runtime can. `started` is called, in any thread, when the run's turn has come.
+        """
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the reason, once and on the event loop, should the runtime lose the version by itself.
+
+        Only what is loaded outside of this process can be lost. It is still to be unloaded then.
+        """
+
+    async def unload(self) -> None:
+        """Free everything. Never raises for a version that is already gone."""
+
+
+class ModelRuntime(Protocol):
+    @property
+    def in_container(self) -> bool:
+        """Whether versions take memory of the container that this process is in."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether they take memory of the GPU that this process sees."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be run at the moment, or None."""
+
+    async def load(self, spec: VersionSpec, path: Path) -> Loaded:
+        """Load the verified artifact at `path` without disturbing requests under way. Raises `LoadFailed`.
+
+        Cancelling it leaves nothing behind.
+        """
+
+    async def close(self) -> None:
+        """End the runtime and what it started; loaded versions are gone afterwards."""
+
+
+class Servables(Protocol):
+    """What the inference server sees of the keeper."""
+
+    def acquire(self, key: VersionKey) -> AbstractContextManager[Loaded]:
+        """Borrow a version: it is not unloaded while the context is open. Raises `NotHeld`. Never waits."""
+
+    def held(self) -> frozenset[VersionKey]:
+        """The versions that can be acquired now."""
