@@ -12,7 +12,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from controller.migrate import libpq_url
+from controller.store.address import libpq_url
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from prometheus_client import CollectorRegistry
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from berth.auth.certificates import Certificates, TlsFiles
 from berth.auth.contexts import RotatingContext
 from berth.auth.peer import PeerCredential

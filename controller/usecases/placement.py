@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controller.core import footprint
+from berth import footprint
 from controller.core.placement import Need, Placed, Refused, place
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.target import target, wanted

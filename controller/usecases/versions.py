@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from berth import footprint
 from berth.errors import Unavailable
 from berth.ids import ModelKey, check_name
 from berth.model import Artifact, Signature
 from berth.states import VersionState
-from controller.core import footprint, quota
+from controller.core import quota
 from controller.core.rollout.target import target
 from controller.store import jobs, journal, models, records, tenants
 from controller.store.transaction import Tx

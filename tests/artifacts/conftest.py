@@ -16,7 +16,8 @@ from moto.server import ThreadedMotoServer
 from obstore.store import MemoryStore, S3Store
 
 from berth.artifacts.objects import ObjectArtifacts
-from berth.artifacts.store import ArtifactStore, open_store
+from berth.artifacts.opening import open_store
+from berth.artifacts.store import ArtifactStore
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaAddress, ReplicaStatus, VersionSpec

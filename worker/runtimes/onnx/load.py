@@ -13,6 +13,7 @@ from typing import Any
 import onnxruntime as ort
 import structlog
 
+from berth.footprint import likely
 from berth.model import Signature, VersionSpec
 from worker.runtimes.onnx.heap import Heap
 from worker.runtimes.onnx.values import (
@@ -87,7 +88,7 @@ class LoadJob:
         made = Made(session, signature, self._warm_up(session, signature))
         if self._cancelled:
             raise LoadFailed("cancelled", permanent=False)
-        estimate = int(1.3 * self._spec.artifact.size_bytes) + 96 * 1024
+        estimate = likely(self._spec.artifact.size_bytes)
         made.measured_bytes = self._meter.end(before, estimate, on_gpu=self._providers[0].startswith("CUDA"))
         return made
 

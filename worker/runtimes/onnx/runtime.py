@@ -7,7 +7,7 @@ its folder, for a model may name any file beside it.
 
 **Memory** is measured as the growth of the C heap during the load, less what other loads and unloads accounted for
 meanwhile (`worker.runtimes.onnx.heap`). Where the heap cannot be asked, the growth is implausible, or the weights go
-to a GPU, the estimate counts: 1.3 times the artifact plus 96 KiB. Sessions below 8 MiB get no arena and no memory
+to a GPU, what is likely counts (`berth.footprint.likely`). Sessions below 8 MiB get no arena and no memory
 pattern: an arena takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it saves time and
 memory.
 
