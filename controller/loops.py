@@ -17,7 +17,6 @@ from berth.reconcile import Again, Backoff, Outcome, Repeater, Retry
 from controller.store import jobs, journal, models
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import rollout
-from controller.usecases.rollout import Work
 
 log = structlog.get_logger(__name__)
 
@@ -86,15 +85,10 @@ class RolloutLoop:
         # Most looks find nothing: they must not take the lock.
         if not (work := await self._transactions.read(lambda tx: rollout.survey(tx, batch))):
             return
-        done = await self._transactions.run(lambda tx: rollout.settle(tx, batch), fleet=work.needs_fleet)
-        self._count(done)
-
-    def _count(self, work: Work) -> None:
-        for step in ("release", "free", "assign", "tell"):
-            for item in getattr(work, step):
-                key = item[0].key if isinstance(item, tuple) and step in ("assign", "tell") else item.key
-                self._steps.labels(step).inc()
-                log.info("rollout step", step=step, version=str(key))
+        lock = rollout.needs_fleet(work)
+        for step in await self._transactions.run(lambda tx: rollout.settle(tx, batch), fleet=lock):
+            self._steps.labels(step.kind).inc()
+            log.info("rollout step", step=step.kind, version=step.version)
 
 
 class Housekeeping:

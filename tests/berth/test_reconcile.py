@@ -180,7 +180,7 @@ async def repeating(look: Callable[[], Awaitable[Outcome]]) -> AsyncIterator[Rep
 @pytest.mark.looptime
 async def test_a_repeater_looks_at_once_after_a_time_and_when_something_changes() -> None:
     looks: list[float] = []
-    outcomes = [Again(5), Done(), Done(), Again(0)]
+    outcomes: list[Outcome] = [Again(5), Done(), Done(), Again(0)]
 
     async def look() -> Outcome:
         looks.append(now())
