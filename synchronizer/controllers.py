@@ -55,7 +55,7 @@ class GrpcControllers:
     def __init__(self, addresses: Sequence[str], credential: PeerCredential) -> None:
         self._metadata = credential.metadata()
         self._channels = [credential.grpc_channel(address) for address in addresses]
-        self._stubs = [desired_pb2_grpc.DesiredFeedStub(channel) for channel in self._channels]  # type: ignore[no-untyped-call]
+        self._stubs = [desired_pb2_grpc.DesiredFeedStub(channel) for channel in self._channels]
         self._turn = dict.fromkeys(("lease", "watch", "report"), 0)
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from berth.admin import serve_admin
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from berth.auth.peer import PeerCredential
 from berth.errors import InvalidArgument
 from berth.ids import check_name

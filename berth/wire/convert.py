@@ -34,6 +34,22 @@ def elsewhere_from_wire(messages: Iterable[common_pb2.Elsewhere]) -> dict[int, t
     return {message.version: tuple(message.cells) for message in messages}
 
 
+def serving_to_wire(serving: model.Serving) -> common_pb2.Serving:
+    return common_pb2.Serving(
+        versions=[common_pb2.Share(version=share.version, weight=share.weight) for share in serving.versions],
+        labels=dict(serving.labels),
+    )
+
+
+def serving_from_wire(message: common_pb2.Serving) -> model.Serving:
+    shares = message.versions
+    if len(shares) == 1 and shares[0].weight == 1:
+        return model.Serving.only(shares[0].version, dict(message.labels))
+    return model.Serving(
+        tuple(model.Share(share.version, share.weight) for share in shares if share.weight), dict(message.labels)
+    )
+
+
 def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
     artifact = common_pb2.Artifact(
         sha256=spec.artifact.sha256, size_bytes=spec.artifact.size_bytes, format=spec.artifact.format
@@ -197,10 +213,11 @@ def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
             desired_pb2.DesiredModel(
                 tenant=entry.key.tenant,
                 model=entry.key.model,
-                target=entry.target,
-                labels=dict(entry.labels),
+                target=entry.serving.default,
+                labels=dict(entry.serving.labels),
                 default_answer=entry.default_answer,
                 elsewhere=elsewhere_to_wire(entry.elsewhere),
+                serving=serving_to_wire(entry.serving),
             )
             for entry in desired.models
         ],
@@ -225,8 +242,9 @@ def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
         models=tuple(
             model.DesiredModel(
                 ModelKey(entry.tenant, entry.model),
-                entry.target,
-                dict(entry.labels),
+                serving_from_wire(entry.serving)
+                if entry.HasField("serving")
+                else model.Serving.only(entry.target, dict(entry.labels)),
                 entry.default_answer,
                 elsewhere_from_wire(entry.elsewhere),
             )
@@ -289,8 +307,8 @@ def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
     return routes_pb2.ModelRoute(
         tenant=route.key.tenant,
         model=route.key.model,
-        default_version=route.default,
-        labels=dict(route.labels),
+        default_version=route.serving.default,
+        labels=dict(route.serving.labels),
         versions=[
             routes_pb2.VersionRoute(
                 version=entry.version,
@@ -303,14 +321,16 @@ def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
         ],
         default_answer=route.default_answer,
         elsewhere=elsewhere_to_wire(route.elsewhere),
+        serving=serving_to_wire(route.serving),
     )
 
 
 def model_route_from_wire(message: routes_pb2.ModelRoute) -> model.ModelRoute:
     return model.ModelRoute(
         key=ModelKey(message.tenant, message.model),
-        default=message.default_version,
-        labels=dict(message.labels),
+        serving=serving_from_wire(message.serving)
+        if message.HasField("serving")
+        else model.Serving.only(message.default_version, dict(message.labels)),
         versions=tuple(
             model.VersionRoute(
                 entry.version,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from berth.api import schemas
 from berth.api.schemas import Resource
+from berth.model import Serving
 from berth.states import ScalingMode
+from controller.core.rollout.target import target
 from controller.core.status import VersionStatus
 from controller.default_answer import answer_of
 from controller.store import records
@@ -49,8 +52,20 @@ def model(record: records.Model) -> schemas.Model:
         labels=record.labels,
         cells=list(record.cells),
         latest_version=record.latest,
+        serves=_serves(record),
         default_answer=None if record.default_answer is None else answer_of(record.default_answer),
         created_at=record.created_at,
+        derived={"serves"},
+    )
+
+
+def _serves(record: records.Model) -> schemas.ServingView:
+    # A pinned version cannot be deleted, so these two are all that the target depends on.
+    live = [number for number in (record.pinned, record.latest) if number is not None]
+    serving = Serving.only(target(record.pinned, live), record.labels)
+    return schemas.ServingView(
+        versions=[schemas.VersionShare(version=share.version, weight=share.weight) for share in serving.versions],
+        labels=dict(serving.labels),
     )
 
 
@@ -171,10 +186,19 @@ def _tensor(spec: Any) -> schemas.Tensor:
     return schemas.Tensor(name=spec.name, datatype=spec.datatype, shape=list(spec.shape))
 
 
-def _sealed(resource: type[R], written: tuple[object, ...] | None = None, **fields: Any) -> R:
-    """The resource with its entity tag. `written` is what writers write of it; None: all that it shows."""
+def _sealed(
+    resource: type[R],
+    written: tuple[object, ...] | None = None,
+    derived: AbstractSet[str] = frozenset(),
+    **fields: Any,
+) -> R:
+    """The resource with its entity tag. `written` is what writers write of it; None: all that it shows.
+
+    `derived` members follow from others and do not count: a controller of the release before, which does not show
+    them, gives the same tag.
+    """
     draft = resource(**{**fields, "etag": ""})
-    shown = _digest(draft.model_dump_json())
+    shown = _digest(draft.model_dump_json(exclude=set(derived)))
     return draft.model_copy(update={"etag": shown if written is None else f"{_digest(repr(written))}.{shown}"})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from berth.ids import ModelKey, VersionKey
@@ -13,6 +13,7 @@ from berth.model import (
     DesiredJob,
     DesiredModel,
     DesiredState,
+    Serving,
     TenantLimits,
     VersionSpec,
 )
@@ -42,11 +43,10 @@ class ElsewhereRow(NamedTuple):
 
 
 class ModelRow(NamedTuple):
-    """A model that is not deleted; `target` as `rollout.target` says."""
+    """A model that is not deleted; all it serves by default is what `rollout.target` says."""
 
     key: ModelKey
-    target: int
-    labels: Mapping[str, int]
+    serving: Serving
     default_answer: bytes = b""
 
 
@@ -87,8 +87,7 @@ def build(
         models=tuple(
             DesiredModel(
                 model.key,
-                model.target,
-                dict(sorted(model.labels.items())),
+                Serving(model.serving.versions, dict(sorted(model.serving.labels.items()))),
                 model.default_answer,
                 {version: tuple(sorted(cells)) for version, cells in sorted(others.get(model.key, {}).items())},
             )

@@ -21,15 +21,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from berth.errors import InsufficientCapacity
+from berth.footprint import BESIDE_THE_MODEL
 from berth.states import ArtifactFormat, Runtime, ServiceClass
 
 _SERVES: Mapping[Runtime, frozenset[ArtifactFormat]] = {
     Runtime.ONNXRUNTIME: frozenset({ArtifactFormat.ONNX}),
     Runtime.TRITON: frozenset({ArtifactFormat.ONNX}),
 }
-
-# What a runtime takes for each version beside the model itself: Triton's Python backend runs a process for it.
-_BESIDE_THE_MODEL: Mapping[Runtime, int] = {Runtime.ONNXRUNTIME: 0, Runtime.TRITON: 30 << 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class Need:
 
     def bytes_on(self, job: JobRoom) -> int:
         """What to reserve on `job`."""
-        return self.model_bytes + _BESIDE_THE_MODEL[job.runtime]
+        return self.model_bytes + BESIDE_THE_MODEL[job.runtime]
 
 
 class Shortfall(NamedTuple):

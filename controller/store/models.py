@@ -52,6 +52,7 @@ _VERSION = select(
     versions.c.created_at,
     versions.c.changed_at,
     versions.c.deleted_at,
+    versions.c.proven_at,
 ).join_from(versions, models, models.c.id == versions.c.model_id)
 
 
@@ -193,6 +194,11 @@ async def change_version(tx: Tx, model_id: int, number: int, **values: Any) -> N
     )
 
 
+async def prove_version(tx: Tx, model_id: int, number: int) -> None:
+    """A replica has loaded it, and it answers there."""
+    await change_version(tx, model_id, number, proven_at=func.now())
+
+
 async def touch_version(tx: Tx, model_id: int, number: int) -> None:
     """Its state changed now: it is assigned nowhere any more."""
     await change_version(tx, model_id, number, changed_at=func.now())
@@ -222,7 +228,7 @@ def signature_to_json(signature: Signature) -> dict[str, Any]:
     return {"inputs": tensors(signature.inputs), "outputs": tensors(signature.outputs)}
 
 
-def _signature_from_json(value: dict[str, Any]) -> Signature:
+def signature_from_json(value: dict[str, Any]) -> Signature:
     def tensors(items: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(item["name"], item["datatype"], tuple(item["shape"])) for item in items)
 
@@ -239,11 +245,14 @@ def _version(row: Any) -> records.Version:
         model_id=row[0],
         key=VersionKey(row[1], row[2], row[3]),
         artifact=Artifact(row[4], row[5], ArtifactFormat(row[6])),
-        signature=_signature_from_json(row[7]),
+        signature=signature_from_json(row[7]),
         estimated_bytes=row[8],
         measured_bytes=row[9],
         announced=row[10],
         created_at=row[11],
         changed_at=row[12],
         deleted=row[13] is not None,
+        # A controller of the release before says only that it was measured. When none of those runs any more (and a
+        # migration has made up for what they left out), the second half can go.
+        proven=row[14] is not None or row[9] is not None,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from berth.model import DesiredState
-from controller.core import desired, rollout
+from berth.model import DesiredState, Serving
+from controller.core import desired
+from controller.core.rollout.target import target
 from controller.core.scaling import asked_replicas
 from controller.store import jobs, models, tenants
 from controller.store.transaction import Tx
@@ -37,8 +38,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
         models=[
             desired.ModelRow(
                 model.key,
-                rollout.target(model.pinned, live.get(model.id, ())),
-                model.labels,
+                Serving.only(target(model.pinned, live.get(model.id, ())), model.labels),
                 (model.default_answer or "").encode(),
             )
             for model in await models.every(tx)

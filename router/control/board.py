@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 
 from berth.errors import Unavailable
@@ -56,7 +57,7 @@ class RouteBoard:
 
     def swap(self, table: RouteTable) -> None:
         """From now on requests are routed by `table`."""
-        self._routes = Routes(table, self._others)
+        self._routes = Routes(table, self._others, dice=random.random)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         places = self._beyond.union(map(Place.of, table.replicas.values()))

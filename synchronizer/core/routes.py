@@ -22,6 +22,7 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
+    Serving,
     TenantLimits,
     VersionRoute,
 )
@@ -263,7 +264,7 @@ class RouteBoard:
         changed, removed = [], []
         for key in sorted(self._dirty_models):
             old = self._table_models.get(key)
-            new = self._model_route(key, old.default if old else 0)
+            new = self._model_route(key, old.serving.default if old else 0)
             if new is None and old is not None:
                 del self._table_models[key]
                 removed.append(key)
@@ -289,8 +290,8 @@ class RouteBoard:
             versions.append(VersionRoute(version, names, reason, has_failed(others), state_of(others)))
         return ModelRoute(
             key,
-            default_version(model.target, counts, previous),
-            dict(model.labels),
+            # Nobody divides a model yet. Whoever does will have to say here which shares can be routed, and when.
+            Serving.only(default_version(model.serving.default, counts, previous), dict(model.serving.labels)),
             tuple(versions),
             model.default_answer,
             model.elsewhere,

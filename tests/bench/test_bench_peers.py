@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_installed_peers_accept_what_they_are_given(tmp_path: Path) -> None:
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    checks = {
+    checks: dict[str, tuple[Callable[[], str], list[str]]] = {
         "nginx.conf": (lambda: find("nginx", ""), ["-t", "-p", str(tmp_path), "-e", "stderr", "-c"]),
         "haproxy.cfg": (lambda: find("haproxy", ""), ["-c", "-f"]),
         "envoy.json": (envoy.find_envoy, ["--mode", "validate", "-l", "error", "-c"]),

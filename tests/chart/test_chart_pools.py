@@ -240,11 +240,13 @@ def test_the_controller_understands_it(name: str) -> None:
 
 
 def test_the_controller_takes_all_that_the_schema_takes() -> None:
-    members = {
+    members: dict[str, dict[str, Any]] = {
         "least": {"minReplicas": 0, "maxReplicas": 1, "targetQueueMs": 0.5, "stabilizeDownSeconds": 0},
         "most": {"minReplicas": 10_000, "maxReplicas": 10_000, "targetQueueMs": 60_000, "stabilizeDownSeconds": 86_400},
     }
-    pools = [{"name": name, "scaling": {"mode": "berth", **scaling}} for name, scaling in members.items()]
+    pools: list[dict[str, Any]] = [
+        {"name": name, "scaling": {"mode": "berth", **scaling}} for name, scaling in members.items()
+    ]
     pools += [{"name": "small", "memoryPerReplica": "1Mi"}, {"name": "large", "memoryPerReplica": "1024Ti"}]
     text = render(example("minimal", {"workerPools": pools})).one("ConfigMap", "berth-pools")["data"]["pools.json"]
     assert [pool.memory_per_replica for pool in parse(text.encode())] == [2**30, 2**30, 2**20, 2**50]

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from controller.loops import Housekeeping
 from controller.store import journal
 from controller.store.transaction import Transactions
@@ -54,6 +54,8 @@ async def test_an_upload_makes_a_placed_version_with_its_signature(controller: A
     (spec,) = state.jobs[0].versions
     assert (spec.ref.model, spec.ref.version, spec.artifact.sha256) == ("digits", 1, version["sha256"])
     assert [(entry.model, entry.target) for entry in state.models] == [("digits", 1)]
+    serves = (await controller.get("/v1/tenants/acme/models/digits"))["serves"]
+    assert serves == {"versions": [{"version": 1, "weight": 1}], "labels": {}}
 
 
 async def test_the_same_bytes_make_another_version(controller: Any) -> None:

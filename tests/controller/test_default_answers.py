@@ -90,7 +90,8 @@ async def test_from_the_api_to_the_feed_and_away_again(controller: Any) -> None:
 
     assert (await set_to(None))["default_answer"] is None
     assert (await controller.desired()).models[0].default_answer == b""
-    for wrong in ({}, {"outputs": []}, {"outputs": [{"name": "y"}]}, 3, {"outputs": wanted["outputs"], "id": "x"}):
+    wrongs: tuple[Any, ...] = ({}, {"outputs": []}, {"outputs": [{"name": "y"}]}, 3, {**wanted, "id": "x"})
+    for wrong in wrongs:
         await set_to(wrong, 400)
     await set_to({"outputs": [{**wanted["outputs"][0], "shape": [2]}]}, 400)
     await set_to({"outputs": [{**wanted["outputs"][0], "data": ["x" * 70_000]}]}, 413)

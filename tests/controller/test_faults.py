@@ -17,8 +17,8 @@ from berth.ids import ModelKey
 from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
 from berth.states import Role
-from controller.migrate import libpq_url
 from controller.store import jobs, journal
+from controller.store.address import libpq_url
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants, versions
 from controller.usecases.keys import Caller
@@ -124,7 +124,7 @@ async def test_the_database_itself_refuses_to_over_commit(transactions: Transact
 
 async def _prepare(transactions: Transactions, first: int, second: int) -> int:
     """A tenant, and two jobs with room for that many versions; returns the size of one."""
-    from controller.core.footprint import estimate
+    from berth.footprint import estimate
 
     size = estimate(1_000_000, 1_100_000)
 

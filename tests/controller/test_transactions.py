@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from berth.errors import Conflict, Unavailable
-from controller.migrate import libpq_url
 from controller.store import journal, tenants
+from controller.store.address import libpq_url
 from controller.store.schema import cells
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import requests

@@ -41,7 +41,7 @@ def _names(cluster: FakeKubernetes) -> list[str]:
 async def _ready(cluster: FakeKubernetes, count: int, kind: str = "deployments") -> None:
     def is_ready() -> bool:
         status = _status(cluster, kind)
-        return (
+        return bool(
             status.get("readyReplicas", 0) == count
             and status.get("updatedReplicas", 0) == count
             and status.get("replicas", 0) == count == len(_names(cluster))
@@ -247,7 +247,7 @@ class _Repeating(random.Random):
         super().__init__()
         self._drawn = iter(["aaaaa", "aaaaa", "aaaaa", "bbbbb"])
 
-    def choices(self, *_: Any, **__: Any) -> list[str]:
+    def choices(self, *_: Any, **__: Any) -> list[Any]:
         return list(next(self._drawn))
 
 

@@ -73,8 +73,8 @@ class Kubectl:
 
 class PythonClient:
     def __init__(self, api: client.ApiClient) -> None:
-        self._apps = client.AppsV1Api(api)
-        self._core = client.CoreV1Api(api)
+        self._apps: Any = client.AppsV1Api(api)
+        self._core: Any = client.CoreV1Api(api)
 
     async def apply(self, value: Object) -> None:
         await self._apps.create_namespaced_deployment("default", value)
@@ -155,7 +155,8 @@ async def test_it_runs_as_a_process(tmp_path: Path) -> None:
         await load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
         assert configuration.host == line["url"]
         async with client.ApiClient(configuration) as api:
-            nodes = await client.CoreV1Api(api).list_node()
+            core: Any = client.CoreV1Api(api)
+            nodes = await core.list_node()
         assert [node.metadata.name for node in nodes.items] == ["node-0", "node-1"]
     finally:
         process.terminate()

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from berth.auth.keys import digest
 from berth.auth.peer import PeerCredential
 from berth.ids import ModelKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, TenantLimits, VersionRoute
 from berth.route_delta import snapshot
 from berth.states import Role
 from doubles.scripted_route_feed import Opened, ScriptedRouteFeed
@@ -88,7 +89,8 @@ def routing(credential: PeerCredential, settings_of: Callable[..., RouterSetting
             feeds = feed.address if extra_feed is None else f"{feed.address},{extra_feed}"
             ended = asyncio.create_task(serve(settings_of(feeds, **values), stop, listening.set_result))
             try:
-                await asyncio.wait([ended, listening], return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [ended, listening]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     ended.result()
                 rig = Rig(listening.result(), feed, await feed.opened.get(), stop, ended)
@@ -126,7 +128,7 @@ def table_of() -> TableOf:
             entries = tuple(VersionRoute(number, tuple(a.replica for a in at)) for number, at in held.items())
             default = max((n for n, at in held.items() if at), default=0)
             routes[key] = ModelRoute(
-                key, default, labels or {}, entries, elsewhere=dict((elsewhere or {}).get(name, {}))
+                key, Serving.only(default, labels), entries, elsewhere=dict((elsewhere or {}).get(name, {}))
             )
         keys = [ApiKey(digest(f"{tenant}-key"), tenant, Role.DEVELOPER) for tenant in ("alice", "bob")]
         keys.append(ApiKey(digest("admin-key"), "", Role.ADMIN))

@@ -428,7 +428,7 @@ async def test_a_stream_passes_both_ways(routing: Any, table_of: Any) -> None:
 
     def framed(payload: bytes) -> bytes:
         message = service_pb2.ModelInferRequest(model_name="digits", raw_input_contents=[payload]).SerializeToString()
-        return b"\0" + len(message).to_bytes(4, "big") + message
+        return b"\0" + len(message).to_bytes(4, "big") + bytes(message)
 
     async with RawReplica() as far:
         near = table_of({"digits": {}}, elsewhere=ELSEWHERE)

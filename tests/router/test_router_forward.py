@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.keys import digest
 from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Unavailable
 from berth.ids import ModelKey, VersionKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, TenantLimits, VersionRoute
 from berth.states import Role
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
@@ -122,7 +122,12 @@ def table(
     return RouteTable(
         order=Order(1, generation),
         models={
-            M: ModelRoute(M, version, {}, (VersionRoute(version, tuple(replicas)),), elsewhere={version: elsewhere})
+            M: ModelRoute(
+                M,
+                Serving.only(version),
+                (VersionRoute(version, tuple(replicas)),),
+                elsewhere={version: elsewhere},
+            )
         },
         replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in replicas},
         keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
@@ -352,7 +357,8 @@ async def test_a_client_that_leaves_asks_for_no_twin_any_more() -> None:
 
 async def test_a_killed_replica_costs_no_request() -> None:
     """All under way on A break at once, and A refuses from then on: B answers them all."""
-    world = World({"A": [(0.5, BROKEN)] * 15 + [(0.0, UNREACHED)], "B": [(0.1, OK)]})
+    breaking: list[Row] = [(0.5, BROKEN)] * 15
+    world = World({"A": [*breaking, (0.0, UNREACHED)], "B": [(0.1, OK)]})
     async with forwarding(world, table("AB"), dice=random.Random(3)) as forwarder:
         for _ in range(10):
             replies = await asyncio.gather(*(forwarder.forward(call()) for _ in range(20)))
@@ -433,8 +439,9 @@ async def test_who_answers_when_another_cell_may(
     async with forwarding(world, table(["A"], elsewhere=elsewhere), hedge=hedge) as forwarder:
         began = now()
         reply = await forwarder.forward(call())
-        assert (reply.status, now() - began) == (status, pytest.approx(when, abs=0.002))
-        assert dict(reply.headers)["berth-replica"].removeprefix("cell:") == winner
+        assert reply.status == status
+        assert now() - began == pytest.approx(when, abs=0.002)
+        assert str(dict(reply.headers)["berth-replica"]).removeprefix("cell:") == winner
         assert "".join(copy.replica.removeprefix("cell:") for copy in world.copies) == sent
         assert all(bool(copy.servable) is (copy.replica == "A") for copy in world.copies)
 
@@ -464,6 +471,7 @@ async def test_latencies_of_another_cell_teach_nothing() -> None:
         for _ in range(50):
             await forwarder.forward(call())
         line = forwarder.latencies.line(VersionKey("t", "m", 1), len(b"body"), now())
+        assert line is not None
         assert (line.typical, line.tail) == (None, None)
         assert not any(forwarder.hedging.events.values())
 

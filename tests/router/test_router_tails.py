@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.keys import digest
 from berth.errors import DeadlineExceeded
 from berth.ids import ModelKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, VersionRoute
 from berth.states import Role
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
@@ -151,7 +151,7 @@ async def simulate(
     board.swap(
         RouteTable(
             order=Order(1, 1),
-            models={M: ModelRoute(M, 1, {}, (VersionRoute(1, tuple(machines)),))},
+            models={M: ModelRoute(M, Serving.only(1), (VersionRoute(1, tuple(machines)),))},
             replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in machines},
             keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
         )

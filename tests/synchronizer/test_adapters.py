@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 import socket
 from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
 from berth.registry import LocalRegistry
@@ -43,7 +45,7 @@ from doubles.scripted_worker import ScriptedWorker, serve_worker
 from synchronizer.__main__ import serve
 from synchronizer.cell_process import running
 from synchronizer.controllers import GrpcControllers
-from synchronizer.core.events import Event, RouterGone, RouterSeen
+from synchronizer.core.events import CellEvent, RouterGone, RouterSeen
 from synchronizer.demand import OnWanted
 from synchronizer.discovery import RegistryDiscovery
 from synchronizer.loop import CellLoop
@@ -60,7 +62,7 @@ CREDENTIAL = PeerCredential.from_token(secrets.token_urlsafe(32))
 
 def desired(generation: int, *keys: VersionKey) -> DesiredState:
     specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
-    models = (DesiredModel(V1.model_key, max(key.version for key in keys)),)
+    models = (DesiredModel(V1.model_key, Serving.only(max(key.version for key in keys))),)
     return DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models)
 
 
@@ -198,7 +200,7 @@ async def test_a_start_without_controller_uses_what_is_on_disk(
 
 
 async def test_a_router_that_missed_an_update_is_sent_a_snapshot() -> None:
-    events: list[Event] = []
+    events: list[CellEvent] = []
     router = ScriptedRouter("r1")
     table = RouteTable(Order(1, 3))
     publisher = RoutePublisher(events.append, lambda: table, Metrics(CollectorRegistry()), _unheard)
@@ -220,10 +222,10 @@ async def test_a_router_that_missed_an_update_is_sent_a_snapshot() -> None:
 
 
 async def test_a_synchronizer_that_does_not_lead_sends_nothing_and_closes_when_deposed() -> None:
-    events: list[Event] = []
+    events: list[CellEvent] = []
     news = News()
 
-    def post(event: Event) -> None:
+    def post(event: CellEvent) -> None:
         events.append(event)
         news.tell()
 
@@ -322,6 +324,15 @@ async def test_what_is_kept_on_disk(tmp_path: Path) -> None:
     assert await state.read_desired("other") is None
     assert await state.read_leadership() == (3, 100_000)
     assert (tmp_path / "state" / "desired").stat().st_mode & 0o077 == 0
+
+
+async def test_a_file_of_the_release_before_is_read(tmp_path: Path) -> None:
+    body = convert.desired_to_wire(desired(7, V1, V2))
+    for model in body.models:
+        model.ClearField("serving")
+    content = body.SerializeToString()
+    (tmp_path / "desired").write_bytes(hashlib.sha256(content).digest() + content)
+    assert await StateDir(tmp_path).read_desired("c") == desired(7, V1, V2)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: content + b"x"])

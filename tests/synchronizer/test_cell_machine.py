@@ -32,15 +32,16 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
 from berth.route_delta import GapError, StaleDelta, apply_delta, snapshot
 from berth.states import Runtime, ServableState
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.events import (
+    CellEvent,
     DesiredArrived,
     Discovered,
-    Event,
     Led,
     Lost,
     Reported,
@@ -150,7 +151,7 @@ class CellMachine(RuleBasedStateMachine):
         if self.nodes[name].cell.table().order != NEVER:
             feed.down.append(snapshot(self.nodes[name].cell.table()))
 
-    def tell(self, name: str, *events: Event) -> None:
+    def tell(self, name: str, *events: CellEvent) -> None:
         node = self.nodes[name]
         outcome = node.cell.step(events, self.now)
         node.cell.validate()
@@ -196,7 +197,7 @@ class CellMachine(RuleBasedStateMachine):
             if keys
         )
         models = {key.model_key for key in [*first, *second]}
-        named = tuple(DesiredModel(key, 2) for key in sorted(models))
+        named = tuple(DesiredModel(key, Serving.only(2)) for key in sorted(models))
         self.history.append(DesiredState("c", self.desired.generation + 1, jobs, named))
 
     @rule(name=st.sampled_from(NODES))

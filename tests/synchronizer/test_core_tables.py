@@ -14,6 +14,7 @@ from berth.model import (
     Order,
     RouteDelta,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
 from berth.states import ServableState
@@ -271,12 +272,14 @@ def test_routers_hear_of_what_other_cells_are_to_hold_when_that_changes() -> Non
     board = RouteBoard()
 
     def publish(generation: int, elsewhere: dict[int, tuple[str, ...]]) -> tuple[ModelRoute, ...] | None:
-        model = DesiredModel(V1.model_key, 1, elsewhere=elsewhere)
+        model = DesiredModel(V1.model_key, Serving.only(1), elsewhere=elsewhere)
         board.set_desired(DesiredState("c", generation, models=(model,)))
         published = board.publish(Order(1, generation))
         return None if published is None else published.delta.models
 
-    assert publish(1, {1: ("far",)}) == (ModelRoute(V1.model_key, 0, {}, (), elsewhere={1: ("far",)}),)
+    assert publish(1, {1: ("far",)}) == (ModelRoute(V1.model_key, Serving(), (), elsewhere={1: ("far",)}),)
     assert publish(2, {1: ("far",)}) is None
-    assert publish(3, {1: ("far", "other")}) == (ModelRoute(V1.model_key, 0, {}, (), elsewhere={1: ("far", "other")}),)
-    assert publish(4, {}) == (ModelRoute(V1.model_key, 0, {}, ()),)
+    assert publish(3, {1: ("far", "other")}) == (
+        ModelRoute(V1.model_key, Serving(), (), elsewhere={1: ("far", "other")}),
+    )
+    assert publish(4, {}) == (ModelRoute(V1.model_key, Serving(), ()),)

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from berth.ids import VersionKey
-from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, VersionSpec
+from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, Serving, VersionSpec
 from berth.states import Runtime
 from doubles.news import News
 from doubles.scripted_controller import ScriptedController
@@ -30,7 +30,7 @@ V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 def desired(generation: int, *keys: VersionKey, target: int = 0, job: str = "j") -> DesiredState:
     specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
     target = target or max((key.version for key in keys), default=0)
-    models = (DesiredModel(V1.model_key, target),) if keys else ()
+    models = (DesiredModel(V1.model_key, Serving.only(target)),) if keys else ()
     return DesiredState("c", generation, (DesiredJob(job, Runtime.ONNXRUNTIME, specs),), models)
 
 
@@ -132,7 +132,7 @@ async def test_a_version_goes_live_and_is_reported_routed() -> None:
     stage = Stage()
     async with stage.synchronizer(MemoryState()):
         await stage.routed(V1, "w1", "w2", timeout=1.0)
-        assert stage.router.table.models[V1.model_key].default == 1
+        assert stage.router.table.models[V1.model_key].serving.default == 1
         assert stage.router.table.replicas["w1"] == stage.w1.address
         await stage.observed(V1, "w1", "w2", timeout=0.2)
     assert stage.controller.lease_until <= now(), "the lease was given up"
@@ -145,14 +145,14 @@ async def test_a_new_version_takes_over_and_the_old_one_goes_last() -> None:
         stage.w2.load_s = 3.0
         stage.controller.desire(desired(2, V1, V2, target=2))
         await stage.routed(V2, "w1")
-        assert stage.router.table.models[V1.model_key].default == 1, "not on as many replicas yet"
+        assert stage.router.table.models[V1.model_key].serving.default == 1, "not on as many replicas yet"
         await stage.routed(V2, "w1", "w2")
-        assert stage.router.table.models[V1.model_key].default == 2
+        assert stage.router.table.models[V1.model_key].serving.default == 2
         stage.controller.desire(desired(3, V2))
         await stage.w1.news.until(lambda: stage.w1.held() == {V2})
         await stage.w2.news.until(lambda: stage.w2.held() == {V2})
     assert stage.wrong == []
-    defaults = [table.models[V1.model_key].default for table in stage.router.tables]
+    defaults = [table.models[V1.model_key].serving.default for table in stage.router.tables]
     assert [0, *sorted(set(defaults) - {0})] == list(dict.fromkeys(defaults)), "never back, never to nothing"
     assert stage.w1.loads == {V1: 1, V2: 1}
 

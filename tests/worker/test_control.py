@@ -49,7 +49,7 @@ class Synchronizer:
     def __init__(self, port: int, token: str = TOKEN) -> None:
         credential = PeerCredential.from_token(token)
         self._channel = credential.grpc_channel(f"127.0.0.1:{port}")
-        stub = worker_pb2_grpc.WorkerControlStub(self._channel)  # type: ignore[no-untyped-call]
+        stub = worker_pb2_grpc.WorkerControlStub(self._channel)
         self._stream: Any = stub.Sync(metadata=credential.metadata())
 
     async def send(self, order: Order, *versions: int) -> None:

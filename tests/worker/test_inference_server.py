@@ -464,7 +464,8 @@ async def test_leaving_drains_what_is_under_way(shelf: Shelf, protocol: str) -> 
         if protocol == "grpc":
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-                return (await stub.ModelInfer(message(), metadata=CREDENTIAL.metadata())).id == "seven"
+                answer = await stub.ModelInfer(message(), metadata=CREDENTIAL.metadata())
+                return str(answer.id) == "seven"
         url = f"http://127.0.0.1:{server.http_port}{PATH}"
         async with aiohttp.request("POST", url, json=BODY, headers=CREDENTIAL.headers()) as response:
             return response.status == 200

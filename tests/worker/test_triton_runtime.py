@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -265,7 +266,7 @@ async def test_a_models_process_that_is_killed_is_lost(runtime: ChildTriton, tmp
 async def test_a_request_under_way_when_its_process_dies(runtime: ChildTriton, tmp_path: Path) -> None:
     servable = await load(runtime, tmp_path, onnx_models.slow_loop())
     assert servable.stub is not None
-    endless = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
+    endless: dict[str, np.ndarray[Any, Any]] = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
     running = asyncio.create_task(servable.infer(endless, ()))
     # The model runs one request at a time: when a quick one has to wait, the endless one is being run.
     with contextlib.suppress(TimeoutError):
@@ -289,7 +290,7 @@ async def test_a_request_under_way_when_its_process_dies(runtime: ChildTriton, t
 async def test_triton_that_is_killed_is_started_again_and_all_is_lost(runtime: ChildTriton, tmp_path: Path) -> None:
     servables = [await load(runtime, tmp_path, onnx_models.double(), f"double-{index}") for index in range(2)]
     busy = await load(runtime, tmp_path, onnx_models.slow_loop(), "busy")
-    endless = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
+    endless: dict[str, np.ndarray[Any, Any]] = {"x": np.array(1, np.float32), "n": np.array(2**62, np.int64)}
     running = asyncio.create_task(busy.infer(endless, ()))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):

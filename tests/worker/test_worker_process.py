@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaAddress, ReplicaStatus, VersionSpec
@@ -111,7 +111,7 @@ async def store(folder: Path, data: bytes) -> Artifact:
 @asynccontextmanager
 async def synchronizer(address: ReplicaAddress) -> AsyncIterator[Any]:
     channel = CREDENTIAL.grpc_channel(address.control)
-    stub = worker_pb2_grpc.WorkerControlStub(channel)  # type: ignore[no-untyped-call]
+    stub = worker_pb2_grpc.WorkerControlStub(channel)
     stream = stub.Sync(metadata=CREDENTIAL.metadata())
     yield stream
     stream.cancel()

@@ -167,7 +167,7 @@ class _Session:
 async def serve_control(control: WorkerControl, credential: PeerCredential, address: str) -> AsyncIterator[int]:
     """Listen on `host:port` while the context is open, and yield the port. Raises `SettingsError`."""
     server = credential.grpc_server()
-    worker_pb2_grpc.add_WorkerControlServicer_to_server(control, server)  # type: ignore[no-untyped-call]
+    worker_pb2_grpc.add_WorkerControlServicer_to_server(control, server)
     port = credential.add_port(server, address)
     await server.start()
     try:

@@ -17,12 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from berth.footprint import transient
 from berth.model import VersionSpec
 from berth.states import ServableState
-
-# Creating an ONNX Runtime session peaks at 2 to 4 times the artifact (the parsed graph and prepacked copies live
-# beside the file's bytes); the reservation covers the first time already.
-_TRANSIENT_PER_BYTE = 2
 
 
 class Charge(NamedTuple):
@@ -93,9 +90,7 @@ def charge(state: ServableState, spec: VersionSpec, measured_bytes: int) -> Char
     """What a servable in `state` takes."""
     match state:
         case ServableState.LOADING:
-            return Charge(
-                spec.reserved_bytes, 0, _TRANSIENT_PER_BYTE * spec.artifact.size_bytes, 1, spec.reserved_bytes
-            )
+            return Charge(spec.reserved_bytes, 0, transient(spec.artifact.size_bytes), 1, spec.reserved_bytes)
         case ServableState.AVAILABLE | ServableState.DRAINING | ServableState.UNLOADING:
             return Charge(spec.reserved_bytes, max(0, measured_bytes - spec.reserved_bytes), used=measured_bytes)
         case _:

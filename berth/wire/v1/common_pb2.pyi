@@ -14,6 +14,29 @@ class Elsewhere(_message.Message):
     cells: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, version: _Optional[int] = ..., cells: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Share(_message.Message):
+    __slots__ = ("version", "weight")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    weight: int
+    def __init__(self, version: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
+
+class Serving(_message.Message):
+    __slots__ = ("versions", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[Share]
+    labels: _containers.ScalarMap[str, int]
+    def __init__(self, versions: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., labels: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
 class VersionRef(_message.Message):
     __slots__ = ("tenant", "model", "version")
     TENANT_FIELD_NUMBER: _ClassVar[int]

@@ -9,6 +9,7 @@ from berth.model import (
     DesiredJob,
     DesiredModel,
     DesiredState,
+    Serving,
     TenantLimits,
     VersionSpec,
 )
@@ -30,8 +31,8 @@ ASSIGNMENTS = [
     AssignmentRow(V3, "c", ARTIFACT, 8, False),
 ]
 MODELS = [
-    ModelRow(ModelKey("t", "m"), 2, {"stable": 1, "canary": 2}),
-    ModelRow(ModelKey("s", "m"), 0, {}),
+    ModelRow(ModelKey("t", "m"), Serving.only(2, {"stable": 1, "canary": 2})),
+    ModelRow(ModelKey("s", "m"), Serving()),
 ]
 KEYS = [ApiKey(b"b" * 32, "t", Role.VIEWER), ApiKey(b"a" * 32, "", Role.ADMIN)]
 LIMITS = [TenantLimits("t", 5.0), TenantLimits("s")]
@@ -51,8 +52,10 @@ EXPECTED = DesiredState(
         DesiredJob("b", Runtime.TRITON, ()),
     ),
     models=(
-        DesiredModel(ModelKey("s", "m"), 0, {}),
-        DesiredModel(ModelKey("t", "m"), 2, {"canary": 2, "stable": 1}, elsewhere={1: ("eu",), 3: ("asia", "eu")}),
+        DesiredModel(ModelKey("s", "m")),
+        DesiredModel(
+            ModelKey("t", "m"), Serving.only(2, {"canary": 2, "stable": 1}), elsewhere={1: ("eu",), 3: ("asia", "eu")}
+        ),
     ),
     keys=(KEYS[1], KEYS[0]),
     limits=(LIMITS[1], LIMITS[0]),
@@ -62,21 +65,18 @@ EXPECTED = DesiredState(
 def test_builds_the_cell_whatever_the_order_of_rows() -> None:
     rng = random.Random(7)
     for _ in range(20):
-        rows = [rng.sample(rows, len(rows)) for rows in (JOBS, ASSIGNMENTS, MODELS, KEYS, LIMITS)]
-        jobs, assignments, models, keys, limits = rows
-        elsewhere = rng.sample(ELSEWHERE, len(ELSEWHERE))
         built = build(
             "local",
             9,
-            jobs=jobs,
-            assignments=assignments,
-            models=models,
-            keys=keys,
-            limits=limits,
-            elsewhere=elsewhere,
+            jobs=rng.sample(JOBS, len(JOBS)),
+            assignments=rng.sample(ASSIGNMENTS, len(ASSIGNMENTS)),
+            models=rng.sample(MODELS, len(MODELS)),
+            keys=rng.sample(KEYS, len(KEYS)),
+            limits=rng.sample(LIMITS, len(LIMITS)),
+            elsewhere=rng.sample(ELSEWHERE, len(ELSEWHERE)),
         )
         assert built == EXPECTED
-        assert list(built.models[1].labels) == ["canary", "stable"]
+        assert list(built.models[1].serving.labels) == ["canary", "stable"]
         assert desired_from_wire(desired_to_wire(built)) == EXPECTED
 
 

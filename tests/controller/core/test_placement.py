@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -125,7 +126,9 @@ needs = st.builds(
 
 
 @given(fleets, st.lists(needs, max_size=30), st.randoms(use_true_random=False))
-def test_any_sequence_never_overcommits_and_places_what_fits(fleet, sequence, rng) -> None:
+def test_any_sequence_never_overcommits_and_places_what_fits(
+    fleet: list[JobRoom], sequence: list[Need], rng: random.Random
+) -> None:
     fleet = list(fleet)
     for need in sequence:
         answer = place(fleet, need)

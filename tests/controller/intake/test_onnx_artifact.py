@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from berth.errors import UnsupportedArtifact
 from berth.model import Signature, TensorSpec
+from controller.core.intake import InspectedModel
 from controller.intake import onnx_wire
-from controller.intake.onnx_artifact import MAX_IR_VERSION, MAX_OPSETS, InspectedModel, inspect
+from controller.intake.onnx_artifact import MAX_IR_VERSION, MAX_OPSETS, inspect
 from doubles.onnx_session import open_session
 
 FLOAT = TensorProto.FLOAT
@@ -135,7 +137,8 @@ def test_tensors_in_attributes_and_subgraphs_count_as_weights(tmp_path: Path) ->
 def test_sub_byte_and_string_weights(tmp_path: Path) -> None:
     model = linear()
     model.graph.initializer.append(helper.make_tensor("q", TensorProto.INT4, [5], [1, 2, 3, 4, 5]))
-    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [2], [b"ab", b""]))
+    words: list[Any] = [b"ab", b""]
+    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [2], words))
     assert read(tmp_path, model).initializer_bytes == 60 + 3 + (4 + 2 + 2 * 32)
 
 

@@ -7,7 +7,7 @@ its folder, for a model may name any file beside it.
 
 **Memory** is measured as the growth of the C heap during the load, less what other loads and unloads accounted for
 meanwhile (`worker.runtimes.onnx.heap`). Where the heap cannot be asked, the growth is implausible, or the weights go
-to a GPU, the estimate counts: 1.3 times the artifact plus 96 KiB. Sessions below 8 MiB get no arena and no memory
+to a GPU, what is likely counts (`berth.footprint.likely`). Sessions below 8 MiB get no arena and no memory
 pattern: an arena takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it saves time and
 memory.
 
@@ -24,6 +24,7 @@ from typing import Any
 import onnxruntime as ort
 import structlog
 
+from berth.footprint import likely
 from berth.model import Signature, VersionSpec
 from berth.settings import SettingsError
 from worker.cgroup import cores
@@ -67,7 +68,7 @@ class OnnxRuntime:
     async def load(self, spec: VersionSpec, path: Path) -> OnnxVersion:
         """Load the artifact at `path`, which lies alone in its folder. Raises `LoadFailed`."""
         lane = self._lane(spec)
-        estimate = int(1.3 * spec.artifact.size_bytes) + 96 * 1024
+        estimate = likely(spec.artifact.size_bytes)
         load = SessionLoad(spec, path, self._providers)
 
         def measured_load() -> tuple[Measurement, Any, Signature]:

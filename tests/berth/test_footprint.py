@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.footprint import corrected, estimate
+from berth.footprint import corrected, estimate, likely, transient
 
 MIB = 1 << 20
 sizes = st.integers(0, 1 << 50)
@@ -23,6 +23,19 @@ sizes = st.integers(0, 1 << 50)
 )
 def test_estimate_covers_what_was_measured_without_waste(initializers: int, artifact: int, resident: int) -> None:
     assert resident <= estimate(initializers, artifact) <= 2 * resident
+
+
+@pytest.mark.parametrize(
+    ("artifact", "resident"),
+    [(300, 71 << 10), (333_000, 512 << 10), (100 * MIB + 1_212, 100 * MIB), (45 * MIB + 20_000, 43 * MIB)],
+)
+def test_what_is_likely_is_a_guess_at_what_was_measured_and_no_bound(artifact: int, resident: int) -> None:
+    assert resident / 2 <= likely(artifact) <= 2 * resident
+
+
+def test_what_a_load_takes_for_a_moment() -> None:
+    assert transient(100 * MIB) == 200 * MIB
+    assert likely(100 * MIB) == 130 * MIB + (96 << 10)
 
 
 @given(sizes, sizes, sizes)
