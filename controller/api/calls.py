@@ -20,10 +20,10 @@ from berth.errors import InsufficientCapacity, InvalidArgument, PermissionDenied
 from berth.headers import ETAG_TEXT, IDEMPOTENCY_KEY_TEXT, IF_MATCH_TEXT
 from berth.ids import ModelKey
 from berth.states import Role
+from berth.wake import Wake
 from controller.api.metrics import ApiMetrics
 from controller.api.views import written_part
 from controller.intake.receiving import Incoming
-from controller.listen import Pulse
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import keys, naming
 from controller.usecases.keys import Caller
@@ -47,7 +47,7 @@ class Services:
     transactions: Transactions
     receive: Callable[[Incoming, AsyncIterator[bytes]], Awaitable[Answer]]
     changed: Callable[[set[ModelKey]], None]
-    events: Pulse
+    events: Wake
     closing: asyncio.Event
     metrics: ApiMetrics
     max_artifact_bytes: int
