@@ -14,11 +14,13 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from berth.artifacts.opening import open_store
+from berth.artifacts.store import ArtifactStore
 from berth.auth.certificates import Certificates, TlsFiles
 from berth.auth.contexts import RotatingContext
 from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.settings import SettingsError, environment
+from berth.wake import Wake
 from berth.wire.v1 import desired_pb2_grpc
 from controller import migrate
 from controller.api import external_metrics
@@ -26,12 +28,15 @@ from controller.api.app import build_app
 from controller.api.calls import Services
 from controller.api.metrics import ApiMetrics
 from controller.api.server import bind, serve
+from controller.api.version_views import render_version
 from controller.autoscaler import Autoscaler
 from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
+from controller.intake.composition import compose_intake
 from controller.intake.inspection import Inspector
+from controller.intake.steps import Tools
 from controller.leadership import Leadership
-from controller.listen import Listener, Pulse
+from controller.listen import DatabaseListener
 from controller.loops import Housekeeping, RolloutLoop
 from controller.pools import PoolsFile
 from controller.settings import ControllerSettings
@@ -58,9 +63,7 @@ class Ports:
 async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | None = None) -> None:
     """Run until `stop` is set. Raises `SettingsError` for what can only be wrong settings."""
     credential = PeerCredential.from_settings(settings)
-    # Cloud credentials have names of their own that every tool knows.
-    aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
-    artifacts = open_store(settings.artifact_store, aws)
+    artifacts = _open_artifacts(settings)
     spool = _folder(settings.spool_dir)
     metrics_certificates = _metrics_certificates(settings)
     listener = bind(settings.rest_address)
@@ -83,8 +86,8 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
         stack.push_async_callback(transactions.close)
         await _accept_bootstrap(transactions, settings.bootstrap_key_file)
 
-        changes = Listener(settings.database_url, (CHANNEL_DESIRED, CHANNEL_EVENTS))
-        hub = DesiredHub(transactions, changes.pulses[CHANNEL_DESIRED])
+        changes = DatabaseListener(settings.database_url, (CHANNEL_DESIRED, CHANNEL_EVENTS))
+        hub = DesiredHub(transactions, changes.wakes[CHANNEL_DESIRED])
         rollouts = RolloutLoop(transactions, registry)
         # A restarted process is another holder: it remembers nothing.
         holder = f"{settings.instance}/{uuid.uuid4().hex[:8]}"
@@ -93,15 +96,26 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
         servicer = DesiredFeed(transactions, hub, rollouts.add, registry)
         desired_pb2_grpc.add_DesiredFeedServicer_to_server(servicer, feed)
         feed_port = credential.add_port(feed, settings.feed_address)
+        receiving, resuming = compose_intake(
+            Tools(
+                transactions=transactions,
+                artifacts=artifacts,
+                inspect=Inspector().inspect,
+                render=render_version,
+                placed=rollouts.add,
+                spool=spool,
+                max_artifact_bytes=settings.max_artifact_bytes,
+            ),
+            holder,
+            registry,
+        )
         services = Services(
             transactions=transactions,
-            artifacts=artifacts,
-            inspect=Inspector().inspect,
+            receive=receiving.receive,
             changed=rollouts.add,
-            events=changes.pulses[CHANNEL_EVENTS],
+            events=changes.wakes[CHANNEL_EVENTS],
             closing=stop,
             metrics=ApiMetrics(registry),
-            spool=spool,
             max_artifact_bytes=settings.max_artifact_bytes,
         )
 
@@ -119,7 +133,8 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
                     ("listen", changes.run()),
                     ("desired", hub.run()),
                     ("rollouts", rollouts.run()),
-                    ("closing", _wake_at_end(stop, changes.pulses[CHANNEL_EVENTS])),
+                    ("uploads", resuming.run()),
+                    ("closing", _wake_at_end(stop, changes.wakes[CHANNEL_EVENTS])),
                     ("housekeeping", Housekeeping(transactions, artifacts, spool).run()),
                     ("autoscaler", autoscaler.run()),
                 )
@@ -142,6 +157,12 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
                 task.cancel()
 
 
+def _open_artifacts(settings: ControllerSettings) -> ArtifactStore:
+    # Cloud credentials have names of their own that every tool knows.
+    aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
+    return open_store(settings.artifact_store, aws)
+
+
 def _metrics_certificates(settings: ControllerSettings) -> Certificates | None:
     """What the external metrics API shows and trusts, where it is served."""
     if not settings.external_metrics_address:
@@ -159,10 +180,10 @@ def _front_proxy_only(certificates: Certificates, settings: ControllerSettings) 
     return RotatingContext(certificates, server_side=True, common_names=names)
 
 
-async def _wake_at_end(stop: asyncio.Event, events: Pulse) -> None:
+async def _wake_at_end(stop: asyncio.Event, events: Wake) -> None:
     """Event streams wait for events: let them see that there will be no more."""
     await stop.wait()
-    events.beat()
+    events.up()
 
 
 async def _await_database(settings: ControllerSettings, stop: asyncio.Event) -> None:
