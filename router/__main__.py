@@ -55,19 +55,25 @@ async def serve(
     from router.core.budget import Budgets, Scale
     from router.core.hedging import ADAPTIVE, Hedging
     from router.core.latency import Latencies
+    from router.core.race import Course
     from router.core.selection import Selection
     from router.core.tallies import Tallies
     from router.listening.listener import client_certificates, client_tls, listen, share
-    from router.path.answering.answers import AnswersKept
-    from router.path.call import Wire
+    from router.path.answering.answering import Answering
+    from router.path.answering.kept import AnswersKept
     from router.path.gate import Gate
-    from router.path.inbound.service import Limits, Service
+    from router.path.inbound.clients import Clients
+    from router.path.inbound.terms import InboundLimits, Terms
     from router.path.race.forward import Forwarder
+    from router.path.race.means import Means
+    from router.path.request import Wire
     from router.path.upstream.grpc import open_grpc
     from router.path.upstream.pools import Upstreams
     from router.path.upstream.rest import open_rest
+    from router.path.watchers.counts import CountsAttempts, CountsModels
     from router.path.watchers.record import Recorder
     from router.path.watchers.trace import Traces
+    from router.path.watchers.watcher import Watcher
     from router.tfserving.answering import TfServing
 
     credential = PeerCredential.from_settings(settings)
@@ -101,31 +107,27 @@ async def serve(
     )
     metrics.in_flight.set_function(lambda: admission.under_way)
     gate = Gate(board, admission, wishes, metrics)
-    forwarder = Forwarder(
-        board=board,
-        upstreams=upstreams,
-        selection=selection,
-        gate=gate,
-        budgets=budgets,
-        latencies=latencies,
-        hedging=hedging,
-        rules=Rules(patience=settings.patience_s),
-        metrics=metrics,
-        tallies=tallies,
-        dice=dice,
-        kept=AnswersKept(settings.cache_bytes, settings.cache_ttl_s, board, metrics) if settings.cache_bytes else None,
-        traces=None if tracing is None else Traces(tracing),
+    course = Course(
+        selection,
+        hedging,
+        budgets,
+        latencies,
+        Rules(patience=settings.patience_s),
+        dice,
         tied=settings.hedge_tied,
     )
+    kept = AnswersKept(settings.cache_bytes, settings.cache_ttl_s, board, metrics) if settings.cache_bytes else None
+    watchers: list[Watcher] = [CountsAttempts(metrics)]
+    if tallies.counts:
+        watchers.append(CountsModels(tallies))
+    if tracing is not None:
+        watchers.append(Traces(tracing))
+    answering = Answering(board, metrics, asyncio.get_running_loop().time, kept)
+    forwarder = Forwarder(Means(board, gate, upstreams, course, answering, watchers))
     tfserving = TfServing(forwarder, min(settings.tfserving_body_bytes, settings.max_body_bytes))
-    service = Service(
-        dialer,
-        forwarder,
-        tfserving,
-        Recorder(registry, settings.access_log_sample, dice),
-        Limits.of(settings),
-        registry,
-    )
+    recorder = Recorder(registry, settings.access_log_sample, dice)
+    terms = Terms(forwarder, tfserving, recorder, InboundLimits.of(settings))
+    clients = Clients(dialer.common, terms, registry)
     shown = client_certificates(settings.client_tls_cert, settings.client_tls_key)
     tls = None if shown is None else client_tls(shown)
     credential.register(registry, **({} if shown is None else {"clients": shown}))
@@ -138,7 +140,7 @@ async def serve(
 
     refused: SettingsError | None = None
     async with asyncio.TaskGroup() as tasks:
-        dialer.tasks = beyond.tasks = service.tasks = tasks
+        dialer.tasks = beyond.tasks = terms.tasks = tasks
         background = [tasks.create_task(feed.run(), name="feed")]
         closer = tasks.create_task(upstreams.run(), name="upstreams")
         try:
@@ -165,20 +167,20 @@ async def serve(
                         log.warning("no route feed answers: serving from the table on disk", models=len(saved.models))
                         board.swap(saved)
                     background.append(tasks.create_task(keep_table(board, settings.state_dir), name="table file"))
-                stack.callback(service.close)
+                stack.callback(clients.close)
                 inherited = settings.inherited
                 listening = await stack.enter_async_context(
-                    listen(service, settings.http_address, settings.grpc_address, tls=tls)
+                    listen(clients, settings.http_address, settings.grpc_address, tls=tls)
                     if inherited is None
-                    else share(service, inherited, lambda: readiness() is None, tls=tls)
+                    else share(clients, inherited, lambda: readiness() is None, tls=tls)
                 )
-                service.start()
+                clients.start()
                 log.info("listening", rest_port=listening.rest, grpc_port=listening.grpc, admin_port=admin_port)
                 on_listening(Ports(listening.rest, listening.grpc, admin_port))
                 await stop.wait()
                 # First no new connections, so that clients who are told to go connect elsewhere.
                 listening.close()
-                await service.drain(settings.drain_s)
+                await clients.drain(settings.drain_s)
         except SettingsError as error:
             # Raised below, bare: the group would wrap it.
             refused = error

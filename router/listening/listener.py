@@ -18,7 +18,7 @@ from router.listening.acceptor import Acceptor
 from router.listening.seats import Port, Seat, Seats
 from router.listening.shared_ports import BACKLOG
 from router.path.inbound.client import ClientConnection
-from router.path.inbound.service import Service
+from router.path.inbound.clients import Clients
 from router.settings import Inherited
 
 
@@ -32,7 +32,7 @@ class Listening(NamedTuple):
 
 @asynccontextmanager
 async def listen(
-    service: Service, rest: str, grpc: str, *, tls: ssl.SSLContext | None = None
+    clients: Clients, rest: str, grpc: str, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Listening]:
     """Accept clients on two addresses, `host:port`. Raises `SettingsError` if a port cannot be had."""
     servers = []
@@ -40,8 +40,8 @@ async def listen(
         for address in (rest, grpc):
             host, _, port = address.rpartition(":")
             try:
-                server = await service.common.loop.create_server(
-                    lambda: Attached(ClientConnection(service, is_tls=tls is not None)),
+                server = await clients.common.loop.create_server(
+                    lambda: Attached(ClientConnection(clients, is_tls=tls is not None)),
                     host.strip("[]") or None,
                     int(port),
                     ssl=tls,
@@ -64,7 +64,7 @@ async def listen(
 
 @asynccontextmanager
 async def share(
-    service: Service, inherited: Inherited, ready: Callable[[], bool], *, tls: ssl.SSLContext | None = None
+    clients: Clients, inherited: Inherited, ready: Callable[[], bool], *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Listening]:
     """Accept clients, in turn with other processes, from the sockets that their parent listens on."""
     # Mapped for as long as connections are counted, which is until this process ends.
@@ -73,7 +73,7 @@ async def share(
     seat = Seat(seats, inherited.seat, ready)
     sockets = {Port.REST: socket.socket(fileno=inherited.rest), Port.GRPC: socket.socket(fileno=inherited.grpc)}
     rest, grpc = (held.getsockname()[1] for held in sockets.values())
-    acceptors = [Acceptor(service, held, seat, port, tls) for port, held in sockets.items()]
+    acceptors = [Acceptor(clients, held, seat, port, tls) for port, held in sockets.items()]
 
     def close() -> None:
         seat.leave()

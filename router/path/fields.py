@@ -31,10 +31,11 @@ from berth.headers import (
 from berth.http.head import Field, Fields, first
 from router.core.routes import ANYWHERE, HERE
 from router.path import headers
-from router.path.call import Headers
+
+Headers = tuple[tuple[str, str | bytes], ...]
+"""Pairs with lower-case names. Values are `bytes` only for gRPC's `-bin` metadata."""
 
 TRACE: Final = frozenset((TRACEPARENT, TRACESTATE))
-
 
 # A host of our own for what goes to workers: they have no virtual hosts, and a client's is none of their business.
 WORKER: Final[bytes] = b"berth-worker"
@@ -148,7 +149,7 @@ def trace_of(fields: Fields) -> Fields:
 
 
 def as_text(fields: list[Field] | Fields) -> Headers:
-    """As the values that know no engine have them; those of names in `-bin` are left as they are sent."""
+    """As values have them; those of names in `-bin` are left as they are sent."""
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
 
 

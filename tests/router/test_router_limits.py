@@ -26,13 +26,17 @@ from router.core.attempts import Rules
 from router.core.budget import Budgets
 from router.core.hedging import Hedging
 from router.core.latency import Latencies
+from router.core.race import Course
 from router.core.selection import Selection
-from router.core.tallies import Tallies
+from router.path.answering.answering import Answering
 from router.path.gate import Gate
 from router.path.inbound.client import ClientConnection
-from router.path.inbound.service import Limits, Service
+from router.path.inbound.clients import Clients
+from router.path.inbound.terms import InboundLimits, Terms
 from router.path.race.forward import Forwarder
+from router.path.race.means import Means
 from router.path.upstream.pools import Upstreams
+from router.path.watchers.counts import CountsAttempts
 from router.path.watchers.record import Recorder
 from router.settings import RouterSettings
 from router.tfserving.answering import TfServing
@@ -132,9 +136,9 @@ class Transport(asyncio.Transport):
 class Client:
     """A client's end, without a socket."""
 
-    def __init__(self, service: Service, http: Http1Client | Http2Client) -> None:
+    def __init__(self, clients: Clients, http: Http1Client | Http2Client) -> None:
         self.transport = Transport()
-        self._link = ClientConnection(service, is_tls=False)
+        self._link = ClientConnection(clients, is_tls=False)
         self._link.connection_made(self.transport)
         self._http = http
         self._heard = 0
@@ -160,35 +164,33 @@ class Client:
         return list(self._http.receive(news)) if news else []
 
 
-def make_service() -> Service:
+def make_clients() -> Clients:
     settings = RouterSettings(route_feeds="localhost:1", keepalive_s=1000.0, idle_timeout_s=90.0)
     loop, registry = asyncio.get_running_loop(), CollectorRegistry()
     dialer = Dialer(Common(loop, Ledger(2**20)), PeerCredential.from_token("t" * 43))
     board, selection, metrics = RouteBoard(), Selection(), RouterMetrics(registry)
     board.swap(RouteTable())
     forwarder = Forwarder(
-        board=board,
-        upstreams=Upstreams({}),
-        selection=selection,
-        gate=Gate(board, Admission(10), Wishes(), metrics),
-        budgets=Budgets(),
-        latencies=Latencies(0.015),
-        hedging=Hedging(selection),
-        rules=Rules(),
-        metrics=metrics,
-        tallies=Tallies(0, 0, ()),
-        dice=random.Random(),
+        Means(
+            board,
+            Gate(board, Admission(10), Wishes(), metrics),
+            Upstreams({}),
+            Course(selection, Hedging(selection), Budgets(), Latencies(0.015), Rules(), random.Random()),
+            Answering(board, metrics, asyncio.get_running_loop().time),
+            [CountsAttempts(metrics)],
+        )
     )
     recorder = Recorder(registry, 0.0, random.Random())
-    return Service(dialer, forwarder, TfServing(forwarder, 2**20), recorder, Limits.of(settings), registry)
+    terms = Terms(forwarder, TfServing(forwarder, 2**20), recorder, InboundLimits.of(settings))
+    return Clients(dialer.common, terms, registry)
 
 
 @pytest.mark.looptime
 async def test_an_idle_connection_is_closed_over_http1() -> None:
-    service = make_service()
-    service.start()
+    clients = make_clients()
+    clients.start()
     loop = asyncio.get_running_loop()
-    idle, used = Client(service, Http1Client()), Client(service, Http1Client())
+    idle, used = Client(clients, Http1Client()), Client(clients, Http1Client())
     for client in (idle, used):
         [answer, *_] = await client.ask()
         assert isinstance(answer, ResponseReceived)
@@ -201,30 +203,30 @@ async def test_an_idle_connection_is_closed_over_http1() -> None:
     assert used.transport.closed_at is None
     assert idle.transport.closed_at is not None
     assert 90.0 <= idle.transport.closed_at - began <= 93.0
-    service.close()
+    clients.close()
 
 
 @pytest.mark.looptime
 async def test_an_idle_connection_is_told_to_go_over_http2() -> None:
-    service = make_service()
-    service.start()
-    client = Client(service, Http2Client())
+    clients = make_clients()
+    clients.start()
+    client = Client(clients, Http2Client())
     assert any(isinstance(event, ResponseReceived) for event in await client.ask())
     await asyncio.sleep(88.0)
     assert not any(isinstance(event, GoingAway) for event in client.hear())
     await asyncio.sleep(5.0)
     assert any(isinstance(event, GoingAway) for event in client.hear())
-    service.close()
+    clients.close()
 
 
 @pytest.mark.looptime
 async def test_a_connection_that_never_says_anything_is_closed_sooner() -> None:
-    service = make_service()
-    service.start()
+    clients = make_clients()
+    clients.start()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    client = Client(service, Http1Client())
+    client = Client(clients, Http1Client())
     await asyncio.sleep(20.0)
     assert client.transport.closed_at is not None
     assert 10.0 <= client.transport.closed_at - began <= 13.0
-    service.close()
+    clients.close()

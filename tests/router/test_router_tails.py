@@ -28,13 +28,17 @@ from router.core.budget import Budgets, Scale
 from router.core.hedging import ADAPTIVE, Event, Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
+from router.core.race import Course
 from router.core.selection import Selection
-from router.core.tallies import Tallies
-from router.path.call import Call, Reply, Wire
+from router.path.answer import Answer, Reply
+from router.path.answering.answering import Answering
 from router.path.gate import Gate
-from router.path.race.forward import Forwarder
-from router.path.request import Answer, Copy
+from router.path.meeting import Copy
+from router.path.race.forward import Awaited, Forwarder
+from router.path.race.means import Means
+from router.path.request import NO_ENVELOPE, Wire
 from router.path.upstream.pools import Upstreams
+from router.path.watchers.counts import CountsAttempts
 
 pytestmark = pytest.mark.looptime
 
@@ -159,26 +163,24 @@ async def simulate(
     budgets = Budgets(Scale(hedge_share=SHARE), now=started)
     hedging = Hedging(selection, hedge)
     forwarder = Forwarder(
-        board=board,
-        upstreams=upstreams,
-        selection=selection,
-        gate=Gate(board, Admission(10_000), Wishes(), metrics),
-        budgets=budgets,
-        latencies=Latencies(SHARE),
-        hedging=hedging,
-        rules=Rules(),
-        metrics=metrics,
-        tallies=Tallies(0, 0, ()),
-        dice=random.Random(seed + 1),
+        Means(
+            board,
+            Gate(board, Admission(10_000), Wishes(), metrics),
+            upstreams,
+            Course(selection, hedging, budgets, Latencies(SHARE), Rules(), random.Random(seed + 1)),
+            Answering(board, metrics, asyncio.get_running_loop().time),
+            [CountsAttempts(metrics)],
+        )
     )
     took: list[float] = []
     missed = 0
 
     async def request(came: float) -> None:
         nonlocal missed
-        call = Call(Wire.REST, Operation.INFER, KEY, "m", "", b"", (), "id", came + timeout)
+        asked = Awaited(Wire.REST, Operation.INFER, NO_ENVELOPE)
+        asked.api_key, asked.model, asked.request_id, asked.deadline = KEY, "m", b"id", came + timeout
         try:
-            await forwarder.forward(call)
+            await forwarder.forward(asked)
         except DeadlineExceeded:
             missed += 1
         if came - started >= warm_up:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from berth.headers import CONTENT_TYPE
 from berth.http.errors import ErrorCode
@@ -21,36 +21,27 @@ from berth.http.head import RequestHead
 from berth.http.http1.server import Http1Server
 from berth.http.http2.frames import speaks_http2
 from berth.http.http2.server import Http2Server
-from router.connection.connection import Connection
 from router.path.inbound import accept_grpc
 from router.path.inbound import rest as inbound_rest
-from router.path.inbound.inbound import Inbound
-
-if TYPE_CHECKING:
-    from router.path.inbound.service import Service
+from router.path.inbound.clients import Clients
+from router.path.inbound.inbound import Client, Inbound
 
 _GRPC: Final = b"application/grpc"
 
 
-class ClientConnection(Connection):
-    """`inbounds` are the requests that have not been answered.
-
-    `unread`: some of a request was left unread (HTTP/1.1).
-    """
+class ClientConnection(Client):
+    """`unread`: some of a request was left unread (HTTP/1.1)."""
 
     __slots__ = (
         "_answered_early", "_begun", "_debts", "_first", "_fresh", "_lingers", "_progress", "_quiet", "_reset_next",
-        "_stuck", "_used", "http", "inbounds", "is_tls", "service", "speaks_http2", "unread",
+        "_stuck", "_used", "clients", "is_tls", "unread",
     )  # fmt: skip
 
-    def __init__(self, service: Service, *, is_tls: bool) -> None:
-        super().__init__(service.common)
-        self.service = service
+    def __init__(self, clients: Clients, *, is_tls: bool) -> None:
+        super().__init__(clients.common, clients.terms, clients.late)
+        self.clients = clients
         self.is_tls = is_tls
-        self.inbounds: dict[int, Inbound] = {}
-        self.speaks_http2 = False
         self.unread = False
-        self.http: Http1Server | Http2Server
         self._begun = False
         self._first = b""
         # Requests whose heads came in this batch.
@@ -72,7 +63,7 @@ class ClientConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if not self.service.connected(self):
+        if not self.clients.connected(self):
             transport.close()
             return
         tls = transport.get_extra_info("ssl_object")
@@ -81,7 +72,7 @@ class ClientConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.service.disconnected(self)
+        self.clients.disconnected(self)
         self.common.ledger.held -= sum(self._debts.values())
         self._debts.clear()
 
@@ -98,18 +89,18 @@ class ClientConnection(Connection):
         self.handle(self.http.receive(data))
 
     def _choose(self, *, http2: bool) -> None:
-        service = self.service
+        clients = self.clients
         if http2:
             self.speaks_http2 = True
-            self.http = Http2Server(service.http2_limits, keepalive=service.limits.keepalive_s)
+            self.http = Http2Server(clients.http2_limits, keepalive=self.terms.limits.keepalive_s)
         else:
             scheme = b"https" if self.is_tls else b"http"
-            self.http = Http1Server(service.http1_limits, scheme=scheme, memo=service.http1_memos[self.is_tls])
+            self.http = Http1Server(clients.http1_limits, scheme=scheme, memo=clients.http1_memos[self.is_tls])
         self._begun = True
         self.frame(self.http)
         if self.paused:
             self.http.pause()
-        if service.draining:
+        if self.terms.draining:
             self.http.shutdown()
 
     def flush(self) -> None:
@@ -151,7 +142,7 @@ class ClientConnection(Connection):
             if self._lingers <= 0:
                 self.transport.abort()
             return
-        limits = self.service.limits
+        limits = self.terms.limits
         busy = bool(self.inbounds)
         self._quiet = 0 if busy or self._used else self._quiet + 1
         self._used = False
@@ -206,7 +197,7 @@ class ClientConnection(Connection):
 
     def _begin(self, stream_id: int, head: RequestHead, ended: bool) -> None:
         self._used = True
-        if self.service.draining:
+        if self.terms.draining:
             self.http.shutdown()
         if self.speaks_http2 and (head.get(CONTENT_TYPE) or b"").startswith(_GRPC):
             inbound = accept_grpc.accept(self, stream_id, head)

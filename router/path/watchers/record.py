@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from router.core.selection import Dice
 from router.core.tallies import Tally
-from router.path.call import Wire
+from router.path.request import Wire
 
 log = structlog.get_logger(__name__)
 
