@@ -23,6 +23,7 @@ import structlog
 
 from berth.ids import ModelKey, VersionKey
 from berth.model import NEVER, AspiredSet, Order, ServableStatus
+from berth.resources import HOST
 from berth.states import ServableState
 from worker.core.capacity import MemoryLimits
 from worker.core.lifecycle import Acceptance, Lifecycle, ServableEvent
@@ -168,7 +169,7 @@ class Keeper:
 
     @property
     def memory_limit(self) -> int:
-        return self._limits.memory_bytes
+        return self._limits.memory[HOST]
 
     @property
     def memory_used(self) -> int:
