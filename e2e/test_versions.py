@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 
 from berth.client import AsyncBerth
-from berth.demo.load import Sample
+from berth.demo.load import LoadSample
 from berth.errors import NotFound
 from berth.states import VersionState
 from e2e.conftest import Tenant, make_tenant, upload
@@ -128,13 +128,13 @@ async def _check_truth(client: AsyncBerth, number: int) -> None:
     assert answer["product"][0, 0] == number
 
 
-async def _until_answered_by(samples: list[Sample], version: int) -> None:
+async def _until_answered_by(samples: list[LoadSample], version: int) -> None:
     await asyncio.to_thread(
         until, lambda: samples[-1].version == str(version), within=30, what=f"version {version} answers"
     )
 
 
-def _check_answers(samples: list[Sample]) -> None:
+def _check_answers(samples: list[LoadSample]) -> None:
     """Version N multiplies by N, in both outputs, in every single answer."""
     for sample in samples:
         assert sample.answer is not None
@@ -142,7 +142,7 @@ def _check_answers(samples: list[Sample]) -> None:
         assert values == {float(sample.answer.version)}
 
 
-def _replicas(samples: list[Sample]) -> int:
+def _replicas(samples: list[LoadSample]) -> int:
     return len({sample.answer.replica for sample in samples if sample.answer})
 
 

@@ -16,7 +16,7 @@ from berth.api import schemas
 from berth.api.schemas import Resource
 from berth.model import Serving
 from berth.states import ScalingMode
-from controller.core import rollout
+from controller.core.rollout.target import target
 from controller.core.status import VersionStatus
 from controller.default_answer import answer_of
 from controller.store import records
@@ -62,7 +62,7 @@ def model(record: records.Model) -> schemas.Model:
 def _serves(record: records.Model) -> schemas.ServingView:
     # A pinned version cannot be deleted, so these two are all that the target depends on.
     live = [number for number in (record.pinned, record.latest) if number is not None]
-    serving = Serving.only(rollout.target(record.pinned, live), record.labels)
+    serving = Serving.only(target(record.pinned, live), record.labels)
     return schemas.ServingView(
         versions=[schemas.VersionShare(version=share.version, weight=share.weight) for share in serving.versions],
         labels=dict(serving.labels),

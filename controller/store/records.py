@@ -57,6 +57,7 @@ class Version(NamedTuple):
     created_at: datetime
     changed_at: datetime
     deleted: bool
+    proven: bool
 
 
 class Job(NamedTuple):

@@ -130,8 +130,10 @@ versions = Table(
     Column("format", String(16), nullable=False),
     Column("signature", JSONB, nullable=False),
     Column("estimated_bytes", BigInteger, nullable=False),
-    # The largest that a replica ever measured: it also proves that the version was loaded once.
+    # The largest that a replica ever measured.
     Column("measured_bytes", BigInteger),
+    # When a replica was first seen to have loaded it and to answer.
+    _moment("proven_at"),
     # The last state that an event told of; states themselves are derived, never stored.
     Column("announced", String(16), nullable=False, server_default=""),
     _now(),

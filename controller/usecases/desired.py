@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from berth.model import DesiredState, Serving
 from berth.resources import Resources
-from controller.core import desired, rollout
+from controller.core import desired
+from controller.core.rollout.target import target
 from controller.core.scaling import asked_replicas
 from controller.store import jobs, models, tenants
 from controller.store.transaction import Tx
@@ -38,7 +39,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
         models=[
             desired.ModelRow(
                 model.key,
-                Serving.only(rollout.target(model.pinned, live.get(model.id, ())), model.labels),
+                Serving.only(target(model.pinned, live.get(model.id, ())), model.labels),
                 (model.default_answer or "").encode(),
             )
             for model in await models.every(tx)

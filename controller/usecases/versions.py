@@ -9,7 +9,8 @@ from berth.errors import Unavailable
 from berth.ids import ModelKey, check_name
 from berth.model import Artifact, Signature
 from berth.states import VersionState
-from controller.core import quota, rollout
+from controller.core import quota
+from controller.core.rollout.target import target
 from controller.store import jobs, journal, models, records, tenants
 from controller.store.transaction import Tx
 from controller.usecases import naming
@@ -65,9 +66,8 @@ async def accept(tx: Tx, caller: Caller, key: ModelKey, upload: Upload) -> recor
     )
     version = await models.find_version(tx, model.id, number)
     assert version is not None
-    target = rollout.target(model.pinned, {model.latest or 0, number} - {0})
     placed: list[str] = []
-    if number == target:
+    if number == target(model.pinned, {model.latest or 0, number} - {0}):
         held = await jobs.assignments_of(tx, [model.id])
         placed = [answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, caller.tenant)]
     else:

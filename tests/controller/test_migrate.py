@@ -113,3 +113,26 @@ def _upgrade(url: str) -> None:
 
     script = "import sys; from controller.migrate import ensure_current; ensure_current(sys.argv[1])"
     subprocess.run([sys.executable, "-c", script, url], check=True, capture_output=True, timeout=60)
+
+
+def test_what_was_measured_is_proven_and_the_release_before_may_go_on_adding_versions(empty_database_url: str) -> None:
+    configuration = migrate.configuration(empty_database_url)
+    command.upgrade(configuration, "0005")
+    add = (
+        "INSERT INTO versions"
+        " (model_id, version, sha256, size_bytes, format, signature, estimated_bytes, measured_bytes)"
+        " SELECT id, %s, 'a', 1, 'onnx', '{}', 1, %s FROM models"
+    )
+    with psycopg.connect(address.libpq_url(empty_database_url), autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO tenants (name, max_models, max_bytes, requests_per_second, max_concurrent)"
+            " VALUES ('acme', 1, 1, 0, 0)"
+        )
+        connection.execute("INSERT INTO models (tenant, name, description) VALUES ('acme', 'digits', '')")
+        connection.execute("INSERT INTO artifacts (sha256, size_bytes) VALUES ('a', 1)")
+        connection.execute(add, [1, None])
+        connection.execute(add, [2, 7])
+        command.upgrade(configuration, "0006")
+        connection.execute(add, [3, None])
+        rows = connection.execute("SELECT version, proven_at IS NOT NULL FROM versions ORDER BY version").fetchall()
+    assert rows == [(1, False), (2, True), (3, False)]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2_grpc
 
-from berth.demo.load import Answer, Inputs, RequestFailed, open_targets, quantile, steady_load, summarize
+from berth.demo.load import Inputs, RequestFailed, VersionedAnswer, open_targets, quantile, steady_load, summarize
 from berth.oip import rest, rpc
 from berth.oip.request import InferRequest, InferResponse
 from doubles.scripted_http import Scripted, serve_script
@@ -102,10 +102,10 @@ class Stalling:
         self.released = asyncio.Event()
         self.under_way = 0
 
-    async def ask(self, inputs: Inputs) -> Answer:
+    async def ask(self, inputs: Inputs) -> VersionedAnswer:
         self.under_way += 1
         await self.released.wait()
-        return Answer({}, "1", "w")
+        return VersionedAnswer({}, "1", "w")
 
 
 @pytest.mark.looptime

@@ -1,4 +1,4 @@
-"""Which version answers by default, which must stay assigned, and which may be let go.
+"""Which of a model's versions may be let go in one cell.
 
 Contract of `releasable`:
 
@@ -24,15 +24,15 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 
-class Held(NamedTuple):
-    """An assigned version, as stored. `proven`: it was loaded on some replica at some time (it has been measured)."""
+class AssignedVersion(NamedTuple):
+    """A version that is assigned in the cell. `proven`: some replica loaded it at some time, and it answered."""
 
     deleted: bool = False
     releasing: bool = False
     proven: bool = True
 
 
-class Seen(NamedTuple):
+class Tally(NamedTuple):
     """A version, as observed: how many replicas have it `routed`, and `held` it in any state until its end.
 
     The job wants `replicas` of them; of those that hold it, `failed` could not load it and are not trying again now.
@@ -44,26 +44,11 @@ class Seen(NamedTuple):
     failed: int = 0
 
 
-_UNSEEN = Seen()
-
-
-def target(pinned: int | None, live: Collection[int]) -> int:
-    """The version that answers requests which name none: the pinned one, else the newest of `live`; 0 if none.
-
-    A pinned version that is not live gives 0: the owner asked for that version and no other, so none is guessed.
-    """
-    if pinned is not None:
-        return pinned if pinned in live else 0
-    return max(live, default=0)
-
-
-def wanted(target: int, labels: Mapping[str, int]) -> frozenset[int]:
-    """The versions that must be assigned: the target and what labels point at."""
-    return frozenset(version for version in (target, *labels.values()) if version > 0)
+_UNSEEN = Tally()
 
 
 def releasable(
-    assigned: Mapping[int, Held], target: int, wanted: Collection[int], observed: Mapping[int, Seen]
+    assigned: Mapping[int, AssignedVersion], target: int, wanted: Collection[int], observed: Mapping[int, Tally]
 ) -> frozenset[int]:
     """The assigned versions of one model to mark as releasing now; see the module's contract.
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.states import VersionState
-from controller.core.arrival import Arrival, is_awaited
+from controller.core.rollout.arrival import Arrival, is_awaited
 
 AVAILABLE, FAILED, RETIRED = VersionState.AVAILABLE, VersionState.FAILED, VersionState.RETIRED
 NEVER = ""

@@ -14,10 +14,12 @@ Contract of `is_awaited`:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from berth.states import VersionState
+from berth.states import ServableState, VersionState
+from controller.core.rollout.facts import Copy, KnownVersion, ModelWish, Said
+from controller.core.rollout.target import target, wanted
 
 
 class Arrival(NamedTuple):
@@ -37,3 +39,27 @@ def is_awaited(arrival: Arrival, target: int, wanted: Collection[int]) -> bool:
         return False
     stood_in_for = arrival.version == target and not arrival.answering <= frozenset(wanted)
     return arrival.announced != VersionState.AVAILABLE or stood_in_for
+
+
+def awaiting(
+    wish: ModelWish, versions: Sequence[KnownVersion], copies: Iterable[Copy], said: Sequence[Said]
+) -> frozenset[str]:
+    """The jobs of those `copies` of a model that are awaited."""
+    aim = target(wish.pinned, [version.number for version in versions if not version.deleted])
+    needed = wanted(aim, wish.labels)
+    announced = {version.number: version.announced for version in versions}
+    return frozenset(
+        copy.job for copy in copies if is_awaited(_arrival(copy, announced[copy.version], said), aim, needed)
+    )
+
+
+def _arrival(copy: Copy, announced: str, said: Sequence[Said]) -> Arrival:
+    here = [it for it in said if it.cell == copy.cell]
+    routed = {it.version for it in here if it.routed}
+    return Arrival(
+        copy.version,
+        announced,
+        routed=copy.version in routed,
+        failed=any(it.version == copy.version and it.status.state is ServableState.ERROR for it in here),
+        answering=frozenset(routed - {copy.version}),
+    )
