@@ -28,6 +28,7 @@ from doubles import onnx_models
 from doubles.scripted_replica import Answer, ScriptedReplica
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.protocol import Loaded
+from worker.scheduling.local import ScheduledRuntime
 from worker.serving.server import serve_inference
 
 ALICE = {"authorization": "Bearer alice-key"}
@@ -60,7 +61,7 @@ class Held:
 
 @pytest.fixture
 async def worker(credential: PeerCredential, tmp_path: Path) -> AsyncIterator[ReplicaAddress]:
-    runtime = OnnxRuntime(threads=1, intra_op_threads=1)
+    runtime = ScheduledRuntime(OnnxRuntime(intra_op_threads=1), threads=1)
     held = Held()
     for name, content in MODELS.items():
         path = tmp_path / name / "model.onnx"
@@ -68,6 +69,7 @@ async def worker(credential: PeerCredential, tmp_path: Path) -> AsyncIterator[Re
         path.write_bytes(content)
         key = VersionKey("alice", name, 1)
         held.versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), Resources.host(1 << 20)), path)
+        await held.versions[key].warm_up()
     try:
         async with serve_inference(
             held,

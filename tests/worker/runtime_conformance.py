@@ -79,7 +79,8 @@ class RuntimeConformance:
             ("y", "FP32", (-1, 2)),
             ("z", "FP32", (-1, 2)),
         }
-        assert loaded.measured_bytes >= 1
+        assert await loaded.warm_up() > 0
+        assert await loaded.measure() >= 1
         answers = await loaded.infer({"x": X}, [])
         assert set(answers) == {"y", "z"}
         np.testing.assert_array_equal(answers["y"], 2 * X)

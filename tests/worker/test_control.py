@@ -173,7 +173,7 @@ async def test_the_newest_order_wins_and_a_deposed_sender_is_told(worker: Worker
     await deposed.send(Order(1, 10))
     status = await deposed.until(lambda _, refused: refused)
     assert status.accepted == Order(2, 1)
-    assert worker.keeper.held() == {spec(1).key, spec(2).key}
+    assert worker.keeper.lending.held() == {spec(1).key, spec(2).key}
     await active.send(Order(2, 2), 2)
     status = await active.until(lambda status, refused: status.accepted == Order(2, 2) and not refused)
     await active.until_states({2: S.AVAILABLE})

@@ -22,6 +22,7 @@ from worker.core.loads import Loads
 from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
 from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.scheduling.local import ScheduledRuntime
 from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
@@ -93,7 +94,7 @@ def turns(number: int) -> tuple[tuple[str, Any], ...]:
 async def rig(folder: Path) -> AsyncIterator[Rig]:
     """Real ONNX Runtime with one thread, behind the real server."""
     artifacts = {number: onnx_models.double() if number == QUICK else onnx_models.slow_loop() for number in (1, 2)}
-    runtime, loads = OnnxRuntime(threads=1, providers="cpu"), Loads()
+    runtime, loads = ScheduledRuntime(OnnxRuntime(providers="cpu"), threads=1), Loads()
     keeper = Keeper(
         runtime,
         _Folder(folder, artifacts),
@@ -103,7 +104,7 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
     async with (
         asyncio.TaskGroup() as tasks,
         serve_inference(
-            keeper,
+            keeper.lending,
             credential=CREDENTIAL,
             grpc_address="127.0.0.1:0",
             http_address="127.0.0.1:0",
@@ -120,7 +121,7 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
         )
         keeper.aspire(AspiredSet(Order(1, 1), specs))
         async with asyncio.timeout(WAIT_S):
-            while len(keeper.held()) < len(artifacts):
+            while len(keeper.lending.held()) < len(artifacts):
                 await keeper.changed(keeper.revision)
         yield Rig(server, session, loads)
         keeper.close()

@@ -69,7 +69,7 @@ async def test_it_follows_its_script() -> None:
     with pytest.raises(LoadFailed, match="first"):
         await runtime.load(spec, Path("/nowhere"))
     loaded = await runtime.load(spec, Path("/nowhere"))
-    assert loaded.measured_bytes == 7
+    assert await loaded.measure() == 7
     assert runtime.loads == {key: 2}
     np.testing.assert_array_equal((await loaded.infer({"x": np.ones((1, 2), np.float32)}, ["y"]))["y"], [[2, 2]])
     await loaded.unload()

@@ -130,7 +130,7 @@ async def test_it_answers_and_leaves_nothing(runtime: ChildTriton, tmp_path: Pat
     assert servable.signature == Signature(
         (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("z", "FP32", (-1, 2)))
     )
-    assert 10 << 20 < servable.measured_bytes < 100 << 20
+    assert 10 << 20 < await servable.measure() < 100 << 20
     both = await servable.infer({"x": X}, ())
     assert {name: array.tolist() for name, array in both.items()} == {"y": (X + X).tolist(), "z": (-X).tolist()}
     assert list(await servable.infer({"x": X}, ("z",))) == ["z"]

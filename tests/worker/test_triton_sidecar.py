@@ -175,7 +175,7 @@ class World:
                 await self.keeper.changed(self.keeper.revision)
 
     async def ask(self) -> list[list[float]]:
-        with self.keeper.acquire(VersionKey("acme", "m", 1)) as loaded:
+        with self.keeper.lending.acquire(VersionKey("acme", "m", 1)) as loaded:
             answer: list[list[float]] = (await loaded.infer({"x": X}, ("y",)))["y"].tolist()
             return answer
 
@@ -202,7 +202,7 @@ async def test_it_serves_and_leaves_nothing(server: Server, tmp_path: Path) -> N
         loaded = await runtime.load(spec, path)
         assert runtime.trouble is None
         assert (await loaded.infer({"x": X}, ("y",)))["y"].tolist() == (X + X).tolist()
-        assert loaded.measured_bytes == spec.reserved[HOST], "it cannot be measured from here"
+        assert await loaded.measure() == spec.reserved[HOST], "it cannot be measured from here"
         assert await server.models() == {spec.key.servable}
         model = server.repository / spec.key.servable / "1" / "model.onnx"
         assert not model.is_symlink(), "Triton does not see our files"
@@ -228,7 +228,7 @@ async def test_a_triton_that_is_killed_and_comes_back(server: Server, tmp_path: 
         with pytest.raises((NotHeld, Unavailable)):
             await worker.ask()
         await worker.until(S.LOADING)
-        assert worker.keeper.held() == frozenset(), "what cannot be queried is not said to be available"
+        assert worker.keeper.lending.held() == frozenset(), "what cannot be queried is not said to be available"
         await server.start()
         await worker.until(S.AVAILABLE)
         assert await worker.ask() == (X + X).tolist()
