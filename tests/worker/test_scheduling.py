@@ -15,6 +15,7 @@ import pytest
 from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, Signature, VersionSpec
+from berth.resources import Resources
 from worker.core.pace import INLINE_BYTES
 from worker.runtimes.local import RunStopped
 from worker.runtimes.protocol import Array
@@ -96,7 +97,8 @@ class LocalModel:
 @contextlib.asynccontextmanager
 async def warm(model: LocalModel) -> AsyncIterator[ScheduledVersion]:
     runtime = ScheduledRuntime(model, threads=1)
-    loaded = await runtime.load(VersionSpec(VersionKey("acme", "m", 1), Artifact("a" * 64, 10), 100), Path("/nowhere"))
+    spec = VersionSpec(VersionKey("acme", "m", 1), Artifact("a" * 64, 10), Resources.host(100))
+    loaded = await runtime.load(spec, Path("/nowhere"))
     await loaded.warm_up()
     async with asyncio.timeout(WAIT_S):
         yield loaded
