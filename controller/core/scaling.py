@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from berth.states import ScalingMode
+from berth.states import ScalingMode, ServiceClass
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
+class ScalingPolicy:
     """`target_queue_s` is how long requests may wait for their turn on a replica; fewer replicas only after they were
     too many for `stabilize_down_s`."""
 
@@ -37,3 +37,8 @@ def owner(mode: ScalingMode) -> str:
         ScalingMode.BERTH: "Berth's autoscaler",
         ScalingMode.EXTERNAL: "HPA or KEDA",
     }[mode]
+
+
+def may_sleep(service_class: ServiceClass, policy: ScalingPolicy) -> bool:
+    """Whether an autoscaler may leave the job without any replica."""
+    return service_class is ServiceClass.TEMPORARY and policy.min_replicas == 0

@@ -11,7 +11,8 @@ from berth.model import Artifact, Signature
 from berth.states import VersionState
 from controller.core import quota
 from controller.core.rollout.target import target
-from controller.store import jobs, journal, models, records, tenants
+from controller.store import artifacts, assignments, models, tenants, versions
+from controller.store.records import VersionRecord
 from controller.store.transaction import Tx
 from controller.usecases import naming
 from controller.usecases.keys import Caller
@@ -42,37 +43,37 @@ async def announce_artifact(tx: Tx, artifact: Artifact) -> None:
 
     Raises `Unavailable` while the same bytes, unused before, are being deleted.
     """
-    if not await journal.touch_artifact(tx, artifact.sha256, artifact.size_bytes):
+    if not await artifacts.touch(tx, artifact.sha256, artifact.size_bytes):
         raise Unavailable("an unused artifact with the same bytes is being removed", retry_after=2.0)
 
 
-async def accept(tx: Tx, caller: Caller, key: ModelKey, upload: Upload) -> records.Version:
+async def accept(tx: Tx, caller: Caller, key: ModelKey, upload: Upload) -> VersionRecord:
     """Give the artifact the model's next version number, a place and a reservation: all of it or nothing.
 
     Creates the model if it is absent. A version that neither the target nor a label wants (the model is pinned) is
     kept unassigned. Raises `QuotaExceeded`, or `InsufficientCapacity` naming what each job was short of.
     """
     await check_intake(tx, key, upload.artifact.size_bytes)
-    if not await journal.is_live_artifact(tx, upload.artifact.sha256):
+    if not await artifacts.is_live(tx, upload.artifact.sha256):
         raise Unavailable("the artifact was collected before its version was made", retry_after=1.0)
     model = await models.find(tx, key)
     if model is None:
         model = await models.add(tx, key, "")
         tx.tell("model.created", caller.key_id, key.tenant, naming.model_subject(key))
     number = await models.next_version(tx, key)
-    reserved = footprint.estimate(upload.initializer_bytes, upload.artifact.size_bytes)
-    await models.add_version(
-        tx, model.id, number, upload.artifact, signature=upload.signature, estimated_bytes=reserved
-    )
-    version = await models.find_version(tx, model.id, number)
-    assert version is not None
-    placed: list[str] = []
-    if number == target(model.pinned, {model.latest or 0, number} - {0}):
-        held = await jobs.assignments_of(tx, [model.id])
-        placed = [answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, caller.tenant)]
-    else:
+    wanted = number == target(model.pinned, {model.latest or 0, number} - {0})
+    new = versions.NewVersion(
+        upload.artifact,
+        upload.signature,
+        footprint.estimate(upload.initializer_bytes, upload.artifact.size_bytes),
         # Unassigned from the start: no event needs to tell of it later.
-        await models.change_version(tx, model.id, number, announced=str(VersionState.RETIRED))
+        announced="" if wanted else str(VersionState.RETIRED),
+    )
+    version = await versions.add(tx, model, number, new)
+    placed: list[str] = []
+    if wanted:
+        held = await assignments.of_models(tx, key.tenant, [model.id])
+        placed = [answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, caller.tenant)]
     tx.change_desired()
     tx.tell(
         "version.uploaded",
