@@ -13,6 +13,7 @@ from contextlib import suppress
 import structlog
 
 from berth.errors import BerthError, PreconditionFailed
+from berth.reconcile import Again, Outcome, Repeater
 from controller.store import observed
 from controller.store.transaction import Transactions, Tx
 
@@ -50,13 +51,16 @@ class Leadership:
     async def repeat(self, tick: Callable[[], Awaitable[None]], every_s: float) -> None:
         """Do `tick`, which renews the lead, every so many seconds until cancelled, and let another lead then. While the
         database is away nothing is done."""
+
+        async def look() -> Outcome:
+            try:
+                await tick()
+            except BerthError as error:
+                log.warning("a leader's work waits", what=self._name[1:], error=error.detail)
+            return Again(every_s)
+
         try:
-            while True:
-                try:
-                    await tick()
-                except BerthError as error:
-                    log.warning("a leader's work waits", what=self._name[1:], error=error.detail)
-                await asyncio.sleep(every_s)
+            await Repeater(look).run()
         finally:
             await self.resign()
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 from berth.artifacts.store import ArtifactStore
 from berth.errors import BerthError
 from berth.ids import ModelKey
+from berth.reconcile import Again, Backoff, Outcome, Repeater, Retry
 from controller.store import jobs, journal, models
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import rollout
@@ -40,7 +41,8 @@ class RolloutLoop:
     def __init__(self, transactions: Transactions, registry: CollectorRegistry) -> None:
         self._transactions = transactions
         self._dirty: set[ModelKey] = set()
-        self._wake = asyncio.Event()
+        self._sweep_at = 0.0
+        self._loop = Repeater(self._look, backoff=Backoff(first=_RETRY_S, most=_RETRY_S))
         self._steps = Counter("berth_rollout_steps", "Steps that rollouts took", ["step"], registry=registry)
 
     def __repr__(self) -> str:
@@ -49,30 +51,25 @@ class RolloutLoop:
     def add(self, changed: set[ModelKey]) -> None:
         """Look at these models, and at whatever is being released, as soon as possible."""
         self._dirty |= changed
-        self._wake.set()
+        self._loop.look_again()
 
     async def run(self) -> None:
         """Until cancelled. What could not be looked at is looked at again."""
-        sweep_at = 0.0
-        while True:
-            now = asyncio.get_running_loop().time()
-            everything = now >= sweep_at
-            self._wake.clear()
-            dirty, self._dirty = self._dirty, set()
-            try:
-                await self.look(None if everything else dirty)
-            except BerthError as error:
-                log.warning("rollouts wait", error=error.detail)
-                self._dirty |= dirty
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if everything:
-                sweep_at = now + SWEEP_S
-            try:
-                async with asyncio.timeout_at(sweep_at):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+        await self._loop.run()
+
+    async def _look(self) -> Outcome:
+        now = asyncio.get_running_loop().time()
+        everything = now >= self._sweep_at
+        dirty, self._dirty = self._dirty, set()
+        try:
+            await self.look(None if everything else dirty)
+        except BerthError as error:
+            log.warning("rollouts wait", error=error.detail)
+            self._dirty |= dirty
+            return Retry(error.detail)
+        if everything:
+            self._sweep_at = now + SWEEP_S
+        return Again(self._sweep_at - asyncio.get_running_loop().time())
 
     async def look(self, keys: set[ModelKey] | None) -> None:
         """Do what is to be done for these models and for those being released; for all models if None."""
@@ -104,14 +101,16 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Until cancelled, in one controller at a time."""
-        while True:
-            try:
-                async with self._transactions.lead(_HOUSEKEEPING_LOCK) as leading:
-                    if leading:
-                        await self.tidy(KEEP_ARTIFACTS)
-            except BerthError as error:
-                log.warning("housekeeping waits", error=error.detail)
-            await asyncio.sleep(HOUSEKEEPING_S)
+        await Repeater(self._look).run()
+
+    async def _look(self) -> Outcome:
+        try:
+            async with self._transactions.lead(_HOUSEKEEPING_LOCK) as leading:
+                if leading:
+                    await self.tidy(KEEP_ARTIFACTS)
+        except BerthError as error:
+            log.warning("housekeeping waits", error=error.detail)
+        return Again(HOUSEKEEPING_S)
 
     async def tidy(self, keep_artifacts: timedelta) -> None:
         """One round. `keep_artifacts` must be longer than an upload takes to store what it has announced."""

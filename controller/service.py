@@ -19,6 +19,7 @@ from berth.auth.contexts import RotatingContext
 from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.settings import SettingsError, environment
+from berth.wake import Wake
 from berth.wire.v1 import desired_pb2_grpc
 from controller import migrate
 from controller.api import external_metrics
@@ -31,7 +32,7 @@ from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
 from controller.intake.inspection import Inspector
 from controller.leadership import Leadership
-from controller.listen import Listener, Pulse
+from controller.listen import DatabaseListener
 from controller.loops import Housekeeping, RolloutLoop
 from controller.pools import PoolsFile
 from controller.settings import ControllerSettings
@@ -83,8 +84,8 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
         stack.push_async_callback(transactions.close)
         await _accept_bootstrap(transactions, settings.bootstrap_key_file)
 
-        changes = Listener(settings.database_url, (CHANNEL_DESIRED, CHANNEL_EVENTS))
-        hub = DesiredHub(transactions, changes.pulses[CHANNEL_DESIRED])
+        changes = DatabaseListener(settings.database_url, (CHANNEL_DESIRED, CHANNEL_EVENTS))
+        hub = DesiredHub(transactions, changes.wakes[CHANNEL_DESIRED])
         rollouts = RolloutLoop(transactions, registry)
         # A restarted process is another holder: it remembers nothing.
         holder = f"{settings.instance}/{uuid.uuid4().hex[:8]}"
@@ -98,7 +99,7 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
             artifacts=artifacts,
             inspect=Inspector().inspect,
             changed=rollouts.add,
-            events=changes.pulses[CHANNEL_EVENTS],
+            events=changes.wakes[CHANNEL_EVENTS],
             closing=stop,
             metrics=ApiMetrics(registry),
             spool=spool,
@@ -119,7 +120,7 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
                     ("listen", changes.run()),
                     ("desired", hub.run()),
                     ("rollouts", rollouts.run()),
-                    ("closing", _wake_at_end(stop, changes.pulses[CHANNEL_EVENTS])),
+                    ("closing", _wake_at_end(stop, changes.wakes[CHANNEL_EVENTS])),
                     ("housekeeping", Housekeeping(transactions, artifacts, spool).run()),
                     ("autoscaler", autoscaler.run()),
                 )
@@ -159,10 +160,10 @@ def _front_proxy_only(certificates: Certificates, settings: ControllerSettings) 
     return RotatingContext(certificates, server_side=True, common_names=names)
 
 
-async def _wake_at_end(stop: asyncio.Event, events: Pulse) -> None:
+async def _wake_at_end(stop: asyncio.Event, events: Wake) -> None:
     """Event streams wait for events: let them see that there will be no more."""
     await stop.wait()
-    events.beat()
+    events.up()
 
 
 async def _await_database(settings: ControllerSettings, stop: asyncio.Event) -> None:

@@ -9,14 +9,15 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import NoReturn
 
 import structlog
 
 from berth.errors import Unavailable
 from berth.model import DesiredState
-from berth.reconcile import Backoff
+from berth.reconcile import Backoff, Outcome, Repeater, Retry
 from synchronizer.controllers import Controllers
-from synchronizer.core.events import DesiredArrived, Event
+from synchronizer.core.events import CellEvent, DesiredArrived
 from synchronizer.metrics import Metrics
 from synchronizer.state_dir import KeptState
 
@@ -36,7 +37,7 @@ class DesiredClient:
         cell: str,
         controllers: Controllers,
         state: KeptState,
-        post: Callable[[Event], None],
+        post: Callable[[CellEvent], None],
         metrics: Metrics,
         *,
         heard: Callable[[DesiredState], None] = lambda _: None,
@@ -51,8 +52,7 @@ class DesiredClient:
         self._metrics = metrics
         self._heard = heard
         self._silence = silence
-        self._backoff = backoff
-        self._rng = rng or random.Random()
+        self._loop = Repeater(self._look, backoff=backoff, rng=rng)
         self._known = 0
 
     async def run(self) -> None:
@@ -62,17 +62,19 @@ class DesiredClient:
             log.info("desired state read from disk", generation=remembered.generation)
             self._known = remembered.generation
             self._post(DesiredArrived(remembered))
-        failures = 0
-        while True:
-            before = self._known
-            try:
-                await self._follow()
-            except (Unavailable, TimeoutError) as error:
-                failures = 1 if self._known > before else failures + 1
-                log.info("desired feed broke", reason=str(error) or "silent for too long")
-                await asyncio.sleep(self._backoff.delay(failures, self._rng))
+        await self._loop.run()
 
-    async def _follow(self) -> None:
+    async def _look(self) -> Outcome:
+        before = self._known
+        try:
+            await self._follow()
+        except (Unavailable, TimeoutError) as error:
+            reason = str(error) or "silent for too long"
+            log.info("desired feed broke", reason=reason)
+            return Retry(reason, anew=self._known > before)
+
+    async def _follow(self) -> NoReturn:
+        """One stream, until it breaks."""
         async with aclosing(self._controllers.watch(self._cell, self._known)) as feed:
             while True:
                 async with asyncio.timeout(self._silence):

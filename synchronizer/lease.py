@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from berth.errors import Unavailable
+from berth.reconcile import Again, Outcome, Repeater
 from synchronizer.controllers import Leases
 from synchronizer.core.leadership import Denied, Fenced, Granted, Instruction, Leadership, LeaseEvent, Unreachable
 
@@ -52,9 +53,7 @@ class LeaseKeeper:
 
     async def run(self) -> None:
         """Ask until cancelled."""
-        while True:
-            pause = await self._ask()
-            await asyncio.sleep(pause * (0.9 + 0.1 * self._rng.random()))
+        await Repeater(self._look).run()
 
     async def release(self) -> bool:
         """Give the lease up, so that a standby need not wait for it to expire; whether somebody took it."""
@@ -63,6 +62,10 @@ class LeaseKeeper:
         except Unavailable:
             return False
         return True
+
+    async def _look(self) -> Outcome:
+        pause = await self._ask()
+        return Again(pause * (0.9 + 0.1 * self._rng.random()))
 
     async def _ask(self) -> float:
         """Ask once; returns after how many seconds to ask again."""

@@ -16,8 +16,9 @@ from collections.abc import Callable
 import structlog
 
 from berth.model import ObservedCell, ObservedPool
+from berth.reconcile import Again, Done, Outcome, Repeater
 from synchronizer.core.cell import Cell
-from synchronizer.core.events import Event, Led, Outcome, Reserved, SteppedDown
+from synchronizer.core.events import CellEvent, Instructions, Led, Reserved, SteppedDown
 from synchronizer.core.leadership import Denied, Instruction, Lead, Leadership, Phase
 from synchronizer.demand import Demand
 from synchronizer.discovery import Discovery
@@ -51,8 +52,8 @@ class CellLoop:
         self._leadership = leadership
         self._state = state
         self._metrics = metrics
-        self._inbox: deque[Event] = deque()
-        self._arrived = asyncio.Event()
+        self._inbox: deque[CellEvent] = deque()
+        self._steps = Repeater(self._look)
         self._reserved = 0
         self._disk = asyncio.Lock()
         self._timeouts_counted = 0
@@ -69,10 +70,10 @@ class CellLoop:
         self.links, self.publisher, self.reporter, self.keeper = links, publisher, reporter, keeper
         self.demand, self.pools = demand, pools
 
-    def post(self, event: Event) -> None:
+    def post(self, event: CellEvent) -> None:
         """Have `event` taken in with the next step."""
         self._inbox.append(event)
-        self._arrived.set()
+        self._steps.look_again()
 
     def observed(self) -> ObservedCell | None:
         """The report of now, or None while there is nothing to say: not leading, or not settled yet."""
@@ -104,7 +105,7 @@ class CellLoop:
             if self._leadership.epoch == instruction.epoch:
                 self._step([Led(instruction.epoch)])
                 self.links.lead()
-                self._arrived.set()
+                self._steps.look_again()
         else:
             self._step([SteppedDown()])
             self.links.stand_by()
@@ -121,43 +122,34 @@ class CellLoop:
     async def run(self, reserved: int) -> None:
         """Step until cancelled. `reserved` bounds the generations that predecessors gave out."""
         await self._reserve(reserved)
-        wake_at: float | None = None
-        while True:
-            await self._wait(wake_at)
-            outcome = self._step(self._drain())
-            wake_at = outcome.wake_at
-            if outcome.fenced:
-                await self.keeper.fenced(outcome.fenced)
-            elif outcome.reserve_after is not None:
-                await self._reserve(outcome.reserve_after)
-            await asyncio.sleep(_STEP_S)
+        await self._steps.run()
 
-    def _drain(self) -> list[Event]:
+    async def _look(self) -> Outcome:
+        todo = self._step(self._drain())
+        if todo.fenced:
+            await self.keeper.fenced(todo.fenced)
+        elif todo.reserve_after is not None:
+            await self._reserve(todo.reserve_after)
+        await asyncio.sleep(_STEP_S)
+        return Done() if todo.wake_at is None else Again(todo.wake_at - asyncio.get_running_loop().time())
+
+    def _drain(self) -> list[CellEvent]:
         events = list(self._inbox)
         self._inbox.clear()
-        self._arrived.clear()
         return events
 
-    def _step(self, events: list[Event]) -> Outcome:
+    def _step(self, events: list[CellEvent]) -> Instructions:
         now = asyncio.get_running_loop().time()
-        outcome = self._cell.step(events, now)
-        if outcome.publish is not None:
-            self.publisher.publish(outcome.publish)
-        for push in outcome.pushes:
+        todo = self._cell.step(events, now)
+        if todo.publish is not None:
+            self.publisher.publish(todo.publish)
+        for push in todo.pushes:
             self.links.send(push)
-        self._metrics.pushes.inc(len(outcome.pushes))
-        if outcome.changed:
+        self._metrics.pushes.inc(len(todo.pushes))
+        if todo.changed:
             self.reporter.wake()
         self._measure(now)
-        return outcome
-
-    async def _wait(self, wake_at: float | None) -> None:
-        now = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(None if wake_at is None else max(0.0, wake_at - now)):
-                await self._arrived.wait()
-        except TimeoutError:
-            pass
+        return todo
 
     async def _reserve(self, after: int) -> None:
         self._reserved = max(self._reserved, after) + _BLOCK

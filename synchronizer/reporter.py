@@ -10,7 +10,8 @@ import structlog
 
 from berth.errors import PreconditionFailed, Unavailable
 from berth.model import ObservedCell
-from berth.reconcile import Backoff
+from berth.reconcile import Again, Backoff, Done, Outcome, Repeater, Retry
+from berth.wake import Wake
 from synchronizer.controllers import Controllers
 
 _RECONNECT = Backoff(first=0.1, most=2.0)
@@ -37,47 +38,40 @@ class Reporter:
         self._deposed = deposed
         self._interval = interval
         self._coalesce = coalesce
-        self._backoff = backoff
-        self._rng = rng or random.Random()
-        self._changed = asyncio.Event()
+        self._changed = Wake()
+        self._loop = Repeater(self._look, wake=self._changed, backoff=backoff, rng=rng)
         self._epoch = 0
         self._sent = 0
 
     def wake(self) -> None:
         """Something changed: report soon."""
-        self._changed.set()
+        self._changed.up()
 
     async def run(self) -> None:
         """Report until cancelled."""
-        failures = 0
-        while True:
-            await self._changed.wait()
-            if self._observe() is None:
-                self._changed.clear()
-                continue
-            before = self._sent
-            try:
-                await self._controllers.report(self._observations())
-                failures = 0
-            except PreconditionFailed as error:
-                log.warning("reports are refused", epoch=self._epoch, reason=error.detail)
-                await self._deposed(self._epoch)
-            except Unavailable as error:
-                # Sending one report shows nothing: it may have gone into a buffer. Two show a controller that reads.
-                failures = 1 if self._sent > before + 1 else failures + 1
-                log.info("cannot report", reason=error.detail)
-                await asyncio.sleep(self._backoff.delay(failures, self._rng))
-            self._changed.set()
+        await self._loop.run()
+
+    async def _look(self) -> Outcome:
+        """Report on one stream for as long as there is something to say and a controller that reads it."""
+        if self._observe() is None:
+            return Done()
+        before = self._sent
+        try:
+            await self._controllers.report(self._observations())
+        except PreconditionFailed as error:
+            log.warning("reports are refused", epoch=self._epoch, reason=error.detail)
+            await self._deposed(self._epoch)
+        except Unavailable as error:
+            log.info("cannot report", reason=error.detail)
+            # Sending one report shows nothing: it may have gone into a buffer. Two show a controller that reads.
+            return Retry(error.detail, anew=self._sent > before + 1)
+        return Again(0.0)
 
     async def _observations(self) -> AsyncIterator[ObservedCell]:
+        changes = self._changed.waiter()
         while (observed := self._observe()) is not None:
-            self._changed.clear()
             self._epoch = observed.epoch
             self._sent += 1
             yield observed
             await asyncio.sleep(self._coalesce)
-            try:
-                async with asyncio.timeout(self._interval - self._coalesce):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            await changes.wait(self._interval - self._coalesce)

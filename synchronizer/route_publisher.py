@@ -23,9 +23,10 @@ from berth.ids import VersionKey
 from berth.model import NEVER, Order, RouteDelta, RouteTable
 from berth.race import first_of
 from berth.route_delta import snapshot
+from berth.wake import Wake
 from berth.wire import convert
 from berth.wire.v1 import routes_pb2, routes_pb2_grpc
-from synchronizer.core.events import Event, RouterGone, RouterSeen
+from synchronizer.core.events import CellEvent, RouterGone, RouterSeen
 from synchronizer.core.history import DeltaHistory
 from synchronizer.demand import OnWanted
 from synchronizer.metrics import Metrics
@@ -49,7 +50,7 @@ class RoutePublisher:
     """`table` gives the table last published, for snapshots; `on_wanted` is told what routers want to be loaded."""
 
     def __init__(
-        self, post: Callable[[Event], None], table: Callable[[], RouteTable], metrics: Metrics, on_wanted: OnWanted
+        self, post: Callable[[CellEvent], None], table: Callable[[], RouteTable], metrics: Metrics, on_wanted: OnWanted
     ) -> None:
         self._post = post
         self._on_wanted = on_wanted
@@ -57,7 +58,7 @@ class RoutePublisher:
         self._metrics = metrics
         self._history = DeltaHistory()
         self._snapshot: RouteDelta | None = None
-        self._news = asyncio.Event()
+        self._news = Wake()
         self._term = 0
         self._sessions = itertools.count(1)
 
@@ -68,14 +69,14 @@ class RoutePublisher:
         self._history.append(delta)
         self._snapshot = None
         self._metrics.route_updates.inc()
-        self._wake()
+        self._news.up()
 
     def stand_by(self) -> None:
         """Forget what was published, and end every stream."""
         self._history = DeltaHistory()
         self._snapshot = None
         self._term += 1
-        self._wake()
+        self._news.up()
 
     async def serve(self, stream: RouterStream) -> None:
         """Feed one router until its stream breaks, or this synchronizer stands down."""
@@ -105,8 +106,8 @@ class RoutePublisher:
             self._on_wanted(wanted)
 
     async def _send(self, stream: RouterStream, position: Order, term: int) -> None:
+        news = self._news.waiter()
         while term == self._term:
-            news = self._news
             latest = self._history.latest
             deltas = () if latest == NEVER else self._history.since(position)
             if deltas is None:
@@ -125,10 +126,6 @@ class RoutePublisher:
         if self._snapshot is None:
             self._snapshot = snapshot(self._table())
         return self._snapshot
-
-    def _wake(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
 
 
 class RouteFeedServicer(routes_pb2_grpc.RouteFeedServicer):

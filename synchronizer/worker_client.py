@@ -12,6 +12,7 @@ import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -22,10 +23,11 @@ from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.model import AspiredSet, ReplicaAddress, ReplicaStatus
 from berth.race import first_of
-from berth.reconcile import Backoff
+from berth.reconcile import Backoff, Done, Outcome, Repeater, Retry
+from berth.wake import Wake
 from berth.wire import convert
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
-from synchronizer.core.events import Event, Lost, Push, Reported
+from synchronizer.core.events import CellEvent, Lost, Push, Reported
 
 _RECONNECT = Backoff(first=0.05, most=1.0)
 
@@ -52,7 +54,7 @@ class WorkerLinks:
     def __init__(
         self,
         workers: Workers,
-        post: Callable[[Event], None],
+        post: Callable[[CellEvent], None],
         *,
         silence: float = 3.0,
         backoff: Backoff = _RECONNECT,
@@ -66,7 +68,7 @@ class WorkerLinks:
         self._leading = False
         self._addresses: Mapping[str, ReplicaAddress] = {}
         self._links: dict[str, _Link] = {}
-        self._changed = asyncio.Event()
+        self._changed = Wake()
 
     def __repr__(self) -> str:
         live = sum(link.live for link in self._links.values())
@@ -79,18 +81,18 @@ class WorkerLinks:
 
     def set_addresses(self, addresses: Mapping[str, ReplicaAddress]) -> None:
         self._addresses = addresses
-        self._changed.set()
+        self._changed.up()
 
     def lead(self) -> None:
         self._leading = True
-        self._changed.set()
+        self._changed.up()
 
     def stand_by(self) -> None:
         """Send nothing more; the streams are closed."""
         self._leading = False
         for link in self._links.values():
             link.take()
-        self._changed.set()
+        self._changed.up()
 
     def send(self, push: Push) -> None:
         """Send a set, instead of one that still waits. Dropped without a stream: a new stream is sent its set anew."""
@@ -101,17 +103,19 @@ class WorkerLinks:
     async def run(self) -> None:
         """Keep the streams until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._changed.wait()
-                self._changed.clear()
-                wanted = self._addresses if self._leading else {}
-                ended = [name for name, link in self._links.items() if self._has_ended(link, wanted.get(name))]
-                for name in ended:
-                    await self._end(self._links.pop(name))
-                for name, address in wanted.items():
-                    if name not in self._links:
-                        link = self._links[name] = _Link(address)
-                        link.task = tasks.create_task(self._keep(link), name=f"worker:{name}")
+            await Repeater(partial(self._look, tasks), wake=self._changed).run()
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> Outcome:
+        """End the streams that are not wanted any more, and begin those that are missing."""
+        wanted = self._addresses if self._leading else {}
+        ended = [name for name, link in self._links.items() if self._has_ended(link, wanted.get(name))]
+        for name in ended:
+            await self._end(self._links.pop(name))
+        for name, address in wanted.items():
+            if name not in self._links:
+                link = self._links[name] = _Link(address)
+                link.task = tasks.create_task(self._keep(link), name=f"worker:{name}")
+        return Done()
 
     def _has_ended(self, link: _Link, wanted: ReplicaAddress | None) -> bool:
         if wanted is None:
@@ -126,18 +130,18 @@ class WorkerLinks:
         self._post(Lost(link.address.replica))
 
     async def _keep(self, link: _Link) -> None:
-        failures = 0
-        while True:
-            reason = await self._converse(link)
-            failures = 1 if link.live else failures + 1
-            if link.live:
-                log.info("replica lost", replica=link.address.replica, reason=reason)
-            link.live = False
-            link.take()
-            self._post(Lost(link.address.replica))
-            if link.address.replica not in self._addresses:
-                self._changed.set()
-            await asyncio.sleep(self._backoff.delay(failures, self._rng))
+        await Repeater(partial(self._visit, link), backoff=self._backoff, rng=self._rng).run()
+
+    async def _visit(self, link: _Link) -> Outcome:
+        reason = await self._converse(link)
+        was_live, link.live = link.live, False
+        if was_live:
+            log.info("replica lost", replica=link.address.replica, reason=reason)
+        link.take()
+        self._post(Lost(link.address.replica))
+        if link.address.replica not in self._addresses:
+            self._changed.up()
+        return Retry(reason, anew=was_live)
 
     async def _converse(self, link: _Link) -> str:
         """Hold one stream for as long as it lives, and say why it ended."""
@@ -165,12 +169,14 @@ class WorkerLinks:
             opened = False
 
     async def _send(self, link: _Link, stream: WorkerStream) -> None:
+        filled = link.filled.waiter()
         while True:
-            await link.filled.wait()
             aspired = link.take()
             if aspired is not None:
                 async with asyncio.timeout(self._silence):
                     await stream.send(aspired)
+            else:
+                await filled.wait()
 
 
 class _Link:
@@ -180,16 +186,15 @@ class _Link:
         self.address = address
         self.task: asyncio.Task[None] | None = None
         self.live = False
-        self.filled = asyncio.Event()
+        self.filled = Wake()
         self._waiting: AspiredSet | None = None
 
     def put(self, aspired: AspiredSet) -> None:
         self._waiting = aspired
-        self.filled.set()
+        self.filled.up()
 
     def take(self) -> AspiredSet | None:
         aspired, self._waiting = self._waiting, None
-        self.filled.clear()
         return aspired
 
 

@@ -22,9 +22,9 @@ from berth.errors import InsufficientCapacity, InvalidArgument, PermissionDenied
 from berth.headers import ETAG_TEXT, IDEMPOTENCY_KEY_TEXT, IF_MATCH_TEXT
 from berth.ids import ModelKey
 from berth.states import Role
+from berth.wake import Wake
 from controller.api.metrics import ApiMetrics
 from controller.api.views import written_part
-from controller.listen import Pulse
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import keys, naming
 from controller.usecases.keys import Caller
@@ -49,7 +49,7 @@ class Services:
     artifacts: ArtifactStore
     inspect: Callable[[Path], Awaitable[Any]]
     changed: Callable[[set[ModelKey]], None]
-    events: Pulse
+    events: Wake
     closing: asyncio.Event
     metrics: ApiMetrics
     spool: Path

@@ -17,7 +17,6 @@ from berth.api import schemas
 from berth.errors import BerthError, InvalidArgument, Retryable, Unavailable
 from controller.api import views
 from controller.api.calls import OPERATORS, READERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
-from controller.listen import Pulse
 from controller.store import journal
 from controller.store.transaction import Tx
 from controller.usecases import keys
@@ -90,8 +89,8 @@ async def _follow(call: Call, tenant: str | None, position: int) -> AsyncIterato
     # The comment makes proxies and clients see the headers at once.
     yield f": events after {position}\nretry: 1000\n\n"
     with services.metrics.stream():
+        news = services.events.waiter()
         while not services.closing.is_set():
-            ticket = services.events.ticket()
             try:
                 found = await call.read(lambda tx, after=position: _next(tx, call, tenant, after))  # type: ignore[misc]
             except Retryable:
@@ -107,7 +106,7 @@ async def _follow(call: Call, tenant: str | None, position: int) -> AsyncIterato
                 spoke_at = loop.time()
                 yield ": alive\n\n"
             if len(found) < _BATCH:
-                await Pulse.wait(ticket, _POLL_S)
+                await news.wait(_POLL_S)
 
 
 async def _next(tx: Tx, call: Call, tenant: str | None, after: int) -> list[schemas.Event]:

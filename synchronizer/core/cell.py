@@ -29,12 +29,12 @@ from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
 from synchronizer.core.assigned import Assigned
 from synchronizer.core.events import (
+    CellEvent,
     DesiredArrived,
     Discovered,
-    Event,
+    Instructions,
     Led,
     Lost,
-    Outcome,
     Push,
     Reported,
     Reserved,
@@ -126,13 +126,13 @@ class Cell:
         """The route table last published; of order `NEVER` if none was."""
         return self._board.table()
 
-    def step(self, events: Iterable[Event], now: float) -> Outcome:
+    def step(self, events: Iterable[CellEvent], now: float) -> Instructions:
         """Take in what happened, and say what is to be done."""
         fenced = max((self._take(event, now) for event in events), default=0)
         if not self.leading:
-            return Outcome()
+            return Instructions()
         if fenced:
-            return Outcome(fenced=fenced)
+            return Instructions(fenced=fenced)
         if self._ledger.settle(now) or any(at <= now for at in self._to_believe()):
             self._touched |= self._lingering
         publish, pushes = self._decide(now) if self._may_act() else (None, ())
@@ -143,7 +143,7 @@ class Cell:
         floor = self._ledger.routed_floor()
         changed = self._changed or publish is not None or floor != self._routed_floor
         self._routed_floor, self._changed = floor, False
-        return Outcome(
+        return Instructions(
             publish=publish,
             pushes=pushes,
             changed=changed,
@@ -187,7 +187,7 @@ class Cell:
 
     # --- facts ---------------------------------------------------------------------------------------------------
 
-    def _take(self, event: Event, now: float) -> int:
+    def _take(self, event: CellEvent, now: float) -> int:
         """Update what is known. Returns the later epoch that the event shows, or 0."""
         match event:
             case Led():

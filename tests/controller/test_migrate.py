@@ -123,7 +123,7 @@ def test_what_was_measured_is_proven_and_the_release_before_may_go_on_adding_ver
         " (model_id, version, sha256, size_bytes, format, signature, estimated_bytes, measured_bytes)"
         " SELECT id, %s, 'a', 1, 'onnx', '{}', 1, %s FROM models"
     )
-    with psycopg.connect(migrate.libpq_url(empty_database_url), autocommit=True) as connection:
+    with psycopg.connect(address.libpq_url(empty_database_url), autocommit=True) as connection:
         connection.execute(
             "INSERT INTO tenants (name, max_models, max_bytes, requests_per_second, max_concurrent)"
             " VALUES ('acme', 1, 1, 0, 0)"

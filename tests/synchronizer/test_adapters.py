@@ -45,7 +45,7 @@ from doubles.scripted_worker import ScriptedWorker, serve_worker
 from synchronizer.__main__ import serve
 from synchronizer.cell_process import running
 from synchronizer.controllers import GrpcControllers
-from synchronizer.core.events import Event, RouterGone, RouterSeen
+from synchronizer.core.events import CellEvent, RouterGone, RouterSeen
 from synchronizer.demand import OnWanted
 from synchronizer.discovery import RegistryDiscovery
 from synchronizer.loop import CellLoop
@@ -200,7 +200,7 @@ async def test_a_start_without_controller_uses_what_is_on_disk(
 
 
 async def test_a_router_that_missed_an_update_is_sent_a_snapshot() -> None:
-    events: list[Event] = []
+    events: list[CellEvent] = []
     router = ScriptedRouter("r1")
     table = RouteTable(Order(1, 3))
     publisher = RoutePublisher(events.append, lambda: table, Metrics(CollectorRegistry()), _unheard)
@@ -222,10 +222,10 @@ async def test_a_router_that_missed_an_update_is_sent_a_snapshot() -> None:
 
 
 async def test_a_synchronizer_that_does_not_lead_sends_nothing_and_closes_when_deposed() -> None:
-    events: list[Event] = []
+    events: list[CellEvent] = []
     news = News()
 
-    def post(event: Event) -> None:
+    def post(event: CellEvent) -> None:
         events.append(event)
         news.tell()
 

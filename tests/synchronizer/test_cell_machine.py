@@ -39,9 +39,9 @@ from berth.route_delta import GapError, StaleDelta, apply_delta, snapshot
 from berth.states import Runtime, ServableState
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.events import (
+    CellEvent,
     DesiredArrived,
     Discovered,
-    Event,
     Led,
     Lost,
     Reported,
@@ -151,7 +151,7 @@ class CellMachine(RuleBasedStateMachine):
         if self.nodes[name].cell.table().order != NEVER:
             feed.down.append(snapshot(self.nodes[name].cell.table()))
 
-    def tell(self, name: str, *events: Event) -> None:
+    def tell(self, name: str, *events: CellEvent) -> None:
         node = self.nodes[name]
         outcome = node.cell.step(events, self.now)
         node.cell.validate()

@@ -27,9 +27,9 @@ from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.events import (
     DesiredArrived,
     Discovered,
+    Instructions,
     Led,
     Lost,
-    Outcome,
     Reported,
     Reserved,
     RouterGone,
@@ -58,7 +58,7 @@ def leader(*events: DesiredArrived, epoch: int = 2) -> Cell:
     return cell
 
 
-def routes(outcome: Outcome) -> dict[int, tuple[str, ...]]:
+def routes(outcome: Instructions) -> dict[int, tuple[str, ...]]:
     assert outcome.publish is not None
     return {entry.version: entry.replicas for model in outcome.publish.models for entry in model.versions}
 
@@ -140,10 +140,10 @@ def test_every_table_says_how_many_routers_share_the_limits() -> None:
 def test_a_later_epoch_fences_and_nothing_is_lost_with_it(event: Reported | RouterSeen) -> None:
     cell = leader(desired(1, V1))
     cell.step([report(Order(1, 1))], 0.1)
-    assert cell.step([event, desired(2, V2)], 0.2) == Outcome(fenced=3)
+    assert cell.step([event, desired(2, V2)], 0.2) == Instructions(fenced=3)
     cell.step([SteppedDown()], 0.3)
     assert cell.desired_generation == 2
-    assert cell.step([report(Order(1, 1)), Lost("w")], 0.4) == Outcome()
+    assert cell.step([report(Order(1, 1)), Lost("w")], 0.4) == Instructions()
     cell.validate()
 
 
