@@ -21,9 +21,7 @@ def encode(model: str, outputs: Sequence[Mapping[str, Any]]) -> str:
     Raises `InvalidArgument` for NaN and infinities, `PayloadTooLarge`.
     """
     try:
-        text = json.dumps(
-            {"model_name": model, "outputs": list(outputs)}, separators=(",", ":"), allow_nan=False
-        )
+        text = json.dumps({"model_name": model, "outputs": list(outputs)}, separators=(",", ":"), allow_nan=False)
     except ValueError:
         raise InvalidArgument("default_answer: JSON has no word for a number that is not finite") from None
     if len(text) > MAX_BYTES:

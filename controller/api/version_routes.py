@@ -20,8 +20,9 @@ from controller.api import views
 from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
 from controller.api.problems import UnsupportedMediaType
 from controller.intake.spool import Spooled, spool
-from controller.store import jobs, journal, records
-from controller.store import models as store
+from controller.store import assignments, requests
+from controller.store import versions as store
+from controller.store.records import VersionRecord
 from controller.store.transaction import Tx
 from controller.usecases import models, versions
 from controller.usecases.requests import Answer, Memo, once
@@ -57,7 +58,7 @@ async def list_versions(
 
     async def query(tx: Tx) -> list[schemas.Version]:
         record = await models.get(tx, ModelKey(tenant, model))
-        return await _views(tx, await store.page_versions(tx, record.id, below, limit + 1))
+        return await _views(tx, tenant, await store.page(tx, record, below, limit + 1))
 
     return make_page(await call.read(query), limit, lambda item: [item.version])
 
@@ -68,7 +69,7 @@ async def get_version(call: Authenticated, tenant: str, model: str, version: str
 
     async def query(tx: Tx) -> schemas.Version:
         record = await models.get_version(tx, await models.get(tx, ModelKey(tenant, model)), version)
-        return (await _views(tx, [record]))[0]
+        return (await _views(tx, tenant, [record]))[0]
 
     return call.show(await call.read(query))
 
@@ -82,7 +83,7 @@ async def delete_version(call: Authenticated, tenant: str, model: str, version: 
     async def act(tx: Tx) -> None:
         owner = await models.get(tx, key)
         record = await models.get_version(tx, owner, version)
-        call.check_match((await _views(tx, [record]))[0])
+        call.check_match((await _views(tx, tenant, [record]))[0])
         await models.delete_version(tx, call.caller.key_id, owner, record)
 
     await call.change(act, key)
@@ -119,7 +120,7 @@ async def _receive(call: Call, key: ModelKey, request: Request) -> Answer:
 
     async def check(tx: Tx) -> None:
         # A request that was answered before is answered again, whatever has filled up since.
-        if draft is None or await journal.recall(tx, draft.actor, draft.key) is None:
+        if draft is None or await requests.recall(tx, draft.actor, draft.key) is None:
             await versions.check_intake(tx, key, int(length) if length.isdigit() else 0)
 
     await call.read(check)
@@ -141,14 +142,14 @@ async def _accept(call: Call, key: ModelKey, spooled: Spooled, memo: Memo | None
 
     async def act(tx: Tx) -> Answer:
         record = await versions.accept(tx, call.caller, key, upload)
-        return Answer(201, (await _views(tx, [record]))[0].model_dump(mode="json"))
+        return Answer(201, (await _views(tx, key.tenant, [record]))[0].model_dump(mode="json"))
 
     return await call.change(lambda tx: once(tx, memo, act), key)
 
 
-async def _views(tx: Tx, found: Sequence[records.Version]) -> list[schemas.Version]:
-    seen = await statuses(tx, found)
-    held = await jobs.assignments_of(tx, {record.model_id for record in found})
+async def _views(tx: Tx, tenant: str, found: Sequence[VersionRecord]) -> list[schemas.Version]:
+    seen = await statuses(tx, tenant, found)
+    held = await assignments.of_models(tx, tenant, {record.model_id for record in found})
     where: dict[VersionKey, list[str]] = {}
     for assignment in sorted(held, key=lambda one: one.job):
         where.setdefault(assignment.key, []).append(assignment.job)

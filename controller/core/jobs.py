@@ -74,7 +74,7 @@ class JobAsStored:
 
 @dataclass(frozen=True, slots=True)
 class JobAsked:
-    """What an operator asks for; None: nothing. `scaling` has the members to change, by the names of `ScalingPolicy`."""
+    """What an operator asks for; None: nothing. `scaling` has the members of `ScalingPolicy` that are to change."""
 
     replicas: int | None = None
     memory_per_replica: int | None = None

@@ -19,6 +19,8 @@ from controller.core.change import UNCHANGED
 from controller.core.jobs import JobChange, NewJob
 from controller.core.scaling import ScalingPolicy
 
+_DEFAULT_SCALING = ScalingPolicy()
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
@@ -58,7 +60,7 @@ class StoredPool:
     problem: str
     reserved_bytes: int
     assignments: int
-    scaling: ScalingPolicy = ScalingPolicy()
+    scaling: ScalingPolicy = _DEFAULT_SCALING
 
 
 class CreateJob(NamedTuple):

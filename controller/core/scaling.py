@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from berth.states import ScalingMode, ServiceClass
 
@@ -37,6 +39,28 @@ def owner(mode: ScalingMode) -> str:
         ScalingMode.BERTH: "Berth's autoscaler",
         ScalingMode.EXTERNAL: "HPA or KEDA",
     }[mode]
+
+
+def document_of(policy: ScalingPolicy) -> dict[str, Any]:
+    """As the API, events and the database spell it."""
+    return {
+        "mode": str(policy.mode),
+        "min_replicas": policy.min_replicas,
+        "max_replicas": policy.max_replicas,
+        "target_queue_ms": round(1e3 * policy.target_queue_s, 6),
+        "stabilize_down_s": policy.stabilize_down_s,
+    }
+
+
+def policy_of(document: Mapping[str, Any]) -> ScalingPolicy:
+    """The inverse of `document_of`."""
+    return ScalingPolicy(
+        ScalingMode(document["mode"]),
+        document["min_replicas"],
+        document["max_replicas"],
+        document["target_queue_ms"] / 1e3,
+        document["stabilize_down_s"],
+    )
 
 
 def may_sleep(service_class: ServiceClass, policy: ScalingPolicy) -> bool:

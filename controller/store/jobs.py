@@ -7,42 +7,24 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from berth.states import Runtime, ScalingMode, ServiceClass
+from berth.states import Runtime, ServiceClass
 from controller.core.autoscaling.scaler import Decision
 from controller.core.jobs import JobChange, NewJob
 from controller.core.placement import JobRoom
-from controller.core.scaling import ScalingPolicy
+from controller.core.scaling import ScalingPolicy, document_of, policy_of
 from controller.store.mapper import NOW, Mapper, Part, plain
 from controller.store.records import JobRecord
 from controller.store.schema import jobs
 from controller.store.transaction import Tx
 
 
-def _scaling_document(scaling: ScalingPolicy | None) -> dict[str, Any]:
-    """As the API spells it; a job that has none has the defaults."""
-    if scaling is None:
-        return {}
-    return {
-        "scaling": {
-            "mode": str(scaling.mode),
-            "min_replicas": scaling.min_replicas,
-            "max_replicas": scaling.max_replicas,
-            "target_queue_ms": round(1e3 * scaling.target_queue_s, 6),
-            "stabilize_down_s": scaling.stabilize_down_s,
-        }
-    }
+def _scaling_column(scaling: ScalingPolicy | None) -> dict[str, Any]:
+    # A job that has none has the defaults.
+    return {} if scaling is None else {"scaling": document_of(scaling)}
 
 
 def _scaling(document: dict[str, Any] | None) -> ScalingPolicy:
-    if document is None:
-        return ScalingPolicy()
-    return ScalingPolicy(
-        ScalingMode(document["mode"]),
-        document["min_replicas"],
-        document["max_replicas"],
-        document["target_queue_ms"] / 1e3,
-        document["stabilize_down_s"],
-    )
+    return ScalingPolicy() if document is None else policy_of(document)
 
 
 def _decision_columns(decision: Decision | None) -> dict[str, Any]:
@@ -60,7 +42,7 @@ _JOB = Mapper(
     jobs,
     runtime=plain(jobs.c.runtime, Runtime),
     service_class=plain(jobs.c.service_class, ServiceClass),
-    scaling=Part((jobs.c.scaling,), _scaling, _scaling_document),
+    scaling=Part((jobs.c.scaling,), _scaling, _scaling_column),
     decision=Part((jobs.c.desired_replicas, jobs.c.desired_reason), _decision, _decision_columns),
     decided_at=Part((jobs.c.desired_at,), lambda at: at),
 )

@@ -106,7 +106,6 @@ class AssignmentRecord(NamedTuple):
     releasing_at: datetime | None
     releasing_generation: int | None
     deleted: bool
-    measured_bytes: int | None
 
 
 class ReplicaRecord(NamedTuple):

@@ -37,9 +37,7 @@ def copy_of(assignment: records.AssignmentRecord) -> Copy:
 
 
 def said_by(servable: records.ServableRecord) -> Said:
-    status = ServableStatus(
-        servable.key, servable.state, servable.reason, servable.since, servable.measured_bytes
-    )
+    status = ServableStatus(servable.key, servable.state, servable.reason, servable.since, servable.measured_bytes)
     return Said(servable.cell, servable.replica, servable.key.version, status, servable.routed)
 
 

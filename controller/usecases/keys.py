@@ -65,9 +65,7 @@ async def create(tx: Tx, actor: str, tenant: str | None, *, role: Role, descript
         await get_tenant(tx, tenant)
     key_id = f"key-{secrets.token_hex(6)}"
     naming.check_text("description", description)
-    key = await store.add(
-        tx, owner_of(tenant), key_id, keys.digest(secret), role=role, description=description
-    )
+    key = await store.add(tx, owner_of(tenant), key_id, keys.digest(secret), role=role, description=description)
     tx.change_desired()
     tx.tell("key.created", actor, tenant, f"key/{key_id}", role=str(role))
     return key
@@ -93,7 +91,5 @@ async def accept_bootstrap(tx: Tx, secret: str) -> None:
     """Make `secret` the platform's first admin key; a key given earlier under this id ends."""
     known = await store.find_by_hash(tx, keys.digest(secret))
     if known is None or known.revoked_at is not None:
-        await store.add(
-            tx, PLATFORM, BOOTSTRAP, keys.digest(secret), role=Role.ADMIN, description="given at start"
-        )
+        await store.add(tx, PLATFORM, BOOTSTRAP, keys.digest(secret), role=Role.ADMIN, description="given at start")
         tx.change_desired()

@@ -47,7 +47,7 @@ async def create(tx: Tx, actor: str, key: ModelKey, description: str, asked: Seq
     if await models.find(tx, key) is not None:
         raise Conflict(f"tenant {key.tenant!r} has a model {key.model!r} already")
     count, _ = await tenants.usage(tx, tenant.name)
-    quota.check_models(tenant.max_models, count)
+    quota.check_models(tenant.quota.max_models, count)
     model = await models.add(tx, key, naming.check_text("description", description), await _checked(tx, asked))
     tx.change_desired()
     tx.tell("model.created", actor, key.tenant, naming.model_subject(key))
@@ -82,7 +82,9 @@ async def _checked(tx: Tx, asked: Sequence[str]) -> list[str]:
     return sorted(set(asked))
 
 
-async def set_default_answer(tx: Tx, actor: str, model: ModelRecord, outputs: Sequence[Mapping[str, Any]] | None) -> None:
+async def set_default_answer(
+    tx: Tx, actor: str, model: ModelRecord, outputs: Sequence[Mapping[str, Any]] | None
+) -> None:
     """Have routers answer with `outputs`, as OIP spells them, when no replica does in time; None: with an error again.
 
     Raises `InvalidArgument` for what is no answer of the newest version, `PayloadTooLarge`, `QuotaExceeded`.
@@ -172,7 +174,9 @@ async def delete_version(tx: Tx, actor: str, model: ModelRecord, version: Versio
         why = "pinned" if model.pinned == number else f"labelled {', '.join(labelled)}"
         raise Conflict(f"version {number} of model {model.key.model!r} is {why}", labels=labelled)
     await versions.mark_deleted(tx, version)
-    held = [entry for entry in await assignments.of_models(tx, model.key.tenant, [model.id]) if entry.key == version.key]
+    held = [
+        entry for entry in await assignments.of_models(tx, model.key.tenant, [model.id]) if entry.key == version.key
+    ]
     await _release(tx, held)
     if not held:
         await versions.remove(tx, version)

@@ -34,8 +34,8 @@ async def check_intake(tx: Tx, key: ModelKey, size_bytes: int) -> None:
     check_name("model", key.model)
     count, stored = await tenants.usage(tx, tenant.name)
     if await models.find(tx, key) is None:
-        quota.check_models(tenant.max_models, count)
-    quota.check_bytes(tenant.max_bytes, stored, size_bytes)
+        quota.check_models(tenant.quota.max_models, count)
+    quota.check_bytes(tenant.quota.max_bytes, stored, size_bytes)
 
 
 async def announce_artifact(tx: Tx, artifact: Artifact) -> None:

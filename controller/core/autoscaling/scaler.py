@@ -244,7 +244,9 @@ class JobScaler:
             return means[0]
         return means[0] + slopes[0] * _AHEAD_S
 
-    def _sustained(self, mix: Mapping[str, float], scaling: ScalingPolicy, explore: float, now: float) -> Estimate | None:
+    def _sustained(
+        self, mix: Mapping[str, float], scaling: ScalingPolicy, explore: float, now: float
+    ) -> Estimate | None:
         """What one replica sustains of a mix of models: each takes as much of it as its own curve says, and models that
         are asked too rarely to have one are like the others. None if most of the mix is unknown."""
         taken, idle_s, told, knee = 0.0, 0.0, 0.0, True

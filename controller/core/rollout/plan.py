@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from controller.core.rollout.announcing import announce, status_of
-from controller.core.rollout.facts import Copy, Fleet, KnownVersion, ModelWish, CopyKey, Said
+from controller.core.rollout.facts import Copy, CopyKey, Fleet, KnownVersion, ModelWish, Said
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.leaving import is_gone, tally
 from controller.core.rollout.release import AssignedVersion, Tally, releasable

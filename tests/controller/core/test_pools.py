@@ -14,6 +14,11 @@ from controller.core.scaling import ScalingPolicy
 POOL = PoolSpec("gpu", "local", Runtime.TRITON, "cpu", 8 << 30, ServiceClass.PROD, None, None)
 STORED = StoredPool(POOL, True, "", 0, 0)
 AUTO = ScalingPolicy(ScalingMode.BERTH)
+# Another owner of the number of replicas: the old one has nothing to say any more.
+TAKEN = JobChange(scaling=AUTO, scaling_from_file=True, wished_replicas=None, decision=None)
+KEPT = JobChange(scaling=AUTO, scaling_from_file=True)
+LEFT = JobChange(scaling_from_file=False)
+OF_THE_FILE = ("cell", "runtime", "hardware", "memory_per_replica", "service_class", "dedicated_tenant", "scaling")
 
 
 @pytest.mark.parametrize(
@@ -25,8 +30,23 @@ AUTO = ScalingPolicy(ScalingMode.BERTH)
         ([POOL], [replace(STORED, from_file=False)], [UpdateJob("gpu", JobChange(from_file=True), "", False)]),
         ([], [STORED], [DeleteJob("gpu")]),
         ([], [replace(STORED, from_file=False)], []),
-        ([replace(POOL, scaling=AUTO)], [STORED], [UpdateJob("gpu", JobChange(scaling=AUTO, scaling_from_file=True, wished_replicas=None, decision=None), "", False)]),
-        ([POOL], [replace(STORED, pool=replace(POOL, scaling=AUTO))], [UpdateJob("gpu", JobChange(scaling_from_file=False), "", False)]),
+        (
+            [replace(POOL, scaling=AUTO)],
+            [STORED],
+            [
+                UpdateJob(
+                    "gpu",
+                    JobChange(scaling=AUTO, scaling_from_file=True, wished_replicas=None, decision=None),
+                    "",
+                    False,
+                )
+            ],
+        ),
+        (
+            [POOL],
+            [replace(STORED, pool=replace(POOL, scaling=AUTO))],
+            [UpdateJob("gpu", LEFT, "", False)],
+        ),
         ([replace(POOL, cell="eu")], [STORED], [UpdateJob("gpu", JobChange(cell="eu"), "", False)]),
         (
             [replace(POOL, hardware="h100", memory_per_replica=1 << 30)],
@@ -68,7 +88,9 @@ pools = st.builds(
     st.sampled_from([None, "t"]),
     st.sampled_from([None, AUTO, ScalingPolicy()]),
 )
-stored = st.builds(StoredPool, pools, st.booleans(), st.sampled_from(["", "bad"]), st.integers(0, 10), st.integers(0, 2))
+stored = st.builds(
+    StoredPool, pools, st.booleans(), st.sampled_from(["", "bad"]), st.integers(0, 10), st.integers(0, 2)
+)
 
 
 @given(st.lists(pools, unique_by=lambda pool: pool.job), st.lists(stored, unique_by=lambda entry: entry.pool.job))
@@ -81,8 +103,7 @@ def test_its_own_outcome_needs_nothing_more(wanted: list[PoolSpec], before: list
             case UpdateJob(job, change, problem, _):
                 entry, values = after[job], change.members()
                 assert not entry.assignments or not {"cell", "runtime", "dedicated_tenant"} & values.keys()
-                own = {name: values[name] for name in ("cell", "runtime", "hardware", "memory_per_replica") if name in values}
-                own |= {name: values[name] for name in ("service_class", "dedicated_tenant", "scaling") if name in values}
+                own = {name: values[name] for name in OF_THE_FILE if name in values}
                 if values.get("scaling_from_file") is False:
                     own["scaling"] = None
                 after[job] = replace(

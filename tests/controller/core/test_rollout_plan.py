@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from berth.ids import VersionKey
 from berth.model import ServableStatus
 from berth.states import ServableState, VersionState
-from controller.core.rollout.facts import Copy, Fleet, KnownReplica, KnownVersion, ModelWish, CopyKey, Said
+from controller.core.rollout.facts import Copy, CopyKey, Fleet, KnownReplica, KnownVersion, ModelWish, Said
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.plan import Measured, RolloutPlan, plan
 from controller.core.rollout.target import target, wanted
