@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from berth.artifacts.opening import open_store
+from berth.artifacts.store import ArtifactStore
 from berth.auth.certificates import Certificates, TlsFiles
 from berth.auth.contexts import RotatingContext
 from berth.auth.peer import PeerCredential
@@ -27,10 +28,13 @@ from controller.api.app import build_app
 from controller.api.calls import Services
 from controller.api.metrics import ApiMetrics
 from controller.api.server import bind, serve
+from controller.api.version_views import render_version
 from controller.autoscaler import Autoscaler
 from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
+from controller.intake.composition import compose_intake
 from controller.intake.inspection import Inspector
+from controller.intake.steps import Tools
 from controller.leadership import Leadership
 from controller.listen import DatabaseListener
 from controller.loops import Housekeeping, RolloutLoop
@@ -59,9 +63,7 @@ class Ports:
 async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | None = None) -> None:
     """Run until `stop` is set. Raises `SettingsError` for what can only be wrong settings."""
     credential = PeerCredential.from_settings(settings)
-    # Cloud credentials have names of their own that every tool knows.
-    aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
-    artifacts = open_store(settings.artifact_store, aws)
+    artifacts = _open_artifacts(settings)
     spool = _folder(settings.spool_dir)
     metrics_certificates = _metrics_certificates(settings)
     listener = bind(settings.rest_address)
@@ -94,15 +96,26 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
         servicer = DesiredFeed(transactions, hub, rollouts.add, registry)
         desired_pb2_grpc.add_DesiredFeedServicer_to_server(servicer, feed)
         feed_port = credential.add_port(feed, settings.feed_address)
+        receiving, resuming = compose_intake(
+            Tools(
+                transactions=transactions,
+                artifacts=artifacts,
+                inspect=Inspector().inspect,
+                render=render_version,
+                placed=rollouts.add,
+                spool=spool,
+                max_artifact_bytes=settings.max_artifact_bytes,
+            ),
+            holder,
+            registry,
+        )
         services = Services(
             transactions=transactions,
-            artifacts=artifacts,
-            inspect=Inspector().inspect,
+            receive=receiving.receive,
             changed=rollouts.add,
             events=changes.wakes[CHANNEL_EVENTS],
             closing=stop,
             metrics=ApiMetrics(registry),
-            spool=spool,
             max_artifact_bytes=settings.max_artifact_bytes,
         )
 
@@ -120,6 +133,7 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
                     ("listen", changes.run()),
                     ("desired", hub.run()),
                     ("rollouts", rollouts.run()),
+                    ("uploads", resuming.run()),
                     ("closing", _wake_at_end(stop, changes.wakes[CHANNEL_EVENTS])),
                     ("housekeeping", Housekeeping(transactions, artifacts, spool).run()),
                     ("autoscaler", autoscaler.run()),
@@ -141,6 +155,12 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Ports | 
             await serve(app, listener, stop)
             for task in background:
                 task.cancel()
+
+
+def _open_artifacts(settings: ControllerSettings) -> ArtifactStore:
+    # Cloud credentials have names of their own that every tool knows.
+    aws = {name: value for name, value in environment().items() if name.startswith("AWS_")}
+    return open_store(settings.artifact_store, aws)
 
 
 def _metrics_certificates(settings: ControllerSettings) -> Certificates | None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from berth.api import schemas
 from berth.api.schemas import Resource
 from berth.model import Serving
+from berth.resources import HOST
 from berth.states import ScalingMode
 from controller.core.rollout.target import target
 from controller.core.scaling import document_of
@@ -158,7 +159,7 @@ def assignment(record: records.AssignmentRecord) -> schemas.Assignment:
         model=record.key.model,
         version=record.key.version,
         job=record.job,
-        reserved_bytes=record.reserved_bytes,
+        reserved_bytes=record.reserved[HOST],
         releasing=record.releasing_at is not None,
         created_at=record.created_at,
     )

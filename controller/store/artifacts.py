@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from controller.store.schema import artifacts, versions
 from controller.store.transaction import Tx
+from controller.store.uploads import referred_by_upload
 
 
 async def touch(tx: Tx, sha256: str, size_bytes: int) -> bool:
@@ -27,8 +28,8 @@ async def is_live(tx: Tx, sha256: str) -> bool:
 
 
 async def condemn(tx: Tx, keep: timedelta, limit: int = 100) -> list[str]:
-    """Mark artifacts that no version refers to and no upload has touched for `keep`; also those marked before."""
-    used = select(versions.c.sha256).where(versions.c.sha256 == artifacts.c.sha256).exists()
+    """Mark artifacts that no version or upload refers to and none has touched for `keep`; also those marked before."""
+    used = select(versions.c.sha256).where(versions.c.sha256 == artifacts.c.sha256).exists() | referred_by_upload()
     idle = (artifacts.c.touched_at < func.now() - keep) & ~used
     chosen = select(artifacts.c.sha256).where(or_(artifacts.c.condemned_at.is_not(None), idle)).limit(limit)
     statement = update(artifacts).where(artifacts.c.sha256.in_(chosen)).values(condemned_at=func.now())

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, select, tuple_, update
 
 from berth.ids import VersionKey
+from berth.resources import HOST, Resources
 from berth.states import VersionState
 from controller.core.desired import ElsewhereRow
 from controller.store import jobs as job_store
@@ -24,6 +25,7 @@ _ASSIGNMENT = Mapper(
     key=Part((models.c.tenant, models.c.name, assignments.c.version), VersionKey),
     cell=Part((jobs.c.cell,), str),
     artifact=ARTIFACT,
+    reserved=Part((assignments.c.reserved_bytes,), Resources.host),
     deleted=whether(versions.c.deleted_at),
 )
 
@@ -38,20 +40,20 @@ def _rows(scope: TenantScope) -> Select[Any]:
     )
 
 
-async def assign(tx: Tx, version: VersionRecord, job: str, reserved_bytes: int) -> None:
+async def assign(tx: Tx, version: VersionRecord, job: str, reserved: Resources) -> None:
     """Reserve the bytes and assign, in the one way in which either is ever done."""
     await tx.execute(
         assignments.insert().values(
-            model_id=version.model_id, version=version.key.version, job=job, reserved_bytes=reserved_bytes
+            model_id=version.model_id, version=version.key.version, job=job, reserved_bytes=reserved[HOST]
         )
     )
-    await job_store.reserve(tx, job, reserved_bytes)
+    await job_store.reserve(tx, job, reserved)
 
 
 async def unassign(tx: Tx, assignment: AssignmentRecord) -> None:
     """Free the bytes. The caller knows that no replica holds the version."""
     await tx.execute(assignments.delete().where(_is(assignment)))
-    await job_store.reserve(tx, assignment.job, -assignment.reserved_bytes)
+    await job_store.free(tx, assignment.job, assignment.reserved)
 
 
 async def release(tx: Tx, assignment: AssignmentRecord) -> None:

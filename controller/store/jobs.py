@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from berth.resources import HOST, Resources
 from berth.states import Runtime, ServiceClass
 from controller.core.autoscaling.scaler import Decision
 from controller.core.jobs import JobChange, NewJob
@@ -72,8 +73,8 @@ async def rooms(tx: Tx) -> list[JobRoom]:
             service_class=job.service_class,
             dedicated_tenant=job.dedicated_tenant,
             replicas=job.replicas,
-            capacity_bytes=job.memory_per_replica,
-            reserved_bytes=job.reserved_bytes,
+            capacity=Resources.host(job.memory_per_replica),
+            reserved=Resources.host(job.reserved_bytes),
         )
         for job in await every(tx)
     ]
@@ -90,9 +91,12 @@ async def change(tx: Tx, name: str, change: JobChange) -> None:
         await tx.execute(update(jobs).where(jobs.c.name == name).values(values))
 
 
-async def reserve(tx: Tx, name: str, more: int) -> None:
-    """Reserve so many bytes more on the job; fewer if below zero."""
-    await tx.execute(update(jobs).where(jobs.c.name == name).values(reserved_bytes=jobs.c.reserved_bytes + more))
+async def reserve(tx: Tx, name: str, more: Resources) -> None:
+    await tx.execute(update(jobs).where(jobs.c.name == name).values(reserved_bytes=jobs.c.reserved_bytes + more[HOST]))
+
+
+async def free(tx: Tx, name: str, what: Resources) -> None:
+    await reserve(tx, name, Resources() - what)
 
 
 async def wishes(tx: Tx, cell: str) -> dict[str, int]:

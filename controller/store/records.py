@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from berth.ids import ModelKey, VersionKey
 from berth.model import Artifact, Signature
+from berth.resources import Resources
 from berth.states import Role, Runtime, ServableState, ServiceClass
 from controller.core.autoscaling.readings import ReplicaReading
 from controller.core.autoscaling.scaler import Decision
@@ -101,7 +102,7 @@ class AssignmentRecord(NamedTuple):
     job: str
     cell: str
     artifact: Artifact
-    reserved_bytes: int
+    reserved: Resources
     created_at: datetime
     releasing_at: datetime | None
     releasing_generation: int | None

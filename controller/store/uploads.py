@@ -1,6 +1,6 @@
 """Uploads under way: reservations, steps and leases. Times are the database's, those of leases while the clock runs.
 
-Every change of an upload names a ticket, and does nothing (returns False) once someone else has a later one.
+Every change of an upload names a ticket, and does nothing (returns False or None) once someone else has a later one.
 """
 
 from __future__ import annotations
@@ -74,31 +74,25 @@ async def find(tx: Tx, ticket: Ticket) -> Upload | None:
 
 
 async def reserve(tx: Tx, ticket: Ticket, reserved_bytes: int) -> bool:
-    return await _change(tx, ticket, reserved_bytes=reserved_bytes)
+    values = {"reserved_bytes": reserved_bytes, "changed_at": func.now()}
+    return await _is_one(tx, update(uploads).where(_held(ticket)).values(values))
 
 
-async def record_received(tx: Tx, ticket: Ticket, blobs: tuple[Blob, ...], fingerprint: bytes | None) -> bool:
+async def record_received(tx: Tx, ticket: Ticket, blobs: tuple[Blob, ...], fingerprint: bytes | None) -> Upload | None:
     """The reservation becomes what really came."""
-    return await _advance(
-        tx,
-        ticket,
-        Step.RECEIVING,
-        blobs=[blob._asdict() for blob in blobs],
-        reserved_bytes=sum(blob.size_bytes for blob in blobs),
-        fingerprint=fingerprint,
-    )
+    size = sum(blob.size_bytes for blob in blobs)
+    values = {"blobs": [blob._asdict() for blob in blobs], "reserved_bytes": size, "fingerprint": fingerprint}
+    return await _advance(tx, ticket, Step.RECEIVING, values)
 
 
-async def record_stored(tx: Tx, ticket: Ticket) -> bool:
-    return await _advance(tx, ticket, Step.RECEIVED)
+async def record_stored(tx: Tx, ticket: Ticket) -> Upload | None:
+    return await _advance(tx, ticket, Step.RECEIVED, {})
 
 
-async def record_inspected(tx: Tx, ticket: Ticket, model: InspectedModel) -> bool:
-    found = {
-        "signature": signature_to_json(model.signature),
-        "initializer_bytes": model.initializer_bytes,
-    }
-    return await _advance(tx, ticket, Step.STORED, found=found)
+async def record_inspected(tx: Tx, ticket: Ticket, model: InspectedModel) -> Upload | None:
+    signature = signature_to_json(model.signature)
+    found = {"signature": signature, "initializer_bytes": model.initializer_bytes}
+    return await _advance(tx, ticket, Step.STORED, {"found": found})
 
 
 async def remove(tx: Tx, ticket: Ticket) -> bool:
@@ -158,15 +152,16 @@ def referred_by_upload() -> Any:
     return select(uploads.c.id).where(uploads.c.blobs.op("@>")(wanted)).exists()
 
 
-async def _advance(tx: Tx, ticket: Ticket, done: Step, **values: Any) -> bool:
-    """Record the step that follows `done`."""
-    step = NEXT[done]
-    statement = update(uploads).where(_held(ticket), uploads.c.step == str(done))
-    return await _is_one(tx, statement.values(step=str(step), changed_at=func.now(), **values))
-
-
-async def _change(tx: Tx, ticket: Ticket, **values: Any) -> bool:
-    return await _is_one(tx, update(uploads).where(_held(ticket)).values(changed_at=func.now(), **values))
+async def _advance(tx: Tx, ticket: Ticket, done: Step, values: dict[str, Any]) -> Upload | None:
+    """Record the step that follows `done`, with what became known by it."""
+    statement = (
+        update(uploads)
+        .where(_held(ticket), uploads.c.step == str(done))
+        .values(step=str(NEXT[done]), changed_at=func.now(), **values)
+        .returning(uploads, _AGE)
+    )
+    row = (await tx.execute(statement)).one_or_none()
+    return None if row is None else _from_row(row)
 
 
 async def _is_one(tx: Tx, statement: Any) -> bool:

@@ -31,7 +31,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
                 assignment.key,
                 assignment.job,
                 assignment.artifact,
-                assignment.reserved_bytes,
+                assignment.reserved,
                 assignment.releasing_at is not None,
             )
             for assignment in await assignments.in_cell(tx, EVERY_TENANT, cell)

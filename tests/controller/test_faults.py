@@ -17,7 +17,9 @@ from berth.errors import InsufficientCapacity
 from berth.ids import ModelKey
 from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
+from berth.resources import HOST
 from berth.states import Role, Runtime
+from controller.core.intake import InspectedModel
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
 from controller.store import artifacts, assignments, cells, jobs
@@ -104,7 +106,7 @@ async def test_placements_of_two_controllers_never_over_commit(pools: list[Trans
     held = await pools[0].read(lambda tx: assignments.page(tx, EVERY_TENANT, ("", "", 0, ""), 100))
     assert placed == len(held) == 10
     for job in fleet:
-        assert job.reserved_bytes == sum(entry.reserved_bytes for entry in held if entry.job == job.name)
+        assert job.reserved_bytes == sum(entry.reserved[HOST] for entry in held if entry.job == job.name)
         assert job.memory_per_replica - size < job.reserved_bytes <= job.memory_per_replica
     # The lock makes writers wait for each other instead of failing.
     assert sum(pool.retries for pool in pools) == 0
@@ -137,5 +139,6 @@ async def _prepare(transactions: Transactions, first: int, second: int) -> int:
 
 
 async def _place(transactions: Transactions, model: str) -> None:
-    upload = versions.Upload(ARTIFACT, Signature((), ()), 1_000_000)
-    await transactions.run(lambda tx: versions.accept(tx, ADMIN, ModelKey("acme", model), upload), fleet=True)
+    inspected = InspectedModel(Signature((), ()), 1_000_000)
+    key = ModelKey("acme", model)
+    await transactions.run(lambda tx: versions.accept(tx, ADMIN, key, ARTIFACT, inspected), fleet=True)

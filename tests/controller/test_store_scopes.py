@@ -12,6 +12,7 @@ from typing import Any
 
 from berth.ids import ModelKey
 from berth.model import Artifact, Signature
+from berth.resources import Resources
 from berth.states import Role, Runtime
 from controller import store
 from controller.core.jobs import NewJob
@@ -62,7 +63,7 @@ async def test_a_scope_is_a_filter(transactions: Transactions) -> None:
             await tenants.add(tx, name, replace(Quota(1, 1), weight=2.0 + number))
             model = await models.add(tx, ModelKey(name, "digits"), "")
             version = await versions.add(tx, model, 1, versions.NewVersion(Artifact("a" * 64, 1), Signature((), ()), 1))
-            await assignments.assign(tx, version, "pool", 1)
+            await assignments.assign(tx, version, "pool", Resources.host(1))
             await keys.add(tx, name, f"key-{name}", name.encode(), role=Role.VIEWER, description="")
             tx.tell("model.created", "me", name, "model/digits")
             ids.append(model.id)

@@ -22,6 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from berth.errors import InvalidArgument, Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, VersionSpec
+from berth.resources import HOST, Resources
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from doubles import onnx_models
@@ -136,7 +137,7 @@ def artifact(folder: Path, data: bytes, name: str = "m") -> tuple[VersionSpec, P
     path = folder / "artifacts" / name / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    return VersionSpec(VersionKey("acme", name, 1), Artifact("0" * 64, len(data)), 12_345), path
+    return VersionSpec(VersionKey("acme", name, 1), Artifact("0" * 64, len(data)), Resources.host(12_345)), path
 
 
 class Lease:
@@ -174,7 +175,7 @@ class World:
                 await self.keeper.changed(self.keeper.revision)
 
     async def ask(self) -> list[list[float]]:
-        with self.keeper.acquire(VersionKey("acme", "m", 1)) as loaded:
+        with self.keeper.lending.acquire(VersionKey("acme", "m", 1)) as loaded:
             answer: list[list[float]] = (await loaded.infer({"x": X}, ("y",)))["y"].tolist()
             return answer
 
@@ -186,7 +187,9 @@ class World:
 async def world(server: Server, folder: Path) -> AsyncIterator[World]:
     spec, path = artifact(folder, onnx_models.double())
     async with attached(server) as runtime, asyncio.TaskGroup() as tasks:
-        keeper = Keeper(runtime, Shelf(path), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry()))
+        keeper = Keeper(
+            runtime, Shelf(path), MemoryLimits(Resources.host(2**30)), metrics=WorkerMetrics(CollectorRegistry())
+        )
         tasks.create_task(keeper.run())
         keeper.aspire(AspiredSet(Order(1, 1), (spec,)))
         yield World(keeper)
@@ -199,7 +202,7 @@ async def test_it_serves_and_leaves_nothing(server: Server, tmp_path: Path) -> N
         loaded = await runtime.load(spec, path)
         assert runtime.trouble is None
         assert (await loaded.infer({"x": X}, ("y",)))["y"].tolist() == (X + X).tolist()
-        assert loaded.measured_bytes == spec.reserved_bytes, "it cannot be measured from here"
+        assert await loaded.measure() == spec.reserved[HOST], "it cannot be measured from here"
         assert await server.models() == {spec.key.servable}
         model = server.repository / spec.key.servable / "1" / "model.onnx"
         assert not model.is_symlink(), "Triton does not see our files"
@@ -225,7 +228,7 @@ async def test_a_triton_that_is_killed_and_comes_back(server: Server, tmp_path: 
         with pytest.raises((NotHeld, Unavailable)):
             await worker.ask()
         await worker.until(S.LOADING)
-        assert worker.keeper.held() == frozenset(), "what cannot be queried is not said to be available"
+        assert worker.keeper.lending.held() == frozenset(), "what cannot be queried is not said to be available"
         await server.start()
         await worker.until(S.AVAILABLE)
         assert await worker.ask() == (X + X).tolist()

@@ -14,6 +14,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import structlog
 
 from berth.artifacts.intake import settle
 from berth.auth.peer import PeerCredential
+from berth.model import VersionSpec
 from berth.reconcile import Backoff
 from berth.settings import SettingsError, environment
 from worker.runtimes.protocol import LoadFailed
@@ -94,7 +96,6 @@ class ChildTriton(TritonRuntime):
         # Set when Triton is launched next; another one then takes its place.
         self._next_life = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
-        # Without processes of their own (native backend) loads are measured one after the other.
         self._measuring = asyncio.Lock()
 
     @classmethod
@@ -214,11 +215,22 @@ class ChildTriton(TritonRuntime):
 
     # One servable
 
+    def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
+        """Without a process of its own (native backend) a model is measured by what Triton's grew."""
+        return self._measured_alone() if self._repository.native_onnx else super().turn(spec)
+
+    @contextlib.asynccontextmanager
+    async def _measured_alone(self) -> AsyncIterator[None]:
+        # Whoever waits for Triton does not do so one after the other.
+        await self._wait_until_up()
+        async with self._measuring:
+            yield
+
     async def _bring_up(self, servable: TritonServable) -> None:
         """Triton now and then aborts in a load that follows one that was called off; its next life does load it."""
         server, next_life = self._server, self._next_life
         try:
-            await self._load_and_measure(servable)
+            await self._load_once(servable)
         except LoadFailed as failure:
             if failure.permanent or server is None or not await server.has_ended(within=_ABORT_S):
                 raise
@@ -228,26 +240,25 @@ class ChildTriton(TritonRuntime):
                     await next_life.wait()
             except TimeoutError:
                 raise failure from None
-            await self._load_and_measure(servable)
+            await self._load_once(servable)
 
-    async def _load_and_measure(self, servable: TritonServable) -> None:
+    async def _load_once(self, servable: TritonServable) -> None:
         """Raises `LoadFailed`."""
         server = self._server
         if server is None:
             raise LoadFailed("Triton is being started again", permanent=False)
         if self._repository.native_onnx:
-            async with self._measuring:
-                before = own_bytes(server.pid)
-                await self._have_loaded(servable)
-                servable.measured_bytes = max(1, own_bytes(server.pid) - before)
+            before = own_bytes(server.pid)
+            await self._have_loaded(servable)
+            servable.weigh = lambda: own_bytes(server.pid) - before
             return
         await self._have_loaded(servable)
         stubs = await self._stubs(server, servable.name)
         if not stubs:
             raise LoadFailed("the model's process ended as soon as it was loaded", permanent=False)
-        servable.stub = stubs[0]
-        servable.measured_bytes = max(1, own_bytes(stubs[0].pid))
-        servable.watch = ProcessWatch(stubs[0].pid, lambda: servable.lose("the model's process ended unasked"))
+        servable.stub = stub = stubs[0]
+        servable.weigh = lambda: own_bytes(stub.pid)
+        servable.watch = ProcessWatch(stub.pid, lambda: servable.lose("the model's process ended unasked"))
 
     async def _call_off(self, link: TritonLink, servable: TritonServable, call: asyncio.Future[Any]) -> bool:
         """Cancelling the call would only hide the load. False if Triton had to be killed for it.

@@ -9,7 +9,9 @@ they go elsewhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import VersionSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest, InferResponse
+from berth.resources import HOST
 from worker.runtimes.protocol import Loaded, LoadFailed, NotHeld
 from worker.runtimes.triton import canary
 from worker.runtimes.triton.faults import load_failure, run_failure
@@ -60,6 +63,10 @@ class TritonRuntime(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link} held={len(self._held)} {self.trouble or 'up'}>"
 
+    def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
+        """Nobody's: each load is measured by itself."""
+        return contextlib.nullcontext()
+
     async def load(self, spec: VersionSpec, path: Path) -> Loaded:
         """Load the artifact at `path`, which must stay there until `unload`. Raises `LoadFailed`."""
         signature = await asyncio.to_thread(read_signature, path)
@@ -71,7 +78,7 @@ class TritonRuntime(ABC):
             let_go=self._let_go,
             bfloat16_as_bits=not self._repository.native_onnx,
         )
-        servable.measured_bytes = max(1, spec.reserved_bytes)
+        servable.weigh = lambda: spec.reserved[HOST]
         try:
             await settle(asyncio.to_thread(self._repository.write, servable.name, signature, path))
             await self._bring_up(servable)
@@ -87,7 +94,7 @@ class TritonRuntime(ABC):
 
     @abstractmethod
     async def _bring_up(self, servable: TritonServable) -> None:
-        """Have Triton load what is in the repository, and measure it if that can be done. Raises `LoadFailed`."""
+        """Have Triton load what is in the repository, and say how it is weighed if it can be. Raises `LoadFailed`."""
 
     @abstractmethod
     async def _call_off(self, link: TritonLink, servable: TritonServable, call: asyncio.Future[Any]) -> bool:
