@@ -26,6 +26,7 @@ from berth.ids import check_name
 from berth.model import ReplicaAddress
 from berth.process import run
 from berth.registry import LocalRegistry
+from berth.resources import Resources
 from berth.settings import SettingsError, environment
 from berth.states import Runtime
 from berth.tracing import open_tracing
@@ -35,7 +36,8 @@ from worker.control.readiness import Probed
 from worker.core.capacity import MemoryLimits
 from worker.core.loads import Loads
 from worker.keeping.artifacts import ArtifactCache
-from worker.keeping.keeper import Keeper, Patience
+from worker.keeping.execution import Patience
+from worker.keeping.keeper import Keeper
 from worker.keeping.memory import device_memory, versions_limit
 from worker.metrics import WorkerMetrics
 from worker.runtimes.protocol import ModelRuntime
@@ -86,7 +88,11 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         keeper = Keeper(
             runtime,
             cache,
-            MemoryLimits(_memory_limit(settings, runtime), settings.load_headroom, settings.max_loads),
+            MemoryLimits(
+                Resources.host(_memory_limit(settings, runtime)),
+                Resources.host(settings.load_headroom),
+                settings.max_loads,
+            ),
             metrics=metrics,
             patience=Patience(load=settings.load_timeout_s, drain=settings.drain_timeout_s),
         )
@@ -100,7 +106,7 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(_empty, keeper, keeping)
         inference = await stack.enter_async_context(
             serve_inference(
-                keeper,
+                keeper.lending,
                 credential=credential,
                 grpc_address=settings.grpc_address,
                 http_address=settings.http_address,
@@ -112,7 +118,7 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
                 drain_s=_INFLIGHT_DRAIN_S,
             )
         )
-        metrics.gauge("held_versions", "Versions that can be queried.", lambda: len(keeper.held()))
+        metrics.gauge("held_versions", "Versions that can be queried.", lambda: len(keeper.lending.held()))
         metrics.gauge(
             "memory_used_bytes", "Measured bytes of versions held or being loaded.", lambda: keeper.memory_used
         )
@@ -166,11 +172,11 @@ async def _open_runtime(settings: WorkerSettings, credential: PeerCredential) ->
         runtime = await _start_triton(settings, credential)
     else:
         from worker.runtimes.onnx.runtime import OnnxRuntime
+        from worker.scheduling.local import ScheduledRuntime
 
-        runtime = OnnxRuntime(
+        runtime = ScheduledRuntime(
+            OnnxRuntime(intra_op_threads=settings.intra_op_threads, providers=settings.providers),
             threads=settings.inference_threads,
-            intra_op_threads=settings.intra_op_threads,
-            providers=settings.providers,
         )
     try:
         yield runtime

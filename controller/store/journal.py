@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from controller.store import records
 from controller.store.schema import artifacts, events, idempotency, versions
 from controller.store.transaction import Tx
+from controller.store.uploads import referred_by_upload
 
 _EVENT = select(
     events.c.id, events.c.at, events.c.kind, events.c.actor, events.c.tenant, events.c.subject, events.c.data
@@ -76,8 +77,8 @@ async def is_live_artifact(tx: Tx, sha256: str) -> bool:
 
 
 async def condemn_artifacts(tx: Tx, keep: timedelta, limit: int = 100) -> list[str]:
-    """Mark artifacts that no version refers to and no upload has touched for `keep`; also those marked before."""
-    used = select(versions.c.sha256).where(versions.c.sha256 == artifacts.c.sha256).exists()
+    """Mark artifacts that no version or upload refers to and none has touched for `keep`; also those marked before."""
+    used = select(versions.c.sha256).where(versions.c.sha256 == artifacts.c.sha256).exists() | referred_by_upload()
     idle = (artifacts.c.touched_at < func.now() - keep) & ~used
     chosen = select(artifacts.c.sha256).where(or_(artifacts.c.condemned_at.is_not(None), idle)).limit(limit)
     statement = update(artifacts).where(artifacts.c.sha256.in_(chosen)).values(condemned_at=func.now())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,10 +25,15 @@ def with_pool(**members: Any) -> Rendered:
     return render(example("minimal", {"workerPools": [{"name": "gpu", **members}]}))
 
 
-def workloads(rendered: Rendered) -> Iterator[Object]:
-    for item in rendered.of("Deployment", "StatefulSet"):
-        if item["metadata"]["labels"]["app.kubernetes.io/component"] == "worker":
-            yield item
+def workloads(rendered: Rendered) -> list[Object]:
+    """Those of workers, never none."""
+    found = [
+        item
+        for item in rendered.of("Deployment", "StatefulSet")
+        if item["metadata"]["labels"]["app.kubernetes.io/component"] == "worker"
+    ]
+    assert found, "no worker would run"
+    return found
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -263,7 +267,12 @@ def test_a_cache_that_outlives_pods() -> None:
 
 def test_no_pools() -> None:
     rendered = render(example("minimal", {"workerPools": []}))
-    assert list(workloads(rendered)) == []
+    made = rendered.of("Deployment", "StatefulSet")
+    assert {item["metadata"]["labels"]["app.kubernetes.io/component"] for item in made} == {
+        "controller",
+        "synchronizer",
+        "router",
+    }
     assert declared(rendered) == []
     names = {item["metadata"]["name"] for item in rendered.of("ServiceAccount", "NetworkPolicy", "Certificate")}
     assert not any("worker" in name for name in names)

@@ -54,7 +54,9 @@ def test_one_certificate_for_each_component() -> None:
 def test_a_given_authority_signs() -> None:
     rendered = rendered_example("cell")
     assert rendered.of("Issuer") == []
-    for certificate in rendered.of("Certificate"):
+    certificates = rendered.of("Certificate")
+    assert certificates
+    for certificate in certificates:
         assert certificate["spec"]["issuerRef"] == {
             "name": "berth",
             "kind": "ClusterIssuer",

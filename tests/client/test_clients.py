@@ -88,7 +88,7 @@ def paths(server: ScriptedServer) -> list[str]:
 def test_both_clients_offer_the_same() -> None:
     def surface(cls: type[Any]) -> dict[str, Any]:
         return {
-            name: member._operation if isinstance(member, Blocking | Awaiting) else None
+            name: member.operation if isinstance(member, Blocking | Awaiting) else None
             for name, member in vars(cls).items()
             if not name.startswith("_")
         }

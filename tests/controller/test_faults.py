@@ -17,6 +17,7 @@ from berth.ids import ModelKey
 from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
 from berth.states import Role
+from controller.core.intake import InspectedModel
 from controller.store import jobs, journal
 from controller.store.address import libpq_url
 from controller.store.transaction import Transactions, Tx
@@ -140,5 +141,6 @@ async def _prepare(transactions: Transactions, first: int, second: int) -> int:
 
 
 async def _place(transactions: Transactions, model: str) -> None:
-    upload = versions.Upload(ARTIFACT, Signature((), ()), 1_000_000)
-    await transactions.run(lambda tx: versions.accept(tx, ADMIN, ModelKey("acme", model), upload), fleet=True)
+    inspected = InspectedModel(Signature((), ()), 1_000_000)
+    key = ModelKey("acme", model)
+    await transactions.run(lambda tx: versions.accept(tx, ADMIN, key, ARTIFACT, inspected), fleet=True)

@@ -22,7 +22,7 @@ from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.tracing import Tracing
 from doubles.otlp_collector import OtlpCollector
-from worker.runtimes.protocol import Array, Loaded, nobody
+from worker.runtimes.protocol import Array, LentVersion, nobody
 from worker.serving.server import InferenceServer, serve_inference
 
 TOKEN = "t" * 40
@@ -41,7 +41,6 @@ class Queued:
 
     def __init__(self, *, at_once: bool = False) -> None:
         self.signature = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("x", "FP32", (-1,)),))
-        self.measured_bytes = 1
         self.at_once = at_once
         self.asked, self.turn, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.given_up = asyncio.Event()
@@ -78,9 +77,9 @@ class Shelf:
     def held(self) -> frozenset[VersionKey]:
         return frozenset({KEY})
 
-    def acquire(self, key: VersionKey) -> AbstractContextManager[Loaded]:
+    def acquire(self, key: VersionKey) -> AbstractContextManager[LentVersion]:
         @contextlib.contextmanager
-        def borrow() -> Iterator[Loaded]:
+        def borrow() -> Iterator[LentVersion]:
             yield self.loaded
 
         return borrow()

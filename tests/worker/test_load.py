@@ -15,12 +15,14 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaLoad, ServableLoad, VersionSpec
+from berth.resources import Resources
 from doubles import onnx_models
 from worker.core.capacity import MemoryLimits
 from worker.core.loads import Loads
 from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
 from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.scheduling.local import ScheduledRuntime
 from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
@@ -92,14 +94,17 @@ def turns(number: int) -> tuple[tuple[str, Any], ...]:
 async def rig(folder: Path) -> AsyncIterator[Rig]:
     """Real ONNX Runtime with one thread, behind the real server."""
     artifacts = {number: onnx_models.double() if number == QUICK else onnx_models.slow_loop() for number in (1, 2)}
-    runtime, loads = OnnxRuntime(threads=1, providers="cpu"), Loads()
+    runtime, loads = ScheduledRuntime(OnnxRuntime(providers="cpu"), threads=1), Loads()
     keeper = Keeper(
-        runtime, _Folder(folder, artifacts), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry())
+        runtime,
+        _Folder(folder, artifacts),
+        MemoryLimits(Resources.host(2**30)),
+        metrics=WorkerMetrics(CollectorRegistry()),
     )
     async with (
         asyncio.TaskGroup() as tasks,
         serve_inference(
-            keeper,
+            keeper.lending,
             credential=CREDENTIAL,
             grpc_address="127.0.0.1:0",
             http_address="127.0.0.1:0",
@@ -111,11 +116,12 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
     ):
         tasks.create_task(keeper.run())
         specs = tuple(
-            VersionSpec(key(number), Artifact(f"{number:064x}", len(data)), 2**20) for number, data in artifacts.items()
+            VersionSpec(key(number), Artifact(f"{number:064x}", len(data)), Resources.host(2**20))
+            for number, data in artifacts.items()
         )
         keeper.aspire(AspiredSet(Order(1, 1), specs))
         async with asyncio.timeout(WAIT_S):
-            while len(keeper.held()) < len(artifacts):
+            while len(keeper.lending.held()) < len(artifacts):
                 await keeper.changed(keeper.revision)
         yield Rig(server, session, loads)
         keeper.close()

@@ -144,7 +144,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
         if self._made_at != self._keeper.revision:
             self._made_at = self._keeper.revision
             self._made = replica_status_to_wire(self.report())
-            self._loads.retain(self._keeper.held())
+            self._loads.retain(self._keeper.lending.held())
         self._made.memory_used = self._keeper.memory_used
         self._made.in_flight = self._in_flight()
         self._made.draining = self._draining

@@ -414,19 +414,17 @@ def test_structure_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read(tmp_path, changed(lambda model: setattr(model.graph.initializer[0], "doc_string", "x" * 10_001)))
 
 
-@given(st.lists(st.floats(width=32), max_size=40), st.integers(1, 4), st.booleans())
-def test_floats_of_attributes_are_passed_over_exactly(floats: list[float], at_once: int, then: bool) -> None:
+@given(st.lists(st.floats(width=32), max_size=40), st.booleans())
+@example([0.5] * (2**16 - 1), True)  # they are passed over 2**16 at a time
+@example([0.5] * 2**16, True)
+@example([0.5] * (2**17 + 1), False)
+def test_floats_of_attributes_are_passed_over_exactly(floats: list[float], then: bool) -> None:
     node = helper.make_node("N", ["x"], ["y"])
     node.attribute.add(name="a").floats.extend(floats)
     node.attribute[0].ints.extend([1, 300] if then else [])
     node.attribute.add(name="b").f = 1.0
     model = helper.make_model(helper.make_graph([node], "g", [], []))
-    before = onnx_wire._FLOATS_AT_ONCE
-    onnx_wire._FLOATS_AT_ONCE = at_once
-    try:
-        assert onnx.ModelProto.FromString(onnx_wire.strip(model.SerializeToString()).model) == model
-    finally:
-        onnx_wire._FLOATS_AT_ONCE = before
+    assert onnx.ModelProto.FromString(onnx_wire.strip(model.SerializeToString()).model) == model
 
 
 def damaged(data: bytes, flips: list[tuple[int, int]], keep: int) -> bytes:

@@ -9,7 +9,12 @@ they go elsewhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,7 @@ from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import VersionSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest, InferResponse
+from berth.resources import HOST
 from worker.runtimes.protocol import Loaded, LoadFailed, NotHeld
 from worker.runtimes.triton import canary
 from worker.runtimes.triton.faults import load_failure, run_failure
@@ -42,15 +48,23 @@ class NotFit(Exception):
     """A Triton that does not start, does not run the trial model, or computes wrong values."""
 
 
+def end_worker() -> None:
+    """Ask this process to drain and stop: whoever runs it starts it again, with a Triton or not at all."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class TritonRuntime(ABC):
     """Implements `ModelRuntime`, but for what `child` and `sidecar` beside it add."""
 
     in_container = True
     on_gpu = False
 
-    def __init__(self, repository: Repository, *, load_timeout_s: float) -> None:
+    def __init__(self, repository: Repository, *, load_timeout_s: float, on_lost: Callable[[], None]) -> None:
+        """`on_lost` is called when nobody looks after Triton any more, for a reason that is no fault of its own."""
         self._repository = repository
         self._load_timeout_s = load_timeout_s
+        self._on_lost = on_lost
+        self._caring: asyncio.Task[None] | None = None
         self._held: dict[str, TritonServable] = {}
         self.trouble: str | None = "Triton is being started"
         # Set while there is a Triton that has shown itself fit; then `_link` leads there.
@@ -59,6 +73,10 @@ class TritonRuntime(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link} held={len(self._held)} {self.trouble or 'up'}>"
+
+    def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
+        """Nobody's: each load is measured by itself."""
+        return contextlib.nullcontext()
 
     async def load(self, spec: VersionSpec, path: Path) -> Loaded:
         """Load the artifact at `path`, which must stay there until `unload`. Raises `LoadFailed`."""
@@ -71,7 +89,7 @@ class TritonRuntime(ABC):
             let_go=self._let_go,
             bfloat16_as_bits=not self._repository.native_onnx,
         )
-        servable.measured_bytes = max(1, spec.reserved_bytes)
+        servable.weigh = lambda: spec.reserved[HOST]
         try:
             await settle(asyncio.to_thread(self._repository.write, servable.name, signature, path))
             await self._bring_up(servable)
@@ -81,13 +99,30 @@ class TritonRuntime(ABC):
         self._held[servable.name] = servable
         return servable
 
+    def _care(self, work: Coroutine[Any, Any, None]) -> None:
+        """Look after Triton by `work`, which has no end of its own, until `_stop_caring`."""
+        self._caring = asyncio.create_task(self._end_with(work), name="triton")
+
+    async def _stop_caring(self) -> None:
+        if self._caring is not None:
+            self._caring.cancel()
+            await asyncio.wait([self._caring])
+
+    async def _end_with(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            # Where Triton's life ends for good, whatever ended it: a worker without its runtime must not go on.
+            log.exception("triton is lost")
+            self._on_lost()
+
     @abstractmethod
     async def close(self) -> None:
         """What was loaded is gone afterwards."""
 
     @abstractmethod
     async def _bring_up(self, servable: TritonServable) -> None:
-        """Have Triton load what is in the repository, and measure it if that can be done. Raises `LoadFailed`."""
+        """Have Triton load what is in the repository, and say how it is weighed if it can be. Raises `LoadFailed`."""
 
     @abstractmethod
     async def _call_off(self, link: TritonLink, servable: TritonServable, call: asyncio.Future[Any]) -> bool:
