@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from berth.ids import ModelKey, VersionKey
+from berth.resources import Resources
 from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
 
 
@@ -52,11 +53,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class VersionSpec:
-    """All a worker needs to hold a version; `reserved_bytes` is what placement set aside on the job."""
+    """All a worker needs to hold a version; `reserved` is what placement set aside on the job."""
 
     key: VersionKey
     artifact: Artifact
-    reserved_bytes: int
+    reserved: Resources
 
 
 @dataclass(frozen=True, slots=True)

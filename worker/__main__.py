@@ -26,6 +26,7 @@ from berth.ids import check_name
 from berth.model import ReplicaAddress
 from berth.process import run
 from berth.registry import LocalRegistry
+from berth.resources import Resources
 from berth.settings import SettingsError, environment
 from berth.states import Runtime
 from berth.tracing import open_tracing
@@ -87,7 +88,11 @@ async def _serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
         keeper = Keeper(
             runtime,
             cache,
-            MemoryLimits(_memory_limit(settings, runtime), settings.load_headroom, settings.max_loads),
+            MemoryLimits(
+                Resources.host(_memory_limit(settings, runtime)),
+                Resources.host(settings.load_headroom),
+                settings.max_loads,
+            ),
             metrics=metrics,
             patience=Patience(load=settings.load_timeout_s, drain=settings.drain_timeout_s),
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from berth import model
 from berth.ids import ModelKey, VersionKey
+from berth.resources import HOST, Resources
 from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
 from berth.wire.v1 import common_pb2, desired_pb2, routes_pb2, worker_pb2
 
@@ -50,12 +51,25 @@ def serving_from_wire(message: common_pb2.Serving) -> model.Serving:
     )
 
 
+def resources_to_wire(resources: Resources) -> common_pb2.Resources:
+    return common_pb2.Resources(
+        devices=[common_pb2.DeviceBytes(device=device, bytes=size) for device, size in resources.parts]
+    )
+
+
+def resources_from_wire(message: common_pb2.Resources) -> Resources:
+    return Resources.of({part.device: part.bytes for part in message.devices})
+
+
 def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
     artifact = common_pb2.Artifact(
         sha256=spec.artifact.sha256, size_bytes=spec.artifact.size_bytes, format=spec.artifact.format
     )
     return common_pb2.VersionSpec(
-        ref=version_ref_to_wire(spec.key), artifact=artifact, reserved_bytes=spec.reserved_bytes
+        ref=version_ref_to_wire(spec.key),
+        artifact=artifact,
+        reserved_bytes=spec.reserved[HOST],
+        reserved=resources_to_wire(spec.reserved),
     )
 
 
@@ -63,7 +77,12 @@ def version_spec_from_wire(message: common_pb2.VersionSpec) -> model.VersionSpec
     artifact = model.Artifact(
         message.artifact.sha256, message.artifact.size_bytes, ArtifactFormat(message.artifact.format)
     )
-    return model.VersionSpec(version_ref_from_wire(message.ref), artifact, message.reserved_bytes)
+    reserved = (
+        resources_from_wire(message.reserved)
+        if message.HasField("reserved")
+        else Resources.host(message.reserved_bytes)
+    )
+    return model.VersionSpec(version_ref_from_wire(message.ref), artifact, reserved)
 
 
 def api_key_to_wire(key: model.ApiKey) -> common_pb2.ApiKey:

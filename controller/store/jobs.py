@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from berth.ids import VersionKey
 from berth.model import Artifact
+from berth.resources import Resources
 from berth.states import ArtifactFormat, Runtime, ScalingMode, ServiceClass, VersionState
 from controller.core.desired import ElsewhereRow
 from controller.core.placement import JobRoom
@@ -90,8 +91,8 @@ async def rooms(tx: Tx) -> list[JobRoom]:
             service_class=job.service_class,
             dedicated_tenant=job.dedicated_tenant,
             replicas=job.replicas,
-            capacity_bytes=job.memory_per_replica,
-            reserved_bytes=job.reserved_bytes,
+            capacity=Resources.host(job.memory_per_replica),
+            reserved=Resources.host(job.reserved_bytes),
         )
         for job in await every(tx)
     ]

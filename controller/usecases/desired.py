@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from berth.model import DesiredState, Serving
+from berth.resources import Resources
 from controller.core import desired
 from controller.core.rollout.target import target
 from controller.core.scaling import asked_replicas
@@ -30,7 +31,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
                 assignment.key,
                 assignment.job,
                 assignment.artifact,
-                assignment.reserved_bytes,
+                Resources.host(assignment.reserved_bytes),
                 assignment.releasing_at is not None,
             )
             for assignment in await jobs.assignments_in(tx, cell)

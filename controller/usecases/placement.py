@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from berth import footprint
+from berth.resources import HOST, Resources
 from controller.core.placement import Need, Placed, Refused, place
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.target import target, wanted
@@ -17,13 +18,13 @@ async def find_place(tx: Tx, version: records.Version, cell: str | None) -> Plac
     """Assign `version` to the best job of `cell` (of any for None). Nothing is written if none has room."""
     need = Need(
         tenant=version.key.tenant,
-        model_bytes=footprint.corrected(version.estimated_bytes, version.measured_bytes or 0),
+        model=Resources.host(footprint.corrected(version.estimated_bytes, version.measured_bytes or 0)),
         format=version.artifact.format,
         cell=cell,
     )
     answer = place(await jobs.rooms(tx), need)
     if isinstance(answer, Placed):
-        await jobs.assign(tx, version.model_id, version.key.version, answer.job.name, answer.reserved_bytes)
+        await jobs.assign(tx, version.model_id, version.key.version, answer.job.name, answer.reserved[HOST])
         tx.change_desired()
     return answer
 

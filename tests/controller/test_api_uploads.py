@@ -156,6 +156,7 @@ async def test_a_refusal_for_want_of_room_names_each_job_and_writes_nothing(cont
     assert "secret" not in refused.text
     assert (await controller.get("/v1/tenants/acme/models"))["items"] == []
     assert (await controller.get("/v1/events"))["items"] == events
+    assert objects(controller) == []
     # The operator sees all jobs.
     assert "secret" in (await controller.upload("acme/large", large)).text
 

@@ -35,6 +35,7 @@ from berth.model import (
     VersionSpec,
 )
 from berth.registry import LocalRegistry
+from berth.resources import Resources
 from berth.settings import SettingsError
 from berth.states import Runtime, ServableState
 from berth.wire import convert
@@ -61,7 +62,7 @@ CREDENTIAL = PeerCredential.from_token(secrets.token_urlsafe(32))
 
 
 def desired(generation: int, *keys: VersionKey) -> DesiredState:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
     models = (DesiredModel(V1.model_key, Serving.only(max(key.version for key in keys))),)
     return DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models)
 

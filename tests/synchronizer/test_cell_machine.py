@@ -35,6 +35,7 @@ from berth.model import (
     Serving,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.route_delta import GapError, StaleDelta, apply_delta, snapshot
 from berth.states import Runtime, ServableState
 from synchronizer.core.cell import Cell, Timings
@@ -58,7 +59,7 @@ LONG = 1e6
 
 
 def spec(key: VersionKey) -> VersionSpec:
-    return VersionSpec(key, Artifact("0" * 64, 10), 100)
+    return VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100))
 
 
 @dataclass

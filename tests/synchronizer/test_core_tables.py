@@ -17,6 +17,7 @@ from berth.model import (
     Serving,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
 from synchronizer.core.history import DeltaHistory
@@ -38,7 +39,7 @@ V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
 
 
 def spec(key: VersionKey) -> VersionSpec:
-    return VersionSpec(key, Artifact("0" * 64, 10), 100)
+    return VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100))
 
 
 def specs(*keys: VersionKey) -> dict[VersionKey, VersionSpec]:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from berth.ids import VersionKey
 from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, Serving, VersionSpec
+from berth.resources import Resources
 from berth.states import Runtime
 from doubles.news import News
 from doubles.scripted_controller import ScriptedController
@@ -28,7 +29,7 @@ V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 
 
 def desired(generation: int, *keys: VersionKey, target: int = 0, job: str = "j") -> DesiredState:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
     target = target or max((key.version for key in keys), default=0)
     models = (DesiredModel(V1.model_key, Serving.only(target)),) if keys else ()
     return DesiredState("c", generation, (DesiredJob(job, Runtime.ONNXRUNTIME, specs),), models)

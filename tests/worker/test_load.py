@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaLoad, ServableLoad, VersionSpec
+from berth.resources import Resources
 from doubles import onnx_models
 from worker.core.capacity import MemoryLimits
 from worker.core.loads import Loads
@@ -95,7 +96,10 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
     artifacts = {number: onnx_models.double() if number == QUICK else onnx_models.slow_loop() for number in (1, 2)}
     runtime, loads = ScheduledRuntime(OnnxRuntime(providers="cpu"), threads=1), Loads()
     keeper = Keeper(
-        runtime, _Folder(folder, artifacts), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry())
+        runtime,
+        _Folder(folder, artifacts),
+        MemoryLimits(Resources.host(2**30)),
+        metrics=WorkerMetrics(CollectorRegistry()),
     )
     async with (
         asyncio.TaskGroup() as tasks,
@@ -112,7 +116,8 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
     ):
         tasks.create_task(keeper.run())
         specs = tuple(
-            VersionSpec(key(number), Artifact(f"{number:064x}", len(data)), 2**20) for number, data in artifacts.items()
+            VersionSpec(key(number), Artifact(f"{number:064x}", len(data)), Resources.host(2**20))
+            for number, data in artifacts.items()
         )
         keeper.aspire(AspiredSet(Order(1, 1), specs))
         async with asyncio.timeout(WAIT_S):

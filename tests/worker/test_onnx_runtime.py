@@ -15,6 +15,7 @@ from onnx import TensorProto
 from berth.errors import Internal, InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, TensorSpec, VersionSpec
+from berth.resources import Resources
 from berth.settings import SettingsError
 from doubles import onnx_models
 from tests.worker.runtime_conformance import MODELS, RuntimeConformance, turn
@@ -40,7 +41,7 @@ class OnnxBench:
         path = self._folder / digest / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-        return VersionSpec(key or VersionKey("acme", "m", 1), Artifact(digest, len(data)), 1000), path
+        return VersionSpec(key or VersionKey("acme", "m", 1), Artifact(digest, len(data)), Resources.host(1000)), path
 
     async def load(self, data: bytes) -> ScheduledVersion:
         loaded = await self.runtime.load(*self.place(data))

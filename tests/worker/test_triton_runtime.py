@@ -27,6 +27,7 @@ from berth.errors import InvalidArgument, Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, Signature, TensorSpec, VersionSpec
 from berth.oip.datatypes import bytes_array
+from berth.resources import Resources
 from berth.settings import ProcessSettings
 from doubles import onnx_models
 from doubles.certificates import Authority, Mount
@@ -76,7 +77,7 @@ async def runtime(shared: Shared) -> AsyncIterator[ChildTriton]:
 
 
 def spec(model: str = "double") -> VersionSpec:
-    return VersionSpec(VersionKey("acme", model, 1), Artifact("0" * 64, 1), 1 << 20)
+    return VersionSpec(VersionKey("acme", model, 1), Artifact("0" * 64, 1), Resources.host(1 << 20))
 
 
 class TestTritonRuntime(RuntimeConformance):

@@ -22,6 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from berth.errors import InvalidArgument, Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, VersionSpec
+from berth.resources import HOST, Resources
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from doubles import onnx_models
@@ -136,7 +137,7 @@ def artifact(folder: Path, data: bytes, name: str = "m") -> tuple[VersionSpec, P
     path = folder / "artifacts" / name / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    return VersionSpec(VersionKey("acme", name, 1), Artifact("0" * 64, len(data)), 12_345), path
+    return VersionSpec(VersionKey("acme", name, 1), Artifact("0" * 64, len(data)), Resources.host(12_345)), path
 
 
 class Lease:
@@ -186,7 +187,9 @@ class World:
 async def world(server: Server, folder: Path) -> AsyncIterator[World]:
     spec, path = artifact(folder, onnx_models.double())
     async with attached(server) as runtime, asyncio.TaskGroup() as tasks:
-        keeper = Keeper(runtime, Shelf(path), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry()))
+        keeper = Keeper(
+            runtime, Shelf(path), MemoryLimits(Resources.host(2**30)), metrics=WorkerMetrics(CollectorRegistry())
+        )
         tasks.create_task(keeper.run())
         keeper.aspire(AspiredSet(Order(1, 1), (spec,)))
         yield World(keeper)
@@ -199,7 +202,7 @@ async def test_it_serves_and_leaves_nothing(server: Server, tmp_path: Path) -> N
         loaded = await runtime.load(spec, path)
         assert runtime.trouble is None
         assert (await loaded.infer({"x": X}, ("y",)))["y"].tolist() == (X + X).tolist()
-        assert await loaded.measure() == spec.reserved_bytes, "it cannot be measured from here"
+        assert await loaded.measure() == spec.reserved[HOST], "it cannot be measured from here"
         assert await server.models() == {spec.key.servable}
         model = server.repository / spec.key.servable / "1" / "model.onnx"
         assert not model.is_symlink(), "Triton does not see our files"

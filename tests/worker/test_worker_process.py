@@ -21,6 +21,7 @@ from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaAddress, ReplicaStatus, VersionSpec
 from berth.registry import LocalRegistry
+from berth.resources import Resources
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
@@ -148,7 +149,7 @@ def free_port() -> int:
 
 
 async def test_from_start_to_end(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path) as process:
         address = await process.address()
         assert (address.replica, address.job, address.cell) == ("w-1", "default", "local")
@@ -169,7 +170,7 @@ async def test_from_start_to_end(tmp_path: Path) -> None:
 
 
 async def test_asked_to_stop_with_nobody_connected_it_ends_soon_and_unloads(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_DRAIN_GRACE_S="30") as process:
         address = await process.address()
         async with synchronizer(address) as stream:
@@ -187,8 +188,8 @@ async def test_asked_to_stop_with_nobody_connected_it_ends_soon_and_unloads(tmp_
 
 async def test_probes_tell_the_truth_from_start_to_end(tmp_path: Path) -> None:
     specs = (
-        VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000),
-        VersionSpec(BROKEN, await store(tmp_path, b"no model at all"), 200_000),
+        VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000)),
+        VersionSpec(BROKEN, await store(tmp_path, b"no model at all"), Resources.host(200_000)),
     )
     admin = f"127.0.0.1:{free_port()}"
     async with worker(tmp_path, BERTH_ADMIN_ADDRESS=admin) as process:
@@ -211,7 +212,7 @@ async def test_probes_tell_the_truth_from_start_to_end(tmp_path: Path) -> None:
 
 
 async def test_a_synchronizer_that_goes_away_while_it_drains_is_not_waited_for(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_DRAIN_GRACE_S="60") as process:
         address = await process.address()
         async with synchronizer(address) as stream:
@@ -227,7 +228,7 @@ async def test_a_synchronizer_that_goes_away_while_it_drains_is_not_waited_for(t
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_DRAIN_GRACE_S="600") as process:
         address = await process.address()
         async with synchronizer(address) as stream:
@@ -264,7 +265,7 @@ async def test_without_its_triton_it_is_alive_and_not_ready(tmp_path: Path) -> N
         "BERTH_TRITON_ADDRESS": f"127.0.0.1:{free_port()}",
         "BERTH_TRITON_REPOSITORY": str(tmp_path / "repository"),
     }
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_ADMIN_ADDRESS=admin, **triton) as process:
         address = await process.address()
         async with synchronizer(address) as stream:

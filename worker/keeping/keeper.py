@@ -18,6 +18,7 @@ import structlog
 
 from berth.ids import ModelKey
 from berth.model import NEVER, AspiredSet, Order, ServableStatus
+from berth.resources import HOST
 from worker.core.capacity import MemoryLimits
 from worker.core.lifecycle import Acceptance, Lifecycle
 from worker.core.policy import Defer, next_actions
@@ -128,7 +129,7 @@ class Keeper:
 
     @property
     def memory_limit(self) -> int:
-        return self._limits.memory_bytes
+        return self._limits.memory[HOST]
 
     @property
     def memory_used(self) -> int:

@@ -25,6 +25,7 @@ from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import VersionSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest, InferResponse
+from berth.resources import HOST
 from worker.runtimes.protocol import Loaded, LoadFailed, NotHeld
 from worker.runtimes.triton import canary
 from worker.runtimes.triton.faults import load_failure, run_failure
@@ -77,7 +78,7 @@ class TritonRuntime(ABC):
             let_go=self._let_go,
             bfloat16_as_bits=not self._repository.native_onnx,
         )
-        servable.weigh = lambda: spec.reserved_bytes
+        servable.weigh = lambda: spec.reserved[HOST]
         try:
             await settle(asyncio.to_thread(self._repository.write, servable.name, signature, path))
             await self._bring_up(servable)
