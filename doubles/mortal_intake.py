@@ -23,7 +23,7 @@ from berth.artifacts.store import StoredArtifact
 from berth.ids import ModelKey
 from berth.states import Role
 from controller.api.version_views import render_version
-from controller.core.intake import Asked, InspectedModel, Step, Ticket, Upload
+from controller.core.intake import InspectedModel, Requester, Upload, UploadStep, UploadTicket
 from controller.intake.composition import compose_intake
 from controller.intake.inspection import Inspector
 from controller.intake.receiving import Incoming, Receiving
@@ -33,7 +33,7 @@ from controller.store.transaction import Transactions, Tx
 from controller.usecases.requests import Answer
 
 T = TypeVar("T")
-Inspect = Callable[[Path], Awaitable[InspectedModel]]
+Inspection = Callable[[Path], Awaitable[InspectedModel]]
 
 
 class Lost(Exception):
@@ -52,10 +52,10 @@ class Moment(StrEnum):
 
 
 _BY_STEP = {
-    Step.RECEIVING: Moment.BEGUN,
-    Step.RECEIVED: Moment.RECEIVED,
-    Step.STORED: Moment.STORED,
-    Step.INSPECTED: Moment.INSPECTED,
+    UploadStep.RECEIVING: Moment.BEGUN,
+    UploadStep.RECEIVED: Moment.RECEIVED,
+    UploadStep.STORED: Moment.STORED,
+    UploadStep.INSPECTED: Moment.INSPECTED,
 }
 
 
@@ -88,7 +88,7 @@ class MortalTransactions(Transactions):
         self._fate.check()
         result = await super().run(use_case, fleet=fleet)
         match result:
-            case Ticket():
+            case UploadTicket():
                 self._fate.reach(Moment.BEGUN)
             case Upload(step=step):
                 self._fate.reach(_BY_STEP[step])
@@ -131,7 +131,7 @@ class MortalIntake:
         moment: Moment | None = None,
         *,
         deadly: bool = False,
-        inspect: Inspect | None = None,
+        inspect: Inspection | None = None,
     ) -> None:
         fate = Fate(moment, deadly=deadly)
         self.spool = root / f"spool-{name}"
@@ -162,7 +162,7 @@ def incoming(content: bytes, key: str | None, model: str = "digits", declared_by
     """An upload of `content` by tenant acme, under the idempotency key `key`."""
     return Incoming(
         key=ModelKey("acme", model),
-        asked=Asked("key-1", Role.DEVELOPER, "acme", key),
+        requester=Requester("key-1", Role.DEVELOPER, "acme", key),
         declared_bytes=declared_bytes,
         expected_sha256=hashlib.sha256(content).hexdigest(),
         fingerprint=lambda sha256: hashlib.sha256(f"{model}/{sha256}".encode()).digest(),

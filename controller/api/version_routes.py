@@ -17,7 +17,7 @@ from berth.ids import MAX_VERSION, ModelKey
 from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
 from controller.api.problems import UnsupportedMediaType
 from controller.api.version_views import version_views
-from controller.core.intake import Asked
+from controller.core.intake import Requester
 from controller.intake.receiving import Incoming
 from controller.store import models as store
 from controller.store.transaction import Tx
@@ -122,7 +122,7 @@ def _incoming(call: Call, key: ModelKey, request: Request) -> Incoming:
 
     return Incoming(
         key=key,
-        asked=Asked(caller.key_id, caller.role, caller.tenant, None if draft is None else draft.key),
+        requester=Requester(caller.key_id, caller.role, caller.tenant, None if draft is None else draft.key),
         declared_bytes=int(length) if length.isdigit() else 0,
         expected_sha256=_announced_digest(request.headers.get("content-digest")),
         fingerprint=fingerprint,

@@ -16,7 +16,7 @@ import structlog
 from berth.artifacts.intake import settle
 from berth.errors import BerthError, Unavailable
 from berth.ids import ModelKey
-from controller.core.intake import Asked, Blob, Ticket, wish
+from controller.core.intake import Blob, Requester, UploadTicket, wish
 from controller.intake import transitions
 from controller.intake.lease import keep_lease
 from controller.intake.metrics import IntakeMetrics
@@ -39,7 +39,7 @@ class Incoming:
     """
 
     key: ModelKey
-    asked: Asked
+    requester: Requester
     declared_bytes: int
     expected_sha256: str | None
     fingerprint: Callable[[str], bytes]
@@ -62,7 +62,7 @@ class Receiving:
         """
         declared = min(incoming.declared_bytes, self._tools.max_artifact_bytes)
         ticket = await self._transactions.run(
-            lambda tx: transitions.begin(tx, incoming.key, incoming.asked, declared, self._holder)
+            lambda tx: transitions.begin(tx, incoming.key, incoming.requester, declared, self._holder)
         )
         if ticket is None:
             return await self._repeat(incoming, body)
@@ -73,20 +73,22 @@ class Receiving:
             await settle(self._end(ticket, error))
             raise
 
-    async def _work(self, incoming: Incoming, ticket: Ticket, declared: int, body: AsyncIterator[bytes]) -> Answer:
+    async def _work(
+        self, incoming: Incoming, ticket: UploadTicket, declared: int, body: AsyncIterator[bytes]
+    ) -> Answer:
         admit = self._admit(incoming, ticket, declared)
         tools = self._tools
         async with spool(body, incoming.expected_sha256, tools.max_artifact_bytes, tools.spool, admit) as spooled:
             self._metrics.received_bytes.inc(spooled.size_bytes)
             blobs = (Blob(spooled.sha256, spooled.size_bytes),)
-            keyed = incoming.asked.idempotency_key is not None
+            keyed = incoming.requester.idempotency_key is not None
             fingerprint = incoming.fingerprint(spooled.sha256) if keyed else None
             upload = await self._transactions.run(
                 lambda tx: transitions.record_received(tx, ticket, blobs, fingerprint)
             )
             return await self._steps.finish(upload, spooled)
 
-    def _admit(self, incoming: Incoming, ticket: Ticket, reserved: int) -> Admit:
+    def _admit(self, incoming: Incoming, ticket: UploadTicket, reserved: int) -> Admit:
         """Reserves what comes beyond `reserved` bytes, before it is spooled."""
 
         async def admit(size: int) -> None:
@@ -94,7 +96,9 @@ class Receiving:
             if size > reserved:
                 wished = wish(size, self._tools.max_artifact_bytes)
                 reserved = await self._transactions.run(
-                    lambda tx: transitions.grow(tx, incoming.key, incoming.asked, ticket, needed=size, wished=wished)
+                    lambda tx: transitions.grow(
+                        tx, incoming.key, incoming.requester, ticket, needed=size, wished=wished
+                    )
                 )
 
         return admit
@@ -103,11 +107,11 @@ class Receiving:
         """The answer of before, if the body is that of before."""
         async with spool(body, incoming.expected_sha256, self._tools.max_artifact_bytes, self._tools.spool) as spooled:
             fingerprint = incoming.fingerprint(spooled.sha256)
-        assert incoming.asked.idempotency_key is not None
-        memo = Memo(incoming.asked.actor, incoming.asked.idempotency_key, fingerprint)
+        assert incoming.requester.idempotency_key is not None
+        memo = Memo(incoming.requester.actor, incoming.requester.idempotency_key, fingerprint)
         return await self._transactions.run(lambda tx: once(tx, memo, _forgotten))
 
-    async def _end(self, ticket: Ticket, error: BaseException) -> None:
+    async def _end(self, ticket: UploadTicket, error: BaseException) -> None:
         """Leave nothing of an upload that failed. Of one whose controller stops, leave what another can finish."""
         stopping = isinstance(error, asyncio.CancelledError)
         try:

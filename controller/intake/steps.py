@@ -18,15 +18,15 @@ from berth.errors import Conflict
 from berth.ids import ModelKey
 from controller.core.intake import (
     Blob,
-    Confirm,
+    ConfirmStored,
     Facts,
-    Inspect,
     InspectedModel,
-    Place,
-    Store,
-    Ticket,
+    InspectFile,
+    PlaceVersion,
+    StoreBytes,
     Upload,
-    Withdraw,
+    UploadTicket,
+    WithdrawUpload,
     next_action,
 )
 from controller.intake import transitions
@@ -64,22 +64,22 @@ class Steps:
         """
         while True:
             match next_action(upload, await self._facts(upload, spooled)):
-                case Store():
+                case StoreBytes():
                     upload = await self._store(upload, spooled)
-                case Confirm():
+                case ConfirmStored():
                     upload = await self._record_stored(upload)
-                case Inspect():
+                case InspectFile():
                     upload = await self._inspect(upload, spooled)
-                case Place():
+                case PlaceVersion():
                     return await self._place(upload)
-                case Withdraw(reason):
+                case WithdrawUpload(reason):
                     raise Conflict(f"the upload cannot be finished: {reason}")
 
-    async def withdraw(self, ticket: Ticket) -> None:
+    async def withdraw(self, ticket: UploadTicket) -> None:
         """End an upload and remove its bytes, unless someone else uses them. Raises `Unavailable`."""
         await self._remove(await self._transactions.run(lambda tx: transitions.withdraw(tx, ticket)))
 
-    async def leave(self, ticket: Ticket) -> None:
+    async def leave(self, ticket: UploadTicket) -> None:
         """Let another controller go on with the upload, or withdraw it if none could. Raises `Unavailable`."""
         await self._remove(await self._transactions.run(lambda tx: transitions.leave(tx, ticket)))
 

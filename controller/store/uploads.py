@@ -12,7 +12,7 @@ from sqlalchemy import case, delete, func, literal, select, update
 
 from berth.ids import ModelKey
 from berth.states import Role
-from controller.core.intake import NEXT, Asked, Blob, InspectedModel, Step, Ticket, Upload
+from controller.core.intake import NEXT, Blob, InspectedModel, Requester, Upload, UploadStep, UploadTicket
 from controller.store import models
 from controller.store.schema import artifacts, uploads, versions
 from controller.store.transaction import Tx
@@ -20,7 +20,7 @@ from controller.store.transaction import Tx
 
 class NewUpload(NamedTuple):
     key: ModelKey
-    asked: Asked
+    requester: Requester
     reserved_bytes: int
     holder: str
 
@@ -28,7 +28,7 @@ class NewUpload(NamedTuple):
 _AGE = func.extract("epoch", func.clock_timestamp() - uploads.c.created_at).label("age_s")
 
 
-async def usage(tx: Tx, tenant: str, asked: Asked, own: int | None = None) -> tuple[int, int]:
+async def usage(tx: Tx, tenant: str, requester: Requester, own: int | None = None) -> tuple[int, int]:
     """How many uploads the tenant has under way, and the bytes reserved for requests other than this one.
 
     Uploads with one idempotency key are one request, counted as its largest. `own` is the upload that asks.
@@ -42,69 +42,71 @@ async def usage(tx: Tx, tenant: str, asked: Asked, own: int | None = None) -> tu
     most: dict[tuple[str, str | int], int] = {}
     for upload_id, actor, key, reserved in rows:
         count += 1
-        same = upload_id == own or (key is not None and (actor, key) == (asked.actor, asked.idempotency_key))
+        same = upload_id == own or (key is not None and (actor, key) == (requester.actor, requester.idempotency_key))
         if not same:
             request = (actor, upload_id if key is None else key)
             most[request] = max(most.get(request, 0), reserved)
     return count, sum(most.values())
 
 
-async def add(tx: Tx, new: NewUpload, lease_s: float) -> Ticket:
+async def add(tx: Tx, new: NewUpload, lease_s: float) -> UploadTicket:
     statement = (
         uploads.insert()
         .values(
             tenant=new.key.tenant,
             model=new.key.model,
-            step=str(Step.RECEIVING),
+            step=str(UploadStep.RECEIVING),
             reserved_bytes=new.reserved_bytes,
-            actor=new.asked.actor,
-            asked_by={"role": str(new.asked.role), "tenant": new.asked.tenant},
-            idempotency_key=new.asked.idempotency_key,
+            actor=new.requester.actor,
+            asked_by={"role": str(new.requester.role), "tenant": new.requester.tenant},
+            idempotency_key=new.requester.idempotency_key,
             holder=new.holder,
             lease_until=_after(lease_s),
         )
         .returning(uploads.c.id, uploads.c.fence)
     )
-    return Ticket(*(await tx.execute(statement)).one())
+    return UploadTicket(*(await tx.execute(statement)).one())
 
 
-async def find(tx: Tx, ticket: Ticket) -> Upload | None:
+async def find(tx: Tx, ticket: UploadTicket) -> Upload | None:
     row = (await tx.execute(select(uploads, _AGE).where(_held(ticket)))).one_or_none()
     return None if row is None else _from_row(row)
 
 
-async def reserve(tx: Tx, ticket: Ticket, reserved_bytes: int) -> bool:
+async def reserve(tx: Tx, ticket: UploadTicket, reserved_bytes: int) -> bool:
     values = {"reserved_bytes": reserved_bytes, "changed_at": func.now()}
     return await _is_one(tx, update(uploads).where(_held(ticket)).values(values))
 
 
-async def record_received(tx: Tx, ticket: Ticket, blobs: tuple[Blob, ...], fingerprint: bytes | None) -> Upload | None:
+async def record_received(
+    tx: Tx, ticket: UploadTicket, blobs: tuple[Blob, ...], fingerprint: bytes | None
+) -> Upload | None:
     """The reservation becomes what really came."""
     size = sum(blob.size_bytes for blob in blobs)
     values = {"blobs": [blob._asdict() for blob in blobs], "reserved_bytes": size, "fingerprint": fingerprint}
-    return await _advance(tx, ticket, Step.RECEIVING, values)
+    return await _advance(tx, ticket, UploadStep.RECEIVING, values)
 
 
-async def record_stored(tx: Tx, ticket: Ticket) -> Upload | None:
-    return await _advance(tx, ticket, Step.RECEIVED, {})
+async def record_stored(tx: Tx, ticket: UploadTicket) -> Upload | None:
+    return await _advance(tx, ticket, UploadStep.RECEIVED, {})
 
 
-async def record_inspected(tx: Tx, ticket: Ticket, model: InspectedModel) -> Upload | None:
+async def record_inspected(tx: Tx, ticket: UploadTicket, model: InspectedModel) -> Upload | None:
     signature = models.signature_to_json(model.signature)
     found = {"signature": signature, "initializer_bytes": model.initializer_bytes}
-    return await _advance(tx, ticket, Step.STORED, {"found": found})
+    return await _advance(tx, ticket, UploadStep.STORED, {"found": found})
 
 
-async def remove(tx: Tx, ticket: Ticket) -> bool:
+async def remove(tx: Tx, ticket: UploadTicket) -> bool:
     """It is a version now, or withdrawn."""
     return await _is_one(tx, delete(uploads).where(_held(ticket)))
 
 
-async def renew(tx: Tx, ticket: Ticket, lease_s: float) -> bool:
+async def renew(tx: Tx, ticket: UploadTicket, lease_s: float) -> bool:
     return await _is_one(tx, update(uploads).where(_held(ticket)).values(lease_until=_after(lease_s)))
 
 
-async def give_back(tx: Tx, ticket: Ticket, pause_s: float) -> bool:
+async def give_back(tx: Tx, ticket: UploadTicket, pause_s: float) -> bool:
     """Let anyone take it over after `pause_s` seconds; its holder was not lost with it."""
     values = {"holder": "", "lease_until": _after(pause_s)}
     return await _is_one(tx, update(uploads).where(_held(ticket)).values(values))
@@ -152,7 +154,7 @@ def referred_by_upload() -> Any:
     return select(uploads.c.id).where(uploads.c.blobs.op("@>")(wanted)).exists()
 
 
-async def _advance(tx: Tx, ticket: Ticket, done: Step, values: dict[str, Any]) -> Upload | None:
+async def _advance(tx: Tx, ticket: UploadTicket, done: UploadStep, values: dict[str, Any]) -> Upload | None:
     """Record the step that follows `done`, with what became known by it."""
     statement = (
         update(uploads)
@@ -168,7 +170,7 @@ async def _is_one(tx: Tx, statement: Any) -> bool:
     return (await tx.execute(statement.returning(uploads.c.id))).one_or_none() is not None
 
 
-def _held(ticket: Ticket) -> Any:
+def _held(ticket: UploadTicket) -> Any:
     return (uploads.c.id == ticket.upload) & (uploads.c.fence == ticket.fence)
 
 
@@ -184,10 +186,10 @@ def _from_row(row: Any) -> Upload:
     fingerprint = None if row.fingerprint is None else bytes(row.fingerprint)
     role = Role(row.asked_by["role"])
     return Upload(
-        ticket=Ticket(row.id, row.fence),
+        ticket=UploadTicket(row.id, row.fence),
         key=ModelKey(row.tenant, row.model),
-        asked=Asked(row.actor, role, row.asked_by["tenant"], row.idempotency_key, fingerprint),
-        step=Step(row.step),
+        requester=Requester(row.actor, role, row.asked_by["tenant"], row.idempotency_key, fingerprint),
+        step=UploadStep(row.step),
         blobs=tuple(Blob(item["sha256"], item["size_bytes"]) for item in row.blobs),
         model=model,
         losses=row.losses,

@@ -27,7 +27,7 @@ from berth.model import (
 )
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
-from synchronizer.core.assigned import Assigned
+from synchronizer.core.assigned import AssignedVersions
 from synchronizer.core.events import (
     CellEvent,
     DesiredArrived,
@@ -42,8 +42,8 @@ from synchronizer.core.events import (
     RouterSeen,
     SteppedDown,
 )
-from synchronizer.core.replica import Replica, says_more
-from synchronizer.core.routes import RouteBoard
+from synchronizer.core.replica import TrackedReplica, says_more
+from synchronizer.core.routes import RouteTableBuilder
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 _RESERVE_BELOW = 10_000  # generations left; a step takes at most one, so this is minutes of constant change
@@ -64,7 +64,7 @@ class Cell:
     def __init__(self, name: str, timings: Timings = Timings()) -> None:
         self._name = name
         self._timings = timings
-        self._assigned = Assigned()
+        self._assigned = AssignedVersions()
         self._registered: frozenset[str] | None = None
         self._leaving: frozenset[str] = frozenset()
         self._generation = 0
@@ -75,11 +75,11 @@ class Cell:
 
     def _forget(self, now: float) -> None:
         """Drop what was seen of replicas: it belongs to streams that are closed while this one does not lead."""
-        self._replicas: dict[str, Replica] = {}
+        self._replicas: dict[str, TrackedReplica] = {}
         self._heard: set[str] = set()
         self._settled = False
         self._settle_at = now + self._timings.settle
-        self._board = RouteBoard()
+        self._board = RouteTableBuilder()
         if self._assigned.state is not None:
             self._board.set_desired(self._assigned.state)
         # Replicas to look at in this step, and those whose aspired set holds more than is desired.
@@ -260,7 +260,7 @@ class Cell:
         self._heard.add(name)
         replica = self._replicas.get(name)
         if replica is None or replica.status.address.incarnation != status.address.incarnation:
-            self._replicas[name] = Replica(status, now)
+            self._replicas[name] = TrackedReplica(status, now)
             self._touched.add(name)
             self._changed = True
             return
@@ -387,7 +387,7 @@ class Cell:
         replica.sent, replica.specs, replica.resend = AspiredSet(order, versions), specs, False
         return Push(name, replica.sent)
 
-    def _drains(self, replica: Replica) -> bool:
+    def _drains(self, replica: TrackedReplica) -> bool:
         """It says so, or will hear it any moment: either way, what it holds is on its way out."""
         return replica.status.draining or replica.status.address.replica in self._leaving
 

@@ -1,7 +1,8 @@
 """The route table: what every replica holds, turned round into where every version can be answered.
 
-`RouteBoard` keeps the pieces by model and by replica and remembers which of them changed, so that publishing costs
-what changed and not what exists: one replica's report must not rebuild the routes of a hundred thousand servables.
+`RouteTableBuilder` keeps the pieces by model and by replica and remembers which of them changed, so that publishing
+costs what changed and not what exists: one replica's report must not rebuild the routes of a hundred thousand
+servables.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class _Replica:
     others: Mapping[VersionKey, ServableStatus]
 
 
-class RouteBoard:
+class RouteTableBuilder:
     """All that the route table is made from, what of it is published, and what changed since."""
 
     def __init__(self) -> None:
@@ -126,7 +127,7 @@ class RouteBoard:
 
     def __repr__(self) -> str:
         return (
-            f"<RouteBoard {tuple(self._order)} models={len(self._models)} replicas={len(self._replicas)} "
+            f"<RouteTableBuilder {tuple(self._order)} models={len(self._models)} replicas={len(self._replicas)} "
             f"dirty={len(self._dirty_models)}+{len(self._dirty_replicas)}>"
         )
 

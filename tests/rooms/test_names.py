@@ -16,12 +16,9 @@ SHARED_STILL = frozenset(
         "Account",
         "Answer",
         "Asked",
-        "Assigned",
         "Assignment",
         "Call",
         "Copy",
-        "Create",
-        "Demand",
         "Event",
         "Exchange",
         "GiveUp",
@@ -47,9 +44,7 @@ SHARED_STILL = frozenset(
         "Refused",
         "Replica",
         "Reply",
-        "RouteBoard",
         "Said",
-        "Scale",
         "Scaling",
         "Seen",
         "Servable",
@@ -66,7 +61,6 @@ SHARED_STILL = frozenset(
         "Upstream",
         "Version",
         "Wire",
-        "Workload",
     )
 )
 

@@ -23,7 +23,7 @@ from berth.model import (
 )
 from berth.resources import Resources
 from berth.states import Runtime, ServableState
-from synchronizer.core.assigned import Assigned
+from synchronizer.core.assigned import AssignedVersions
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.events import (
     DesiredArrived,
@@ -217,7 +217,7 @@ def test_a_newer_state_changes_the_jobs_that_it_changes() -> None:
         )
         return DesiredState("c", generation, made, (DesiredModel(V1.model_key, Serving.only(1)),))
 
-    assigned = Assigned()
+    assigned = AssignedVersions()
     assert assigned.generation is None
     assert assigned.replace(state(1, a=(V1,), b=(V1,))) == {"a", "b"}
     assert assigned.replace(state(2, a=(V1,), b=(V1, V2))) == {"b"}

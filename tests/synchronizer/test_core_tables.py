@@ -32,7 +32,7 @@ from synchronizer.core.leadership import (
     StepDown,
     Unreachable,
 )
-from synchronizer.core.routes import RouteBoard, default_version, describe, has_failed
+from synchronizer.core.routes import RouteTableBuilder, default_version, describe, has_failed
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
@@ -270,7 +270,7 @@ def test_a_late_word_of_an_old_stream_does_not_count() -> None:
 
 
 def test_routers_hear_of_what_other_cells_are_to_hold_when_that_changes() -> None:
-    board = RouteBoard()
+    board = RouteTableBuilder()
 
     def publish(generation: int, elsewhere: dict[int, tuple[str, ...]]) -> tuple[ModelRoute, ...] | None:
         model = DesiredModel(V1.model_key, Serving.only(1), elsewhere=elsewhere)

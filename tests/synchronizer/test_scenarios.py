@@ -18,10 +18,11 @@ from doubles.news import News
 from doubles.scripted_controller import ScriptedController
 from doubles.scripted_router import ScriptedRouter, stay_connected
 from doubles.scripted_worker import ScriptedFleet, ScriptedWorker
-from synchronizer.cell_process import running
+from synchronizer.cell.loop import CellLoop
+from synchronizer.cell.running import running
 from synchronizer.core.events import Discovered
-from synchronizer.loop import CellLoop
 from synchronizer.settings import SynchronizerSettings
+from synchronizer.surroundings.ports import Surroundings
 
 pytestmark = pytest.mark.looptime
 
@@ -102,7 +103,7 @@ class Stage:
             state,
             self.controller,
             workers=self.fleet,
-            discovery=self.discovery,
+            around=Surroundings(self.discovery),
             registry=CollectorRegistry(),
         )
         async with process as loop, asyncio.TaskGroup() as tasks:

@@ -17,13 +17,13 @@ from sqlalchemy import Table, func, select, text, update
 
 from berth.errors import DigestMismatch, QuotaExceeded, RateLimited, UnsupportedArtifact
 from berth.ids import ModelKey
-from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, Asked, InspectedModel
+from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Requester
 from controller.intake.transitions import UploadTakenOver, begin
 from controller.loops import Housekeeping
 from controller.store import jobs, schema
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants
-from doubles.mortal_intake import Inspect, Lost, Moment, MortalIntake, incoming
+from doubles.mortal_intake import Inspection, Lost, Moment, MortalIntake, incoming
 from doubles.onnx_models import identity
 
 MODEL = identity()
@@ -63,7 +63,7 @@ async def start(database_url: str, tmp_path: Path, transactions: Transactions) -
     await _prepare(transactions)
     async with AsyncExitStack() as stack:
 
-        def start(name: str, moment: Moment | None = None, inspect: Inspect | None = None) -> MortalIntake:
+        def start(name: str, moment: Moment | None = None, inspect: Inspection | None = None) -> MortalIntake:
             made = MortalIntake(database_url, tmp_path, name, moment, inspect=inspect)
             stack.push_async_callback(made.close)
             return made
@@ -335,11 +335,11 @@ async def test_a_broken_upload_frees_its_reservation(start: Start, transactions:
 
 async def test_a_tenant_has_so_many_uploads_at_once(transactions: Transactions) -> None:
     await _prepare(transactions)
-    key, asked = ModelKey("acme", "digits"), Asked("key-1", incoming(b"", None).asked.role, "acme")
+    key, requester = ModelKey("acme", "digits"), Requester("key-1", incoming(b"", None).requester.role, "acme")
     for _ in range(MAX_UNDER_WAY):
-        assert await transactions.run(lambda tx: begin(tx, key, asked, 0, "first")) is not None
+        assert await transactions.run(lambda tx: begin(tx, key, requester, 0, "first")) is not None
     with pytest.raises(RateLimited):
-        await transactions.run(lambda tx: begin(tx, key, asked, 0, "first"))
+        await transactions.run(lambda tx: begin(tx, key, requester, 0, "first"))
 
 
 @pytest.mark.parametrize("moment", [Moment.RECEIVED, Moment.STORED, Moment.INSPECTED, Moment.PLACED])

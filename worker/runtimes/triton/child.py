@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import random
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -30,7 +28,7 @@ from worker.runtimes.triton.installation import Installation, locate
 from worker.runtimes.triton.link import TritonLink
 from worker.runtimes.triton.process import TritonServer, TritonStartFailed
 from worker.runtimes.triton.repository import Repository
-from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, NotFit, TritonRuntime
+from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, NotFit, TritonRuntime, end_worker
 from worker.runtimes.triton.servable import TritonServable
 from worker.runtimes.triton.shared_memory import remove_region
 from worker.runtimes.triton.stubs import ProcessWatch, Stub, end, find_stubs, own_bytes
@@ -47,11 +45,6 @@ _START_S = 2.0
 _RESTARTS = 5
 # A broken connection shows at most this much earlier than the end of the process.
 _ABORT_S = 0.3
-
-
-def end_worker() -> None:
-    """Ask this process to drain and stop: whoever runs it starts it again, with a Triton or not at all."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.asynccontextmanager
@@ -82,12 +75,13 @@ class ChildTriton(TritonRuntime):
     ) -> None:
         self._work_dir = work_dir = work_dir.absolute()
         super().__init__(
-            Repository(work_dir / "models", native_onnx=native_onnx, threads=threads), load_timeout_s=load_timeout_s
+            Repository(work_dir / "models", native_onnx=native_onnx, threads=threads),
+            load_timeout_s=load_timeout_s,
+            on_lost=on_lost,
         )
         self._installation = installation
         self._credential = credential
         self._give_up_s = give_up_s
-        self._on_lost = on_lost
         # Fixed length, closed by an underscore: no instance's prefix begins another's.
         identity = f"{work_dir}\0{instance}".encode()
         self._shm_prefix = f"berth_{hashlib.sha256(identity).hexdigest()[:12]}_"
@@ -95,7 +89,6 @@ class ChildTriton(TritonRuntime):
         self._server: TritonServer | None = None
         # Set when Triton is launched next; another one then takes its place.
         self._next_life = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
         self._measuring = asyncio.Lock()
 
     @classmethod
@@ -137,16 +130,14 @@ class ChildTriton(TritonRuntime):
             await runtime._launch()
         except TritonStartFailed as error:
             raise SettingsError(f"the Triton at {home} does not work: {error}") from None
-        runtime._keeping = asyncio.create_task(runtime._keep(), name="triton")
+        runtime._care(runtime._keep_running())
         return runtime
 
     async def close(self) -> None:
         """End Triton. What was loaded is gone afterwards."""
         self._is_down("the worker ends")
         self._held.clear()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping])
+        await self._stop_caring()
         server, self._server = self._server, None
         if server is not None:
             await settle(server.end())
@@ -184,16 +175,12 @@ class ChildTriton(TritonRuntime):
         launched.set()
         log.info("triton started", pid=server.pid, native_onnx=self._repository.native_onnx)
 
-    async def _keep(self) -> None:
-        try:
-            while True:
-                await self._keep_running()
-        except Exception:
-            # Where Triton's life ends for good, whatever ended it: a worker without its runtime must not go on.
-            log.exception("triton is lost")
-            self._on_lost()
-
     async def _keep_running(self) -> None:
+        """Raises `TritonStartFailed` when it does not start again."""
+        while True:
+            await self._restart_when_ended()
+
+    async def _restart_when_ended(self) -> None:
         server = self._server
         assert server is not None
         status = await server.wait()

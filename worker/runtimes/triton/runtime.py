@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -45,15 +48,23 @@ class NotFit(Exception):
     """A Triton that does not start, does not run the trial model, or computes wrong values."""
 
 
+def end_worker() -> None:
+    """Ask this process to drain and stop: whoever runs it starts it again, with a Triton or not at all."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class TritonRuntime(ABC):
     """Implements `ModelRuntime`, but for what `child` and `sidecar` beside it add."""
 
     in_container = True
     on_gpu = False
 
-    def __init__(self, repository: Repository, *, load_timeout_s: float) -> None:
+    def __init__(self, repository: Repository, *, load_timeout_s: float, on_lost: Callable[[], None]) -> None:
+        """`on_lost` is called when nobody looks after Triton any more, for a reason that is no fault of its own."""
         self._repository = repository
         self._load_timeout_s = load_timeout_s
+        self._on_lost = on_lost
+        self._caring: asyncio.Task[None] | None = None
         self._held: dict[str, TritonServable] = {}
         self.trouble: str | None = "Triton is being started"
         # Set while there is a Triton that has shown itself fit; then `_link` leads there.
@@ -87,6 +98,23 @@ class TritonRuntime(ABC):
             raise
         self._held[servable.name] = servable
         return servable
+
+    def _care(self, work: Coroutine[Any, Any, None]) -> None:
+        """Look after Triton by `work`, which has no end of its own, until `_stop_caring`."""
+        self._caring = asyncio.create_task(self._end_with(work), name="triton")
+
+    async def _stop_caring(self) -> None:
+        if self._caring is not None:
+            self._caring.cancel()
+            await asyncio.wait([self._caring])
+
+    async def _end_with(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            # Where Triton's life ends for good, whatever ended it: a worker without its runtime must not go on.
+            log.exception("triton is lost")
+            self._on_lost()
 
     @abstractmethod
     async def close(self) -> None:

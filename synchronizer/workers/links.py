@@ -8,25 +8,19 @@ when the link comes back: the worker's own report says what it holds, and it kee
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol
 
-import grpc
-import grpc.aio
 import structlog
 
-from berth.auth.peer import PeerCredential
 from berth.errors import Unavailable
 from berth.model import AspiredSet, ReplicaAddress, ReplicaStatus
 from berth.race import first_of
 from berth.reconcile import Backoff, Done, Outcome, Repeater, Retry
 from berth.wake import Wake
-from berth.wire import convert
-from berth.wire.v1 import worker_pb2, worker_pb2_grpc
 from synchronizer.core.events import CellEvent, Lost, Push, Reported
 
 _RECONNECT = Backoff(first=0.05, most=1.0)
@@ -196,61 +190,3 @@ class _Link:
     def take(self) -> AspiredSet | None:
         aspired, self._waiting = self._waiting, None
         return aspired
-
-
-class GrpcWorkers:
-    """`Workers` over the real network."""
-
-    def __init__(self, credential: PeerCredential) -> None:
-        self._credential = credential
-
-    @asynccontextmanager
-    async def connect(self, address: ReplicaAddress) -> AsyncIterator[WorkerStream]:
-        async with self._credential.grpc_channel(address.control) as channel:
-            stub = worker_pb2_grpc.WorkerControlStub(channel)
-            call = stub.Sync(metadata=self._credential.metadata())
-            try:
-                yield _GrpcWorkerStream(call)
-            finally:
-                call.cancel()
-
-
-class _GrpcWorkerStream:
-    def __init__(self, call: grpc.aio.StreamStreamCall) -> None:
-        self._call = call
-        self._last: tuple[worker_pb2.SyncReply, ReplicaStatus] | None = None
-
-    async def send(self, aspired: AspiredSet) -> None:
-        try:
-            await self._call.write(convert.aspired_to_wire(aspired))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise _broken(error) from None
-
-    async def receive(self) -> tuple[ReplicaStatus, bool]:
-        try:
-            reply = await self._call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise _broken(error) from None
-        if reply is grpc.aio.EOF:
-            raise Unavailable("the worker ended the stream")
-        try:
-            status = self._decode(reply)
-        except ValueError as error:
-            raise Unavailable(f"the worker speaks another version of the protocol: {error}") from None
-        return status, reply.refused
-
-    def _decode(self, reply: worker_pb2.SyncReply) -> ReplicaStatus:
-        """Most reports repeat the last one's servables: they are then the same tuple, and cost no decoding."""
-        if self._last is not None and self._last[0].status.servables == reply.status.servables:
-            servables = self._last[1].servables
-            bare = worker_pb2.SyncReply(status=reply.status)
-            del bare.status.servables[:]
-            status = dataclasses.replace(convert.replica_status_from_wire(bare.status), servables=servables)
-        else:
-            status = convert.replica_status_from_wire(reply.status)
-        self._last = (reply, status)
-        return status
-
-
-def _broken(error: Exception) -> Unavailable:
-    return Unavailable(error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error))

@@ -17,17 +17,17 @@ import structlog
 
 from berth.model import ObservedCell, ObservedPool
 from berth.reconcile import Again, Done, Outcome, Repeater
+from synchronizer.cell.lease import LeaseKeeper
+from synchronizer.controllers.reports import Reporter
 from synchronizer.core.cell import Cell
 from synchronizer.core.events import CellEvent, Instructions, Led, Reserved, SteppedDown
-from synchronizer.core.leadership import Denied, Instruction, Lead, Leadership, Phase
-from synchronizer.demand import Demand
-from synchronizer.discovery import Discovery
-from synchronizer.lease import LeaseKeeper
+from synchronizer.core.leadership import Denied, Lead, Leadership, Phase, RoleChange
 from synchronizer.metrics import Metrics
-from synchronizer.reporter import Reporter
-from synchronizer.route_publisher import RoutePublisher
+from synchronizer.routers.publisher import RoutePublisher
+from synchronizer.routers.wishes import WantedVersions
 from synchronizer.state_dir import KeptState
-from synchronizer.worker_client import WorkerLinks
+from synchronizer.surroundings.ports import Discovery
+from synchronizer.workers.links import WorkerLinks
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +44,7 @@ class CellLoop:
     publisher: RoutePublisher
     reporter: Reporter
     keeper: LeaseKeeper
-    demand: Demand
+    demand: WantedVersions
     pools: Callable[[], tuple[ObservedPool, ...]]
 
     def __init__(self, cell: Cell, leadership: Leadership, state: KeptState, metrics: Metrics) -> None:
@@ -64,7 +64,7 @@ class CellLoop:
         publisher: RoutePublisher,
         reporter: Reporter,
         keeper: LeaseKeeper,
-        demand: Demand,
+        demand: WantedVersions,
         pools: Callable[[], tuple[ObservedPool, ...]],
     ) -> None:
         self.links, self.publisher, self.reporter, self.keeper = links, publisher, reporter, keeper
@@ -97,7 +97,7 @@ class CellLoop:
             self.post(found)
             self.links.set_addresses(found.addresses)
 
-    async def obey(self, instruction: Instruction) -> None:
+    async def obey(self, instruction: RoleChange) -> None:
         """Carry out what leadership demands."""
         if isinstance(instruction, Lead):
             # On disk first: after a restart without controllers this process must know that the epoch is its own.

@@ -16,7 +16,7 @@ import structlog
 from berth.errors import Unavailable
 from berth.model import DesiredState
 from berth.reconcile import Backoff, Outcome, Repeater, Retry
-from synchronizer.controllers import Controllers
+from synchronizer.controllers.client import Controllers
 from synchronizer.core.events import CellEvent, DesiredArrived
 from synchronizer.metrics import Metrics
 from synchronizer.state_dir import KeptState

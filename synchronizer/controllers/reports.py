@@ -12,7 +12,7 @@ from berth.errors import PreconditionFailed, Unavailable
 from berth.model import ObservedCell
 from berth.reconcile import Again, Backoff, Done, Outcome, Repeater, Retry
 from berth.wake import Wake
-from synchronizer.controllers import Controllers
+from synchronizer.controllers.client import Controllers
 
 _RECONNECT = Backoff(first=0.1, most=2.0)
 

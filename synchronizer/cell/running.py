@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
 from berth.ids import VersionKey
 from berth.model import DesiredState
-from synchronizer.controllers import Controllers, Leases
+from synchronizer.cell.lease import LeaseKeeper
+from synchronizer.cell.loop import CellLoop
+from synchronizer.controllers.client import Controllers
+from synchronizer.controllers.desired import DesiredClient
+from synchronizer.controllers.reports import Reporter
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.leadership import Leadership
-from synchronizer.demand import Demand, OnWanted
-from synchronizer.desired_client import DesiredClient
-from synchronizer.discovery import Discovery
-from synchronizer.lease import LeaseKeeper
-from synchronizer.loop import CellLoop
 from synchronizer.metrics import Metrics
-from synchronizer.pools import Pools
-from synchronizer.reporter import Reporter
-from synchronizer.route_publisher import RoutePublisher
+from synchronizer.routers.publisher import RoutePublisher
+from synchronizer.routers.wishes import OnWanted, WantedVersions
 from synchronizer.settings import SynchronizerSettings
 from synchronizer.state_dir import KeptState
-from synchronizer.worker_client import WorkerLinks, Workers
+from synchronizer.surroundings.ports import Surroundings
+from synchronizer.workers.links import WorkerLinks, Workers
 
 
 @asynccontextmanager
@@ -34,15 +33,12 @@ async def running(
     controllers: Controllers,
     *,
     workers: Workers,
-    discovery: Discovery,
+    around: Surroundings,
     registry: CollectorRegistry,
     on_wanted: OnWanted | None = None,
-    leases: Callable[[Leadership], Leases] | None = None,
-    pools: Pools | None = None,
 ) -> AsyncIterator[CellLoop]:
     """Run a synchronizer while the context is open; the lease is given up at its end. `on_wanted` hears which versions
-    routers want to be loaded, while this synchronizer leads. Without `leases` the controllers decide who does; without
-    `pools` nothing is known of what runs the replicas."""
+    routers want to be loaded, while this synchronizer leads."""
     clock = asyncio.get_running_loop().time
     epoch, reserved = await state.read_leadership()
     cell = Cell(settings.cell, Timings(settings.settle_s, settings.router_grace_s, settings.withdraw_timeout_s))
@@ -53,7 +49,7 @@ async def running(
         settings.cell,
         settings.instance,
         settings.lease_ttl_s,
-        controllers if leases is None else leases(leadership),
+        controllers if around.leases is None else around.leases(leadership),
         leadership=leadership,
         obey=loop.obey,
     )
@@ -66,10 +62,11 @@ async def running(
         if on_wanted is not None:
             on_wanted(versions)
 
-    demand = Demand(lambda: cell.leading, clock, metrics, hear_wanted)
+    demand = WantedVersions(lambda: cell.leading, clock, metrics, hear_wanted)
     metrics.wanted_now.set_function(lambda: len(demand.wanted()))
     publisher = RoutePublisher(loop.post, cell.table, metrics, demand.hear)
     reporter = Reporter(controllers, loop.observed, keeper.fenced)
+    pools = around.pools
     desired = DesiredClient(
         settings.cell, controllers, state, loop.post, metrics, heard=_ignore if pools is None else pools.hear
     )
@@ -77,7 +74,7 @@ async def running(
     parts = {
         "cell": loop.run(reserved),
         "desired": desired.run(),
-        "discovery": loop.discover(discovery),
+        "discovery": loop.discover(around.discovery),
         "workers": links.run(),
         "reporter": reporter.run(),
         "lease": keeper.run(),

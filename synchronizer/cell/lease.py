@@ -11,8 +11,8 @@ import structlog
 
 from berth.errors import Unavailable
 from berth.reconcile import Again, Outcome, Repeater
-from synchronizer.controllers import Leases
-from synchronizer.core.leadership import Denied, Fenced, Granted, Instruction, Leadership, LeaseEvent, Unreachable
+from synchronizer.core.leadership import Denied, Fenced, Granted, Leadership, LeaseEvent, RoleChange, Unreachable
+from synchronizer.surroundings.ports import Leases
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class LeaseKeeper:
         leases: Leases,
         *,
         leadership: Leadership,
-        obey: Callable[[Instruction], Awaitable[None]],
+        obey: Callable[[RoleChange], Awaitable[None]],
         rng: random.Random | None = None,
     ) -> None:
         self._cell = cell

@@ -22,7 +22,7 @@ class OnWanted(Protocol):
         """A router says that requests ask for these now. Must return at once."""
 
 
-class Demand:
+class WantedVersions:
     """The wishes of the last seconds, of all routers; `and_then` hears the ones that this process may act on."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Demand:
         self._heard: dict[VersionKey, float] = {}
 
     def __repr__(self) -> str:
-        return f"<Demand {len(self._heard)}>"
+        return f"<WantedVersions {len(self._heard)}>"
 
     def hear(self, versions: tuple[VersionKey, ...]) -> None:
         """A router wants `versions`. Of no consequence while another synchronizer leads: routers tell it too."""

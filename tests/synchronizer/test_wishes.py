@@ -3,8 +3,8 @@
 from prometheus_client import CollectorRegistry
 
 from berth.ids import VersionKey
-from synchronizer.demand import Demand
 from synchronizer.metrics import Metrics
+from synchronizer.routers.wishes import WantedVersions
 
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
 
@@ -15,7 +15,7 @@ class Situation:
         self.leading = True
         self.heard: list[tuple[VersionKey, ...]] = []
         self.registry = CollectorRegistry()
-        self.demand = Demand(lambda: self.leading, lambda: self.now, Metrics(self.registry), self.heard.append)
+        self.demand = WantedVersions(lambda: self.leading, lambda: self.now, Metrics(self.registry), self.heard.append)
 
     @property
     def counted(self) -> float | None:

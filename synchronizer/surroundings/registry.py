@@ -1,10 +1,9 @@
-"""How the synchronizer learns where replicas are: a protocol, and the registry folder of one machine behind it."""
+"""Where replicas are, by the registry folder of one machine."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Protocol
 
 import structlog
 
@@ -12,11 +11,6 @@ from berth.registry import LocalRegistry
 from synchronizer.core.events import Discovered
 
 log = structlog.get_logger(__name__)
-
-
-class Discovery(Protocol):
-    def watch(self) -> AsyncIterator[Discovered]:
-        """The complete set of replicas of the cell: once at the beginning, and after each change."""
 
 
 class RegistryDiscovery:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -17,26 +17,10 @@ from berth.errors import PreconditionFailed, Unavailable
 from berth.model import DesiredState, ObservedCell
 from berth.wire import convert
 from berth.wire.v1 import desired_pb2, desired_pb2_grpc
-from synchronizer.observed_encoder import ObservedEncoder
+from synchronizer.controllers.encoding import ObservedEncoder
+from synchronizer.surroundings.ports import Lease, Leases
 
 _WRITE_TIMEOUT_S = 5.0  # a controller that does not read its reports is as good as away
-
-
-class Lease(NamedTuple):
-    """A controller's answer to who leads: `epoch` is that of the holder, whoever it is."""
-
-    granted: bool
-    epoch: int
-    expires_in: float
-
-
-class Leases(Protocol):
-    """Whoever decides which synchronizer leads a cell."""
-
-    async def lease(
-        self, cell: str, holder: str, ttl: float, *, release: bool, timeout: float
-    ) -> tuple[bool, int, float]:
-        """Acquire, renew or release; the answer has the fields of `Lease`. Raises `Unavailable` if there is none."""
 
 
 class Controllers(Leases, Protocol):
