@@ -14,7 +14,7 @@ export BERTH_TRITON_HOME := $(abspath $(TRITON_VENV))
 PACKAGES := berth controller synchronizer router worker
 # One process of tests for each core, a file of tests in one of them. Whole processes are tested one after the other.
 SIDE_BY_SIDE := -q -n auto --dist loadfile
-CODE := $(PACKAGES) doubles deploy migrations tests e2e bench build_compiled.py hatch_build.py
+CODE := $(PACKAGES) doubles deploy migrations tests e2e bench build_compiled.py hatch_build.py conftest.py
 
 ##@ Use
 
@@ -78,11 +78,11 @@ PEERS_VENV := .venv-peers
 bench-first-answer: install ## Upload to first answer, start-up, weight of the idle stack.
 	$(BIN)/python -m bench.first_answer
 
-bench-router: compile peers ## The router next to Envoy, nginx, HAProxy and grpc.aio (QUICK=1 for a smoke run).
-	$(BIN)/python -m bench.router $(if $(QUICK),--quick)
+bench-router: compile peers ## The router next to Envoy, nginx, HAProxy and grpc.aio (QUICK=1: a smoke run; BESIDE=DIR: another checkout's too).
+	$(BIN)/python -m bench.router $(if $(QUICK),--quick) $(if $(BESIDE),--beside $(BESIDE))
 
 bench-tail: compile peers ## The slowest requests when replicas misbehave: no hedging, Berth's, Envoy's (QUICK=1).
-	$(BIN)/python -m bench.tail $(if $(QUICK),--quick)
+	$(BIN)/python -m bench.tail $(if $(QUICK),--quick) $(if $(BESIDE),--beside $(BESIDE))
 
 bench-worker: compile ## The worker's inference server next to a plain Python one.
 	$(BIN)/python -m bench.worker

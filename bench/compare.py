@@ -12,6 +12,10 @@ Rounds = Mapping[str, Sequence[float]]
 """A figure per round, by side; `ours` is the side `berth`."""
 
 OURS = "berth"
+BESIDE = "beside"
+"""The side that is the router of another checkout."""
+KEPT = 0.97
+"""The least share of another checkout's figure that counts as no loss."""
 
 
 def medians(rounds: Rounds) -> dict[str, float]:

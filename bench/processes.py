@@ -27,17 +27,23 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def running(
-    argv: Sequence[str], *, cores: str, log: Path, env: Mapping[str, str] | None = None, talks: bool = False
+    argv: Sequence[str],
+    *,
+    cores: str,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    talks: bool = False,
+    folder: Path | None = None,
 ) -> AsyncIterator[Process]:
-    """The process `argv` on `cores` (taskset's list), until the context ends. `talks` gives it pipes for stdin and
-    stdout; what else it says goes to `log`."""
+    """The process `argv` on `cores` (taskset's list), in `folder`, until the context ends. `talks` gives it pipes for
+    stdin and stdout; what else it says goes to `log`."""
     pipe = asyncio.subprocess.PIPE
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             # With us it ends too, however we end.
             "taskset", "-c", cores, "setpriv", "--pdeathsig", "TERM", *argv,
             stdin=pipe if talks else asyncio.subprocess.DEVNULL, stdout=pipe if talks else output, stderr=output,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {})}, cwd=folder,
         )  # fmt: skip
     try:
         yield process

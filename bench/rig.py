@@ -31,6 +31,7 @@ from berth.model import (
     ReplicaAddress,
     RouteDelta,
     RouteTable,
+    Serving,
     TenantLimits,
     VersionRoute,
 )
@@ -110,9 +111,17 @@ class Router(NamedTuple):
 
 @asynccontextmanager
 async def router(
-    table: RouteTable, folder: Path, settings: Mapping[str, object], *, cores: str = TESTED, name: str = "berth"
+    table: RouteTable,
+    folder: Path,
+    settings: Mapping[str, object],
+    *,
+    cores: str = TESTED,
+    name: str = "berth",
+    checkout: Path | None = None,
 ) -> AsyncIterator[Router]:
-    """`python -m router`, routing by `table`. Settings that this router does not have are an error of ours.
+    """`python -m router`, routing by `table`; that of another `checkout`, run by the environment in its `.venv`.
+
+    Settings that this router does not have are an error of ours.
 
     Raises `DidNotStart`.
     """
@@ -135,8 +144,9 @@ async def router(
             **settings,
         }
         env = {variable_name(field): str(value) for field, value in chosen.items()}
-        argv = [sys.executable, "-m", "router"]
-        process = await stack.enter_async_context(running(argv, cores=cores, log=log, env=env))
+        python = sys.executable if checkout is None else str(checkout / ".venv/bin/python")
+        argv = [python, "-m", "router"]
+        process = await stack.enter_async_context(running(argv, cores=cores, log=log, env=env, folder=checkout))
         expected = int(str(settings.get("processes", 1)))
         try:
             async with asyncio.timeout(30):
@@ -161,7 +171,7 @@ def table_of(where: Mapping[str, Upstream], *, generation: int = 1) -> RouteTabl
     api_key = ApiKey(digest(payload.KEY), payload.TENANT, Role.DEVELOPER)
     return RouteTable(
         order=Order(1, generation),
-        models={key: ModelRoute(key, payload.VERSION, {}, (entry,))},
+        models={key: ModelRoute(key, Serving.only(payload.VERSION), (entry,))},
         replicas=addresses,
         keys={api_key.sha256: api_key},
         limits={payload.TENANT: TenantLimits(payload.TENANT, requests_per_second=1e9, max_concurrent=100_000)},
@@ -172,6 +182,16 @@ def accept_settings(parser: argparse.ArgumentParser) -> None:
     """Add the option `--set NAME=VALUE`, whose value is a list of pairs."""
     parser.add_argument(
         "--set", metavar="NAME=VALUE", type=_pair, action="append", default=[], help="a setting of the router"
+    )
+
+
+def accept_checkout(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--beside DIR`, a path or None."""
+    parser.add_argument(
+        "--beside",
+        metavar="DIR",
+        type=lambda text: Path(text).resolve(strict=True),
+        help="also measure the router of another checkout (`git worktree add DIR COMMIT`; `make compile` there)",
     )
 
 

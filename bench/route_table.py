@@ -7,13 +7,13 @@ import statistics
 import time
 import tracemalloc
 from dataclasses import replace
-from random import Random
+from random import Random, random
 
 from bench.results import Row
 from bench.rig import Router
 from berth.auth.keys import digest
 from berth.ids import ModelKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteDelta, RouteTable, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteDelta, RouteTable, Serving, VersionRoute
 from berth.route_delta import apply_delta, snapshot
 from berth.states import Role
 from berth.wire.convert import delta_from_wire, delta_to_wire
@@ -36,7 +36,9 @@ def table_of_many(models: int, order: Order) -> RouteTable:
     for number in range(models):
         key = ModelKey(f"tenant-{number % _TENANTS}", f"model-{number}")
         at = number % _JOBS * _REPLICAS
-        routes[key] = ModelRoute(key, 1, {"stable": 1}, (VersionRoute(1, tuple(names[at : at + _REPLICAS])),))
+        routes[key] = ModelRoute(
+            key, Serving.only(1, {"stable": 1}), (VersionRoute(1, tuple(names[at : at + _REPLICAS])),)
+        )
     keys = [ApiKey(digest(f"key-{number}"), f"tenant-{number}", Role.DEVELOPER) for number in range(_TENANTS)]
     return RouteTable(order, routes, replicas, {key.sha256: key for key in keys})
 
@@ -55,7 +57,7 @@ def measure_lookups(models: int) -> list[Row]:
     hashes = [digest(f"key-{number}") for number in range(_TENANTS)]
     asked = [(hashes[number % _TENANTS], f"model-{number}", "") for number in range(models)]
     Random(1).shuffle(asked)
-    routes = Routes(table)
+    routes = Routes(table, dice=random)
     first = _rate(routes, asked)
     again = statistics.median(_rate(routes, asked) for _ in range(5))
     size = f"{models:,} models"
@@ -75,7 +77,7 @@ async def measure_updates(router: Router, models: int, rounds: int) -> list[Row]
     took = []
     for number in range(max(rounds, 5)):
         key = ModelKey(f"tenant-{number}", f"model-{number}")
-        changed = replace(table.models[key], labels={"stable": 1, "canary": 1})
+        changed = replace(table.models[key], serving=Serving.only(1, {"stable": 1, "canary": 1}))
         following = Order(1, order.generation + 1)
         began = time.perf_counter()
         await router.send(RouteDelta(base=order.generation, order=following, models=(changed,)))

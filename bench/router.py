@@ -21,13 +21,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import h2load, payload
-from bench.compare import OURS, Rounds, medians, quantile, ratios
+from bench.compare import BESIDE, KEPT, OURS, Rounds, medians, quantile, ratios
 from bench.h2load import BadLoad, Load, Shape
 from bench.peers import envoy, grpc_aio, haproxy, nginx
 from bench.peers.launch import Missing, Side
 from bench.processes import DidNotStart, cpu_seconds
 from bench.results import Row, show, write
-from bench.rig import ALL, OTHERS, TESTED, Replicas, Router, accept_settings, replicas, router, table_of
+from bench.rig import (
+    ALL,
+    OTHERS,
+    TESTED,
+    Replicas,
+    Router,
+    accept_checkout,
+    accept_settings,
+    replicas,
+    router,
+    table_of,
+)
 from bench.route_table import measure_lookups, measure_updates
 from router.settings import RouterSettings
 
@@ -38,14 +49,15 @@ _ALONE = (Shape("gRPC", 1, 1), Shape("HTTP/1.1", 1))
 
 
 class Plan(NamedTuple):
-    """Rounds, seconds per measurement, models in the table, the words that a row must contain, and settings of the
-    router beyond its defaults."""
+    """Rounds, seconds per measurement, models in the table, the words that a row must contain, settings of the router
+    beyond its defaults, and another checkout whose router is measured too."""
 
     rounds: int
     seconds: float
     models: int
     only: str
     settings: Mapping[str, object]
+    beside: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,9 @@ async def measure(plan: Plan, folder: Path, notes: list[str], detail: dict[str, 
         behind = await stack.enter_async_context(replicas(["replica-a", "replica-b"], folder))
         ours = await stack.enter_async_context(router(table_of(behind.where), folder, plan.settings))
         bench = Bench(plan, folder, behind, ours, [ours.side], notes, detail)
+        if plan.beside is not None:
+            other = router(table_of(behind.where), folder, plan.settings, name=BESIDE, checkout=plan.beside)
+            bench.sides.append((await stack.enter_async_context(other)).side)
         await _start_peers(stack, bench)
         rows: list[Row] = []
         for shape in (*_GRPC, *_HTTP, *_LARGE):
@@ -179,7 +194,7 @@ def _rows(shape: Shape, found: Rounds) -> list[Row]:
         targets = {"envoy": 1.5, "grpc.aio": 10.0, "haproxy": None}
     else:
         targets = {"envoy": 1.5, "nginx": 0.6, "haproxy": None}
-    rows = ratios(what, found, targets)
+    rows = ratios(what, found, {**targets, BESIDE: KEPT})
     if not rows and found.get(OURS):
         rows = [Row(what, medians(found)[OURS], "/CPU-s", None, "higher", medians(found))]
     return rows
@@ -187,7 +202,7 @@ def _rows(shape: Shape, found: Rounds) -> list[Row]:
 
 async def _added_latency(bench: Bench, shape: Shape) -> list[Row]:
     """What a hop adds to a direct call, one request at a time, in microseconds."""
-    compared = [side for side in bench.sides if side.name in (OURS, "envoy")]
+    compared = [side for side in bench.sides if side.name in (OURS, BESIDE, "envoy")]
     upstream = next(iter(bench.behind.where.values()))
     direct = Side("direct", 0, _port_of(upstream.http), _port_of(upstream.grpc))
     added: dict[float, dict[str, list[float]]] = {0.5: defaultdict(list), 0.99: defaultdict(list)}
@@ -207,7 +222,7 @@ async def _added_latency(bench: Bench, shape: Shape) -> list[Row]:
     rows = []
     for share, found in added.items():
         what = f"{shape} at a time: added p{share * 100:g} (µs)"
-        one = ratios(what, found, {"envoy": 1.0}, "lower")
+        one = ratios(what, found, {"envoy": 1.0, BESIDE: 1 / KEPT}, "lower")
         rows += one or [Row(what, medians(found)[OURS], "µs", None, "lower", medians(found))]
     return rows
 
@@ -254,9 +269,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--only", default="", help="only what has these words in its name, such as 'gRPC 32'")
     accept_settings(parser)
+    accept_checkout(parser)
     given = parser.parse_args()
     h2load.require()
-    plan = Plan(given.rounds, given.seconds, 100_000, given.only, dict(given.set))
+    plan = Plan(given.rounds, given.seconds, 100_000, given.only, dict(given.set), given.beside)
     if given.quick:
         plan = plan._replace(rounds=1, seconds=1.0, models=5_000)
     os.sched_setaffinity(0, map(int, OTHERS.split(",")))

@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import open_load
+from bench.compare import BESIDE, KEPT
 from bench.open_load import Outcome, Sample, median, summarize
 from bench.peers import envoy
 from bench.peers.launch import Missing, Side, Upstream
 from bench.results import Row, show, write
-from bench.rig import OTHERS, TESTED, Replicas, accept_settings, replicas, router, table_of
+from bench.rig import OTHERS, TESTED, Replicas, accept_checkout, accept_settings, replicas, router, table_of
 from bench.service import Service
 from router.settings import RouterSettings
 
@@ -47,13 +48,14 @@ WITHOUT: Mapping[str, object] = {"hedge_delay_ms": 0}
 
 
 class Plan(NamedTuple):
-    """`settings`: those of the router that hedges, beyond its defaults."""
+    """`settings`: those of the router that hedges, beyond its defaults. `beside`: another checkout, measured too."""
 
     rounds: int
     rate: float
     seconds: float
     settle: float
     settings: Mapping[str, object]
+    beside: Path | None = None
 
 
 async def measure(plan: Plan, folder: Path, notes: list[str]) -> dict[tuple[str, str], Outcome]:
@@ -81,8 +83,11 @@ async def _sides(
     where: dict[str, Upstream] = {name: upstream for each in behind for name, upstream in each.where.items()}
     table = table_of(where)
     sides = {}
-    for name, settings in ((NONE, WITHOUT), (BERTH, plan.settings)):
-        running = await stack.enter_async_context(router(table, folder, settings, name=name))
+    ours: list[tuple[str, Mapping[str, object], Path | None]] = [(NONE, WITHOUT, None), (BERTH, plan.settings, None)]
+    if plan.beside is not None:
+        ours.append((BESIDE, plan.settings, plan.beside))
+    for name, settings, checkout in ours:
+        running = await stack.enter_async_context(router(table, folder, settings, name=name, checkout=checkout))
         sides[name] = running.side
     (folder / "envoy").mkdir()
     try:
@@ -171,6 +176,10 @@ def rows_of(outcomes: Mapping[tuple[str, str], Outcome], budget: float) -> list[
     if (STRAGGLERS, ENVOY) in outcomes:
         theirs = outcomes[STRAGGLERS, ENVOY]
         rows.insert(1, row(STRAGGLERS, "p99.9 (ms) over Envoy's hedge", lag.p999 / theirs.p999, 1.0, of=p999))
+    for scenario in _SCENARIOS:
+        if (scenario, BESIDE) in outcomes:
+            before = outcomes[scenario, BESIDE]
+            rows.append(row(scenario, "p99 (ms) over beside", ours[scenario].p99 / before.p99, 1 / KEPT, of=p99))
     return rows
 
 
@@ -209,8 +218,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=400.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     accept_settings(parser)
+    accept_checkout(parser)
     given = parser.parse_args()
-    plan = Plan(given.rounds, given.rate, given.seconds, 1.0, dict(given.set))
+    plan = Plan(given.rounds, given.rate, given.seconds, 1.0, dict(given.set), given.beside)
     if given.quick:
         plan = plan._replace(rounds=1, seconds=1.0, settle=0.5)
     os.sched_setaffinity(0, map(int, OTHERS.split(",")))

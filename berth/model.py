@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from berth.ids import ModelKey, VersionKey
+from berth.resources import Resources
 from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
 
 
@@ -51,11 +53,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class VersionSpec:
-    """All a worker needs to hold a version; `reserved_bytes` is what placement set aside on the job."""
+    """All a worker needs to hold a version; `reserved` is what placement set aside on the job."""
 
     key: VersionKey
     artifact: Artifact
-    reserved_bytes: int
+    reserved: Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,55 @@ class DesiredJob:
     replicas: int | None = None
 
 
+class Share(NamedTuple):
+    """One version's part of the requests that name none: `weight` (at least 1) out of the sum of all weights."""
+
+    version: int
+    weight: int = 1
+
+
+@lru_cache(maxsize=4096)
+def all_to(version: int) -> tuple[Share, ...]:
+    """The shares of a model that one version serves alone; none for version 0."""
+    # A hundred thousand models have mostly versions 1 to 10, and their tables need not hold the same pair each.
+    return (Share(version),) if version else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a model serves. `versions` divide the requests that name no version; `labels` are names for versions.
+
+    Without `versions` nothing answers a request that names none. Controllers of this release give all requests to one
+    version; routers can divide them (`router.core.split`), so that those of the next release may.
+    """
+
+    versions: tuple[Share, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def only(cls, version: int, labels: Mapping[str, int] | None = None) -> Serving:
+        """All to one version; 0: to none."""
+        return cls(all_to(version), {} if labels is None else labels)
+
+    @property
+    def default(self) -> int:
+        """The version with the largest share, of equals the newest; 0 without any."""
+        shares = self.versions
+        if len(shares) == 1:
+            return shares[0].version
+        return max(((share.weight, share.version) for share in shares), default=(0, 0))[1]
+
+
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
-    """How a model's name resolves. `target` is the version to answer by default, 0 if there is none.
+    """How a model's name is to resolve, once what it is to serve is loaded.
 
     `default_answer` is a whole OIP answer as REST spells it, or empty: see `ModelRoute`. `elsewhere` names, by version,
     the other cells that are to hold it.
     """
 
     key: ModelKey
-    target: int
-    labels: Mapping[str, int] = field(default_factory=dict)
+    serving: Serving = Serving()
     default_answer: bytes = b""
     elsewhere: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -255,15 +295,14 @@ class VersionRoute:
 
 @dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """How requests for a model resolve. `default` is the version for requests that name none; 0 if none is loaded.
+    """How requests for a model resolve now. `serving` has shares of loaded versions only: none if nothing is loaded.
 
     `default_answer`, unless empty, is what inference is answered when no replica answers in time. `elsewhere` is as in
     `DesiredModel`: what other cells are to hold, which is not to say that they do.
     """
 
     key: ModelKey
-    default: int
-    labels: Mapping[str, int]
+    serving: Serving
     versions: tuple[VersionRoute, ...]
     default_answer: bytes = b""
     elsewhere: Mapping[int, tuple[str, ...]] = field(default_factory=dict)

@@ -1,7 +1,8 @@
-"""A keyed, level-triggered loop, shared by everything that drives the world towards a state.
+"""The level-triggered loop, shared by everything that drives the world towards a state: look, act, look again.
 
-`add(key)` says "look at this key again". The same key is never reconciled twice at once; additions made meanwhile
-collapse into one more look. What a look finds decides when the next one comes. Idea: controller-runtime's workqueue.
+What a look finds decides when the next one comes: when something changes, after a time, or after a delay that grows
+with each failure. `Reconciler` looks at many keys, each never twice at once; changes that come meanwhile collapse into
+one more look. `Repeater` looks at one thing. Idea: controller-runtime's workqueue.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
+
+from berth.wake import Wake
 
 log = structlog.get_logger(__name__)
 
@@ -33,9 +36,13 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """It failed for now: look again after a delay that grows with each failure in a row."""
+    """It failed for now: look again after a delay that grows with each failure in a row.
+
+    `anew`: it had worked since the failure before, so this is the first in a row.
+    """
 
     reason: str
+    anew: bool = False
 
 
 Outcome = Done | Again | Retry
@@ -53,6 +60,66 @@ class Backoff:
         """The delay after the `failures`-th failure in a row, counted from 1."""
         full: float = min(self.most, self.first * self.factor ** min(failures - 1, 64))
         return full * (0.5 + 0.5 * rng.random())
+
+
+class _Failures:
+    """How often one thing has failed in a row, and how long to wait because of it."""
+
+    def __init__(self, backoff: Backoff, rng: random.Random) -> None:
+        self._backoff = backoff
+        self._rng = rng
+        self._in_a_row = 0
+
+    def __bool__(self) -> bool:
+        return self._in_a_row > 0
+
+    def after(self, outcome: Outcome) -> float | None:
+        """Seconds until the next look; None: when something changes."""
+        match outcome:
+            case Done():
+                self._in_a_row = 0
+                return None
+            case Again(after=seconds):
+                self._in_a_row = 0
+                return seconds
+            case Retry(anew=anew):
+                self._in_a_row = 1 if anew else self._in_a_row + 1
+                return self._backoff.delay(self._in_a_row, self._rng)
+
+
+class Repeater:
+    """Looks at one thing until cancelled: at once, and again when `wake` wakes it or as the look before has said.
+
+    A change does not cut the delay after a failure short. A look that raises ends the loop: it returns `Retry` for what
+    may happen, and logs what is worth it.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Awaitable[Outcome]],
+        *,
+        wake: Wake | None = None,
+        backoff: Backoff | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._look = look
+        self._wake = wake or Wake()
+        self._failures = _Failures(backoff or Backoff(), rng or random.Random())
+
+    def look_again(self) -> None:
+        """Look as soon as possible."""
+        self._wake.up()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        waiter = self._wake.waiter()
+        while True:
+            outcome = await self._look()
+            pause = self._failures.after(outcome)
+            if isinstance(outcome, Retry):
+                await asyncio.sleep(pause or 0.0)
+            else:
+                await waiter.wait(pause)
 
 
 class Reconciler(Generic[K]):
@@ -78,7 +145,7 @@ class Reconciler(Generic[K]):
         self._running: set[K] = set()
         self._dirty: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
-        self._failures: dict[K, int] = {}
+        self._failures: dict[K, _Failures] = {}
 
     def __repr__(self) -> str:
         return (
@@ -133,18 +200,12 @@ class Reconciler(Generic[K]):
         self._settle(key, outcome)
 
     def _settle(self, key: K, outcome: Outcome) -> None:
-        match outcome:
-            case Done():
-                self._failures.pop(key, None)
-                after = None
-            case Again(after=seconds):
-                self._failures.pop(key, None)
-                after = seconds
-            case Retry(reason=reason):
-                failures = self._failures.get(key, 0) + 1
-                self._failures[key] = failures
-                after = self._backoff.delay(failures, self._rng)
-                log.info("will retry", loop=self._name, key=str(key), reason=reason, after_s=round(after, 3))
+        failures = self._failures.setdefault(key, _Failures(self._backoff, self._rng))
+        after = failures.after(outcome)
+        if not failures:
+            del self._failures[key]
+        if isinstance(outcome, Retry) and after is not None:
+            log.info("will retry", loop=self._name, key=str(key), reason=outcome.reason, after_s=round(after, 3))
         if key in self._dirty:
             self._dirty.discard(key)
             self.add(key)

@@ -56,7 +56,7 @@ class Settings(BaseModel):
 
     @classmethod
     def variables(cls) -> Iterator[Variable]:
-        """The documented variables, in declaration order; `--help` and docs/behaviour.md are made from them."""
+        """The documented variables, in declaration order; `--help` is made from them."""
         for name, info in cls.model_fields.items():
             default = "required" if info.is_required() else str(info.get_default(call_default_factory=True))
             yield Variable(variable_name(name), default, info.description or "")

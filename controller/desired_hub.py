@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import structlog
 
 from berth.errors import BerthError
+from berth.reconcile import Again, Outcome, Repeater
+from berth.wake import Wake
 from berth.wire import convert
 from berth.wire.v1 import desired_pb2
-from controller.listen import Pulse
-from controller.store import jobs
+from controller.store import cells
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import desired
 
@@ -26,10 +27,10 @@ REPEAT_S = 5.0
 class DesiredHub:
     """`run` follows the database; `watch` follows one cell. The states live in `_states` until nobody watches."""
 
-    def __init__(self, transactions: Transactions, changes: Pulse) -> None:
+    def __init__(self, transactions: Transactions, changes: Wake) -> None:
         self._transactions = transactions
-        self._changes = changes
-        self._published = Pulse()
+        self._loop = Repeater(self._look, wake=changes)
+        self._published = Wake()
         self._watchers: Counter[str] = Counter()
         self._states: dict[str, desired_pb2.DesiredState] = {}
 
@@ -43,19 +44,20 @@ class DesiredHub:
 
     async def run(self) -> None:
         """Follow until cancelled. While the database is away watchers keep what they have."""
-        while True:
-            ticket = self._changes.ticket()
-            try:
-                await self._refresh()
-            except BerthError as error:
-                log.warning("desired state cannot be read", error=error.detail)
-            await Pulse.wait(ticket, POLL_S)
+        await self._loop.run()
+
+    async def _look(self) -> Outcome:
+        try:
+            await self._refresh()
+        except BerthError as error:
+            log.warning("desired state cannot be read", error=error.detail)
+        return Again(POLL_S)
 
     async def watch(self, cell: str, known_generation: int) -> AsyncGenerator[desired_pb2.DesiredState]:
         """The cell's state now, unless it is at `known_generation`; then each newer one, and the newest every
         `REPEAT_S` seconds. Raises `Unavailable` if the first cannot be read."""
         with self._watching(cell):
-            ticket = self._published.ticket()
+            news = self._published.waiter()
             state = self._states.get(cell) or await self._read(cell)
             if state.generation != known_generation:
                 yield state
@@ -64,8 +66,7 @@ class DesiredHub:
                 repeat_at = asyncio.get_running_loop().time() + REPEAT_S
                 state = self._states.get(cell, state)
                 while state.generation == sent and (left := repeat_at - asyncio.get_running_loop().time()) > 0:
-                    await Pulse.wait(ticket, left)
-                    ticket = self._published.ticket()
+                    await news.wait(left)
                     state = self._states.get(cell, state)
                 sent = state.generation
                 yield state
@@ -84,7 +85,7 @@ class DesiredHub:
     async def _refresh(self) -> None:
         if not self._watchers:
             return
-        generations = await self._transactions.read(jobs.generations)
+        generations = await self._transactions.read(cells.generations)
         for cell in list(self._watchers):
             state = self._states.get(cell)
             if state is None or state.generation != generations.get(cell, 0):
@@ -101,5 +102,5 @@ class DesiredHub:
             return known
         if cell in self._watchers:
             self._states[cell] = state
-            self._published.beat()
+            self._published.up()
         return state

@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry, Counter
 from berth.artifacts.store import ArtifactStore
 from berth.errors import BerthError
 from berth.ids import ModelKey
-from controller.store import jobs, journal, models
+from berth.reconcile import Again, Backoff, Outcome, Repeater, Retry
+from controller.store import artifacts, assignments, events, models, requests
+from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import rollout
-from controller.usecases.rollout import Work
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,8 @@ class RolloutLoop:
     def __init__(self, transactions: Transactions, registry: CollectorRegistry) -> None:
         self._transactions = transactions
         self._dirty: set[ModelKey] = set()
-        self._wake = asyncio.Event()
+        self._sweep_at = 0.0
+        self._loop = Repeater(self._look, backoff=Backoff(first=_RETRY_S, most=_RETRY_S))
         self._steps = Counter("berth_rollout_steps", "Steps that rollouts took", ["step"], registry=registry)
 
     def __repr__(self) -> str:
@@ -50,36 +52,31 @@ class RolloutLoop:
     def add(self, changed: set[ModelKey]) -> None:
         """Look at these models, and at whatever is being released, as soon as possible."""
         self._dirty |= changed
-        self._wake.set()
+        self._loop.look_again()
 
     async def run(self) -> None:
         """Until cancelled. What could not be looked at is looked at again."""
-        sweep_at = 0.0
-        while True:
-            now = asyncio.get_running_loop().time()
-            everything = now >= sweep_at
-            self._wake.clear()
-            dirty, self._dirty = self._dirty, set()
-            try:
-                await self.look(None if everything else dirty)
-            except BerthError as error:
-                log.warning("rollouts wait", error=error.detail)
-                self._dirty |= dirty
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if everything:
-                sweep_at = now + SWEEP_S
-            try:
-                async with asyncio.timeout_at(sweep_at):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+        await self._loop.run()
+
+    async def _look(self) -> Outcome:
+        now = asyncio.get_running_loop().time()
+        everything = now >= self._sweep_at
+        dirty, self._dirty = self._dirty, set()
+        try:
+            await self.look(None if everything else dirty)
+        except BerthError as error:
+            log.warning("rollouts wait", error=error.detail)
+            self._dirty |= dirty
+            return Retry(error.detail)
+        if everything:
+            self._sweep_at = now + SWEEP_S
+        return Again(self._sweep_at - asyncio.get_running_loop().time())
 
     async def look(self, keys: set[ModelKey] | None) -> None:
         """Do what is to be done for these models and for those being released; for all models if None."""
 
         async def ids(tx: Tx) -> list[int]:
-            return sorted({*await models.ids_of(tx, keys), *await jobs.releasing_models(tx)})
+            return sorted({*await models.ids_of(tx, EVERY_TENANT, keys), *await assignments.releasing_models(tx)})
 
         found = await self._transactions.read(ids)
         for start in range(0, len(found), _BATCH):
@@ -89,15 +86,10 @@ class RolloutLoop:
         # Most looks find nothing: they must not take the lock.
         if not (work := await self._transactions.read(lambda tx: rollout.survey(tx, batch))):
             return
-        done = await self._transactions.run(lambda tx: rollout.settle(tx, batch), fleet=work.needs_fleet)
-        self._count(done)
-
-    def _count(self, work: Work) -> None:
-        for step in ("release", "free", "assign", "tell"):
-            for item in getattr(work, step):
-                key = item[0].key if isinstance(item, tuple) and step in ("assign", "tell") else item.key
-                self._steps.labels(step).inc()
-                log.info("rollout step", step=step, version=str(key))
+        lock = rollout.needs_fleet(work)
+        for step in await self._transactions.run(lambda tx: rollout.settle(tx, batch), fleet=lock):
+            self._steps.labels(step.kind).inc()
+            log.info("rollout step", step=step.kind, version=step.version)
 
 
 class Housekeeping:
@@ -110,24 +102,26 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Until cancelled, in one controller at a time."""
-        while True:
-            try:
-                async with self._transactions.lead(_HOUSEKEEPING_LOCK) as leading:
-                    if leading:
-                        await self.tidy(KEEP_ARTIFACTS)
-            except BerthError as error:
-                log.warning("housekeeping waits", error=error.detail)
-            await asyncio.sleep(HOUSEKEEPING_S)
+        await Repeater(self._look).run()
+
+    async def _look(self) -> Outcome:
+        try:
+            async with self._transactions.lead(_HOUSEKEEPING_LOCK) as leading:
+                if leading:
+                    await self.tidy(KEEP_ARTIFACTS)
+        except BerthError as error:
+            log.warning("housekeeping waits", error=error.detail)
+        return Again(HOUSEKEEPING_S)
 
     async def tidy(self, keep_artifacts: timedelta) -> None:
         """One round. `keep_artifacts` must be longer than an upload takes to store what it has announced."""
-        await self._transactions.run(lambda tx: journal.forget_requests(tx, KEEP_REQUESTS))
-        await self._transactions.run(lambda tx: journal.forget_events(tx, KEEP_EVENTS))
-        for sha256 in await self._transactions.run(lambda tx: journal.condemn_artifacts(tx, keep_artifacts)):
+        await self._transactions.run(lambda tx: requests.forget(tx, KEEP_REQUESTS))
+        await self._transactions.run(lambda tx: events.forget(tx, KEEP_EVENTS))
+        for sha256 in await self._transactions.run(lambda tx: artifacts.condemn(tx, keep_artifacts)):
             # Condemned first and forgotten last: an upload of the same bytes waits meanwhile, and a kill in between
             # is made good in the next round.
             await self._store.delete(sha256)
-            await self._transactions.run(lambda tx, gone=sha256: journal.remove_artifact(tx, gone))  # type: ignore[misc]
+            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone))  # type: ignore[misc]
             log.info("collected an unused artifact", sha256=sha256)
         await self._store.sweep(time.time(), older_than_s=_KEEP_DRAFTS_S)
         await asyncio.to_thread(_sweep_folder, self._spool, time.time() - _KEEP_DRAFTS_S)

@@ -17,6 +17,7 @@ from psycopg import errors
 from berth.process import run
 from berth.settings import SettingsError, environment
 from controller.settings import DatabaseSettings
+from controller.store.address import libpq_url, sqlalchemy_url
 from controller.store.schema import HEAD
 
 if TYPE_CHECKING:
@@ -68,17 +69,6 @@ def configuration(url: str) -> Config:
     config.set_main_option("script_location", str(_FOLDER))
     config.set_main_option("sqlalchemy.url", sqlalchemy_url(url).replace("%", "%%"))
     return config
-
-
-def sqlalchemy_url(url: str) -> str:
-    """`url` with the driver named, as SQLAlchemy wants it."""
-    scheme, separator, rest = url.partition("://")
-    return f"postgresql+psycopg://{rest}" if separator and scheme in ("postgres", "postgresql") else url
-
-
-def libpq_url(url: str) -> str:
-    """`url` as psycopg itself wants it."""
-    return url.replace("postgresql+psycopg://", "postgresql://", 1)
 
 
 async def serve(settings: DatabaseSettings, stop: asyncio.Event) -> None:

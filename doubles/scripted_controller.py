@@ -136,7 +136,7 @@ async def serve_controller(
 ) -> AsyncIterator[str]:
     """Answer over gRPC while the context is open, and yield `host:port`."""
     server = credential.grpc_server()
-    desired_pb2_grpc.add_DesiredFeedServicer_to_server(_Servicer(controller), server)  # type: ignore[no-untyped-call]
+    desired_pb2_grpc.add_DesiredFeedServicer_to_server(_Servicer(controller), server)
     port = credential.add_port(server, address)
     await server.start()
     try:

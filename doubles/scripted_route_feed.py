@@ -89,7 +89,7 @@ class ScriptedRouteFeed(routes_pb2_grpc.RouteFeedServicer):
     async def serve(self, credential: PeerCredential, address: str = "127.0.0.1:0") -> AsyncIterator[ScriptedRouteFeed]:
         """Listen while the context is open; `self.address` says where."""
         server = credential.grpc_server()
-        routes_pb2_grpc.add_RouteFeedServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        routes_pb2_grpc.add_RouteFeedServicer_to_server(self, server)
         self.address = f"127.0.0.1:{credential.add_port(server, address)}"
         await server.start()
         try:

@@ -92,7 +92,7 @@ async def stay_connected(router: ScriptedRouter, serve: Callable[[RouterStream],
 async def follow_routes(router: ScriptedRouter, address: str, credential: PeerCredential) -> None:
     """Follow the feed at `host:port` for ever, connecting again whenever the stream ends."""
     async with credential.grpc_channel(address) as channel:
-        stub = routes_pb2_grpc.RouteFeedStub(channel)  # type: ignore[no-untyped-call]
+        stub = routes_pb2_grpc.RouteFeedStub(channel)
         while True:
             try:
                 async for message in _deltas(stub, router, credential):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ class ScriptedRuntime:
         self.most_at_once = 0
         self.closed = False
 
+    def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
+        """Nobody's: what a script takes is known."""
+        return nullcontext()
+
     async def load(self, spec: VersionSpec, path: Path) -> ScriptedServable:
         key = spec.key
         script = self.scripts.get(key, self.default)
@@ -97,9 +102,15 @@ class ScriptedServable:
         self._key = key
         self._script = script
         self.signature = script.signature
-        self.measured_bytes = script.measured_bytes
         self.running = 0
         self._tell: Callable[[str], None] | None = None
+
+    async def warm_up(self) -> float:
+        """It is as warm as it will be."""
+        return self._script.infer_s or float("inf")
+
+    async def measure(self) -> int:
+        return self._script.measured_bytes
 
     def when_lost(self, tell: Callable[[str], None]) -> None:
         self._tell = tell

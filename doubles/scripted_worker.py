@@ -186,7 +186,7 @@ class _Servicer(worker_pb2_grpc.WorkerControlServicer):
 async def serve_worker(worker: ScriptedWorker, credential: PeerCredential) -> AsyncIterator[ReplicaAddress]:
     """Answer over gRPC while the context is open; the worker's address then names the port."""
     server = credential.grpc_server()
-    worker_pb2_grpc.add_WorkerControlServicer_to_server(_Servicer(worker), server)  # type: ignore[no-untyped-call]
+    worker_pb2_grpc.add_WorkerControlServicer_to_server(_Servicer(worker), server)
     port = credential.add_port(server, "127.0.0.1:0")
     worker.address = dataclasses.replace(worker.address, control=f"127.0.0.1:{port}")
     await server.start()

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from berth.demo.load import Answer, Inputs, RequestFailed, Sample, SteadyLoad, Target, open_targets, steady_load
+from berth.demo.load import (
+    Inputs,
+    LoadSample,
+    LoadTarget,
+    RequestFailed,
+    SteadyLoad,
+    VersionedAnswer,
+    open_targets,
+    steady_load,
+)
 from e2e.stack import Stack
 
 X: Inputs = {"x": np.ones((1, 4), np.float32)}
@@ -24,14 +33,14 @@ class Either:
     `elsewhere` counts how often that was needed: requests that a client with one connection would have lost.
     """
 
-    routers: Sequence[Target]
+    routers: Sequence[LoadTarget]
     elsewhere: int = 0
 
     @property
     def protocol(self) -> str:
         return self.routers[0].protocol
 
-    async def ask(self, inputs: Inputs) -> Answer:
+    async def ask(self, inputs: Inputs) -> VersionedAnswer:
         for router in self.routers[:-1]:
             try:
                 return await router.ask(inputs)
@@ -66,6 +75,6 @@ def account(load: SteadyLoad) -> str:
     return f"{len(load.samples)} requests, {failed} failed, {elsewhere} sent again on another connection"
 
 
-def failures(samples: Sequence[Sample]) -> list[str]:
+def failures(samples: Sequence[LoadSample]) -> list[str]:
     """What went wrong, one line a request."""
     return [f"at {sample.ended_at:.3f} over {sample.protocol}: {sample.error}" for sample in samples if sample.error]

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ class Stack:
         self._up.send_signal(signal.SIGINT)
         status = self._up.wait(STOP_LIMIT_S)
         for process in started.values():
-            until(lambda pid=process.pid: not alive(pid), within=5, what=f"{process.name} has ended")
+            until(partial(_ended, process.pid), within=5, what=f"{process.name} has ended")
         self._up = None
         return status
 
@@ -170,6 +171,10 @@ class Stack:
         if self._up.poll() is not None:
             raise AssertionError(f"berth up ended with {self._up.returncode}:\n{self.said()}")
         return "Try it" in self.said()
+
+
+def _ended(pid: int) -> bool:
+    return not alive(pid)
 
 
 def alive(pid: int) -> bool:

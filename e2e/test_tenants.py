@@ -86,7 +86,7 @@ def test_the_platforms_views_are_not_for_tenants(stack: Stack, two: Two, path: s
     assert "secret" not in response.text
 
 
-REST = [
+REST: list[tuple[str, str, Any]] = [
     ("GET", "/v2/models/{m}", None),
     ("GET", "/v2/models/{m}/ready", None),
     ("GET", "/v2/models/{m}/versions/1", None),

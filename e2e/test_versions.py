@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import numpy as np
 
 from berth.client import AsyncBerth
-from berth.demo.load import Sample
+from berth.demo.load import LoadSample
 from berth.errors import NotFound
 from berth.states import VersionState
 from e2e.conftest import Tenant, make_tenant, upload
@@ -45,7 +46,7 @@ async def test_new_versions_under_load(stack: Stack, tmp_path: Path) -> None:
     assert {sample.version for sample in load.samples} == {"1", "2", "3", "4", "5"}
     for version in (2, 3, 4):
         assert VersionState.AVAILABLE in seen[version]
-        until(lambda v=version: _state(tenant, v) is VersionState.RETIRED, within=20, what=f"{version} is retired")
+        until(partial(_is_retired, tenant, version), within=20, what=f"{version} is retired")
     assert _state(tenant, 5) is VersionState.AVAILABLE
 
 
@@ -127,13 +128,13 @@ async def _check_truth(client: AsyncBerth, number: int) -> None:
     assert answer["product"][0, 0] == number
 
 
-async def _until_answered_by(samples: list[Sample], version: int) -> None:
+async def _until_answered_by(samples: list[LoadSample], version: int) -> None:
     await asyncio.to_thread(
         until, lambda: samples[-1].version == str(version), within=30, what=f"version {version} answers"
     )
 
 
-def _check_answers(samples: list[Sample]) -> None:
+def _check_answers(samples: list[LoadSample]) -> None:
     """Version N multiplies by N, in both outputs, in every single answer."""
     for sample in samples:
         assert sample.answer is not None
@@ -141,12 +142,16 @@ def _check_answers(samples: list[Sample]) -> None:
         assert values == {float(sample.answer.version)}
 
 
-def _replicas(samples: list[Sample]) -> int:
+def _replicas(samples: list[LoadSample]) -> int:
     return len({sample.answer.replica for sample in samples if sample.answer})
 
 
 def _state(tenant: Tenant, version: int) -> VersionState:
     return tenant.client.versions.get("times", version).state
+
+
+def _is_retired(tenant: Tenant, version: int) -> bool:
+    return _state(tenant, version) is VersionState.RETIRED
 
 
 def _asked(tenant: Tenant) -> str:

@@ -8,13 +8,14 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import structlog
 
 from berth.process import run
 from berth.settings import SettingsError, environment, variable_name
 from router import memory
+from router.listening.shared_ports import RouterPorts
 from router.settings import RouterSettings
 
 if TYPE_CHECKING:  # heavy: not for `--help`, nor for the parent of several processes
@@ -27,14 +28,8 @@ log = structlog.get_logger(__name__)
 _FEED_GRACE = 1.0
 
 
-class Ports(NamedTuple):
-    rest: int
-    grpc: int
-    admin: int
-
-
 async def serve(
-    settings: RouterSettings, stop: asyncio.Event, on_listening: Callable[[Ports], None] = lambda _: None
+    settings: RouterSettings, stop: asyncio.Event, on_listening: Callable[[RouterPorts], None] = lambda _: None
 ) -> None:
     """Route requests until `stop` is set, then drain. `on_listening` is told the ports once clients may come."""
     from prometheus_client import CollectorRegistry
@@ -72,7 +67,7 @@ async def serve(
         listening = await stack.enter_async_context(_open_ports(router, settings, not_ready, tls))
         router.clients.start()
         log.info("listening", rest_port=listening.rest, grpc_port=listening.grpc, admin_port=admin_port)
-        on_listening(Ports(listening.rest, listening.grpc, admin_port))
+        on_listening(RouterPorts(listening.rest, listening.grpc, admin_port))
         await stop.wait()
         # First no new connections, so that clients who are told to go connect elsewhere.
         listening.close()
@@ -147,8 +142,8 @@ def main() -> None:
     sys.exit(run("router", RouterSettings, serve_or_supervise, environ, arguments, _loop_factory()))
 
 
-def _on_listening(settings: RouterSettings) -> Callable[[Ports], None]:
-    def act(ports: Ports) -> None:
+def _on_listening(settings: RouterSettings) -> Callable[[RouterPorts], None]:
+    def act(ports: RouterPorts) -> None:
         memory.keep_freed()
         memory.settle()
         if settings.shared_ports:

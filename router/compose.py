@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from berth.auth.peer import PeerCredential
 from berth.tracing import Tracing
-from router.connection.connection import Common
+from router.connection.common import Common
 from router.connection.dialer import Dialer
 from router.connection.ledger import Ledger
 from router.connection.strangers import Strangers
@@ -24,17 +24,17 @@ from router.control.wishes import Wishes
 from router.core.accounts import Bounds
 from router.core.admission import Admission
 from router.core.attempts import Rules
-from router.core.budget import Budgets, Scale
+from router.core.budget import Budgets, BudgetScale
 from router.core.hedging import ADAPTIVE, Hedging
 from router.core.latency import Latencies
 from router.core.race import Course
 from router.core.selection import Selection
 from router.core.tallies import Tallies
-from router.path.answering.answering import Answering
+from router.path.answering.answering import AnswerChoice
 from router.path.answering.kept import AnswersKept
 from router.path.gate import Gate
 from router.path.inbound.clients import Clients
-from router.path.inbound.terms import InboundLimits, Terms
+from router.path.inbound.terms import ClientTerms, InboundLimits
 from router.path.race.forward import Forwarder
 from router.path.race.means import Means
 from router.path.request import Wire
@@ -42,7 +42,7 @@ from router.path.upstream.grpc import open_grpc
 from router.path.upstream.pools import Upstreams
 from router.path.upstream.rest import open_rest
 from router.path.watchers.counts import CountsAttempts, CountsModels
-from router.path.watchers.record import Recorder
+from router.path.watchers.record import AnswerRecorder
 from router.path.watchers.trace import Traces
 from router.path.watchers.watcher import Watcher
 from router.settings import RouterSettings
@@ -90,12 +90,12 @@ def compose(
     metrics.in_flight.set_function(lambda: admission.under_way)
     gate = Gate(board, admission, wishes, metrics)
     kept = AnswersKept(settings.cache_bytes, settings.cache_ttl_s, board, metrics) if settings.cache_bytes else None
-    answering = Answering(board, metrics, asyncio.get_running_loop().time, kept)
+    answering = AnswerChoice(board, metrics, asyncio.get_running_loop().time, kept)
     watchers = _watchers(settings, registry, metrics, tracing)
     forwarder = Forwarder(Means(board, gate, upstreams, course, answering, watchers))
     tfserving = TfServing(forwarder, min(settings.tfserving_body_bytes, settings.max_body_bytes))
-    recorder = Recorder(registry, settings.access_log_sample, dice)
-    terms = Terms(forwarder, tfserving, recorder, InboundLimits.of(settings))
+    recorder = AnswerRecorder(registry, settings.access_log_sample, dice)
+    terms = ClientTerms(forwarder, tfserving, recorder, InboundLimits.of(settings))
     return Router(
         board,
         RouteFeed(settings.feeds, board, credential, name=settings.instance, metrics=metrics, wishes=wishes),
@@ -113,7 +113,7 @@ def _course(settings: RouterSettings, registry: CollectorRegistry, dice: random.
     selection = Selection(settings.zone)
     delay = ADAPTIVE if settings.hedge_delay_ms == "auto" else float(settings.hedge_delay_ms) / 1000.0
     hedging = Hedging(selection, delay)
-    scale = Scale(share=settings.extra_load, hedge_share=settings.hedge_share)
+    scale = BudgetScale(share=settings.extra_load, hedge_share=settings.hedge_share)
     budgets = Budgets(scale, now=asyncio.get_running_loop().time())
     CoreMetrics(registry, hedging, selection, budgets)
     latencies = Latencies(settings.hedge_share)

@@ -17,8 +17,10 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
+from berth.resources import Resources
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.protocol import Loaded
+from worker.scheduling.local import ScheduledRuntime
 from worker.serving.server import serve_inference
 
 TOKEN = "t" * 40
@@ -40,8 +42,9 @@ class Held:
 
 async def serve(folder: Path) -> None:
     """Until the process is ended."""
-    runtime = OnnxRuntime(threads=1, intra_op_threads=1)
-    loaded = await runtime.load(VersionSpec(KEY, Artifact("0" * 64, 1), 1 << 20), folder / "model.onnx")
+    runtime = ScheduledRuntime(OnnxRuntime(intra_op_threads=1), threads=1)
+    loaded = await runtime.load(VersionSpec(KEY, Artifact("0" * 64, 1), Resources.host(1 << 20)), folder / "model.onnx")
+    await loaded.warm_up()
     async with serve_inference(
         Held(loaded),
         credential=PeerCredential.from_token(TOKEN),

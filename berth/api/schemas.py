@@ -134,7 +134,23 @@ class LabelSet(Resource):
     version: VersionNumber
 
 
+class VersionShare(Resource):
+    """A version's part of the requests that name none: its weight out of the sum of all weights."""
+
+    version: int
+    weight: int
+
+
+class ServingView(Resource):
+    """What a model serves, by its policy and labels, once that is loaded. No versions: nothing by default."""
+
+    versions: list[VersionShare] = []
+    labels: dict[str, int] = {}
+
+
 class Model(Resource):
+    """`serves` follows from `serving`, `labels` and the versions there are: it cannot be set."""
+
     tenant: Name
     name: Name
     description: str
@@ -142,6 +158,7 @@ class Model(Resource):
     labels: dict[str, int]
     cells: list[Name] = Field(default=[], description=_CELLS)
     latest_version: int | None = None
+    serves: ServingView = ServingView()
     default_answer: DefaultAnswer | None = None
     created_at: datetime
     etag: str

@@ -46,11 +46,11 @@ class Blocking(Generic[P, T]):
     """`models = Blocking(list_models)` in a `BlockingResource` is a method that returns the dialogue's result."""
 
     def __init__(self, operation: Operation[P, T]) -> None:
-        self._operation = operation
+        self.operation = operation
         self.__doc__ = operation.__doc__
 
     def __get__(self, resource: BlockingResource, _: type[Any]) -> Callable[P, T]:
-        operation = self._operation
+        operation = self.operation
 
         @functools.wraps(operation)
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -63,11 +63,11 @@ class Awaiting(Generic[P, T]):
     """The same for an `AsyncResource`: a method whose result is awaited."""
 
     def __init__(self, operation: Operation[P, T]) -> None:
-        self._operation = operation
+        self.operation = operation
         self.__doc__ = operation.__doc__
 
     def __get__(self, resource: AsyncResource, _: type[Any]) -> Callable[P, Awaitable[T]]:
-        operation = self._operation
+        operation = self.operation
 
         @functools.wraps(operation)
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -14,8 +14,8 @@ class Promise(NamedTuple):
     shown: str
 
 
-class Seen(Protocol):
-    """One request of the load; `berth.demo.load.Sample` has these."""
+class TimedRequest(Protocol):
+    """One request of the load; `berth.demo.load.LoadSample` has these."""
 
     @property
     def due_at(self) -> float: ...
@@ -42,7 +42,7 @@ class Switch(NamedTuple):
         return max(0.0, self.last_old_at - self.first_new_at)
 
 
-def find_switch(samples: Iterable[Seen], old: str, new: str) -> Switch:
+def find_switch(samples: Iterable[TimedRequest], old: str, new: str) -> Switch:
     """When the answers changed from `old` to `new`. `strangers` counts answers of any other version."""
     answered = [sample for sample in samples if sample.version]
     olds = [sample.ended_at for sample in answered if sample.version == old]

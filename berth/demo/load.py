@@ -27,7 +27,7 @@ from berth.oip.request import InferRequest
 Inputs = Mapping[str, Array]
 
 
-class Answer(NamedTuple):
+class VersionedAnswer(NamedTuple):
     """What came back: the tensors, the version that made them, and the replica it ran on."""
 
     outputs: Mapping[str, Array]
@@ -39,25 +39,25 @@ class RequestFailed(Exception):
     pass
 
 
-class Target(Protocol):
+class LoadTarget(Protocol):
     """Something to send requests to."""
 
     @property
     def protocol(self) -> str: ...
 
-    async def ask(self, inputs: Inputs) -> Answer:
+    async def ask(self, inputs: Inputs) -> VersionedAnswer:
         """Send one request. Raises `RequestFailed` for everything but a good answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class LoadSample:
     """What became of one request. `index` says which inputs were sent; instants are the loop's time."""
 
     index: int
     protocol: str
     due_at: float
     ended_at: float
-    answer: Answer | None
+    answer: VersionedAnswer | None
     error: str = ""
 
     @property
@@ -89,11 +89,11 @@ class SteadyLoad:
     their wait is in their latency.
     """
 
-    targets: Sequence[Target]
+    targets: Sequence[LoadTarget]
     inputs: Sequence[Inputs]
     rate: float
     most_in_flight: int = 256
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[LoadSample] = field(default_factory=list)
     _ended: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self) -> None:
@@ -128,13 +128,15 @@ class SteadyLoad:
         finally:
             slots.release()
         async with self._ended:
-            self.samples.append(Sample(index, target.protocol, due, asyncio.get_running_loop().time(), answer, error))
+            self.samples.append(
+                LoadSample(index, target.protocol, due, asyncio.get_running_loop().time(), answer, error)
+            )
             self._ended.notify_all()
 
 
 @asynccontextmanager
 async def steady_load(
-    targets: Sequence[Target], inputs: Sequence[Inputs], rate: float, most_in_flight: int = 256
+    targets: Sequence[LoadTarget], inputs: Sequence[Inputs], rate: float, most_in_flight: int = 256
 ) -> AsyncIterator[SteadyLoad]:
     """A load that runs while the context is open; on leaving it, requests under way are finished."""
     load = SteadyLoad(targets, inputs, rate, most_in_flight)
@@ -146,7 +148,7 @@ async def steady_load(
             task.cancel()
 
 
-def summarize(samples: Iterable[Sample]) -> Summary:
+def summarize(samples: Iterable[LoadSample]) -> Summary:
     """Counts and quantiles of `samples`."""
     everything = list(samples)
     good = [sample for sample in everything if sample.answer is not None]
@@ -176,7 +178,7 @@ class RestTarget:
         self._session = session
         self._url = url
 
-    async def ask(self, inputs: Inputs) -> Answer:
+    async def ask(self, inputs: Inputs) -> VersionedAnswer:
         body = rest.encode_request(InferRequest(inputs, binary_outputs=True), binary=True)
         try:
             async with self._session.post(self._url, data=body.content, headers=body.headers) as reply:
@@ -184,7 +186,7 @@ class RestTarget:
                 if reply.status != 200:
                     raise RequestFailed(f"status {reply.status}: {content[:300].decode(errors='replace')}")
                 response = rest.decode_response(content, reply.headers.get(INFERENCE_HEADER_LENGTH_TEXT))
-                return Answer(response.outputs, response.version, reply.headers.get(REPLICA_TEXT, ""))
+                return VersionedAnswer(response.outputs, response.version, reply.headers.get(REPLICA_TEXT, ""))
         except (aiohttp.ClientError, TimeoutError, InvalidArgument) as error:
             raise RequestFailed(f"{type(error).__name__}: {error}") from None
 
@@ -201,7 +203,7 @@ class GrpcTarget:
         self._metadata = ((AUTHORIZATION_TEXT, f"Bearer {key}"),)
         self._timeout_s = timeout_s
 
-    async def ask(self, inputs: Inputs) -> Answer:
+    async def ask(self, inputs: Inputs) -> VersionedAnswer:
         message: service_pb2.ModelInferRequest = rpc.encode_request(self._model, InferRequest(inputs))
         message.model_version = self._version
         try:
@@ -212,7 +214,7 @@ class GrpcTarget:
             raise RequestFailed(f"{error.code().name}: {error.details()}") from None
         except InvalidArgument as error:
             raise RequestFailed(error.detail) from None
-        return Answer(response.outputs, response.version, str(metadata.get(REPLICA_TEXT, "")))
+        return VersionedAnswer(response.outputs, response.version, str(metadata.get(REPLICA_TEXT, "")))
 
 
 @asynccontextmanager
@@ -224,7 +226,7 @@ async def open_targets(
     grpc_targets: Sequence[str] = (),
     version: str = "",
     timeout_s: float = 10.0,
-) -> AsyncIterator[list[Target]]:
+) -> AsyncIterator[list[LoadTarget]]:
     """One target for each base URL and each `host:port` of a router, open while the context is."""
     of_version = f"/versions/{version}" if version else ""
     async with AsyncExitStack() as stack:
@@ -235,7 +237,7 @@ async def open_targets(
                 connector=aiohttp.TCPConnector(limit=0),
             )
         )
-        targets: list[Target] = [
+        targets: list[LoadTarget] = [
             RestTarget(session, f"{url.rstrip('/')}/v2/models/{model}{of_version}/infer") for url in rest_urls
         ]
         for address in grpc_targets:

@@ -24,7 +24,7 @@ import numpy as np
 from berth.client import Berth
 from berth.demo.digits import INPUT, LABEL, Digits, load_digits, train_better, train_weak
 from berth.demo.findings import Promise, accuracy, find_switch
-from berth.demo.load import Sample, SteadyLoad, Summary, open_targets, quantile, steady_load, summarize
+from berth.demo.load import LoadSample, SteadyLoad, Summary, open_targets, quantile, steady_load, summarize
 from berth.errors import BerthError
 from berth.headers import AUTHORIZATION_TEXT
 from berth.local.blueprint import StackOptions
@@ -286,7 +286,7 @@ async def _load(stage: _Stage) -> AsyncIterator[SteadyLoad]:
         yield load
 
 
-async def _until(load: SteadyLoad, reached: Callable[[Sample], bool], streak: int) -> None:
+async def _until(load: SteadyLoad, reached: Callable[[LoadSample], bool], streak: int) -> None:
     """Wait for the first sample that `reached` accepts, and for `streak` more. Raises `TimeoutError`."""
     at = 0
     async with asyncio.timeout(_WAIT_S):
@@ -314,7 +314,7 @@ def _promise_no_failures(story: Story, what: str, total: Summary) -> None:
         story.say(f"  {count} times {error}")
 
 
-def _replica(sample: Sample) -> str:
+def _replica(sample: LoadSample) -> str:
     return "" if sample.answer is None else sample.answer.replica
 
 

@@ -47,7 +47,7 @@ def read(namespace: str, kubeconfig: Path | None) -> Snapshot:
     from kubernetes import client, config
 
     try:
-        api: Any = config.new_client_from_config(str(kubeconfig) if kubeconfig else None)  # type: ignore[no-untyped-call]
+        api: Any = config.new_client_from_config(str(kubeconfig) if kubeconfig else None)
     except config.ConfigException as error:
         raise ValueError(str(error)) from None
     refused: dict[str, str] = {}

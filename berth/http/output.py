@@ -4,25 +4,30 @@ from __future__ import annotations
 
 
 class Output:
-    """The base of all connections. Whoever appends a long piece sets `_bulky`."""
+    """Held by all connections. Whoever appends a long piece to `pieces` sets `bulky`."""
+
+    __slots__ = ("bulky", "pieces")
 
     def __init__(self) -> None:
-        self._out: list[bytes | memoryview] = []
-        self._bulky = False
+        self.pieces: list[bytes | memoryview] = []
+        self.bulky = False
 
-    def output(self) -> bytes:
-        """All bytes to be written now, joined; they are the shell's from here on."""
-        out = self._out
-        if not out:
+    def __repr__(self) -> str:
+        return f"<Output {len(self.pieces)} pieces, {sum([len(piece) for piece in self.pieces])} bytes>"
+
+    def join(self) -> bytes:
+        """All bytes to be written now, joined; they are the caller's from here on."""
+        pieces = self.pieces
+        if not pieces:
             return b""
-        data = b"".join(out)
-        out.clear()
-        self._bulky = False
+        data = b"".join(pieces)
+        pieces.clear()
+        self.bulky = False
         return data
 
     def gather(self) -> bytes | list[bytes | memoryview]:
-        """As `output`; in pieces where joining them would copy much."""
-        if not self._bulky:
-            return self.output()
-        out, self._out, self._bulky = self._out, [], False
-        return out
+        """As `join`; in pieces where joining them would copy much."""
+        if not self.bulky:
+            return self.join()
+        pieces, self.pieces, self.bulky = self.pieces, [], False
+        return pieces

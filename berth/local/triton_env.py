@@ -69,7 +69,7 @@ def _made_from(home: Path) -> str | None:
 def _make_venv(home: Path) -> Path:
     base = _base_python()
     uv = _uv()
-    _run([uv, "venv", "--quiet", "--python", base, str(home)] if uv else [base, "-m", "venv", str(home)])
+    output_of([uv, "venv", "--quiet", "--python", base, str(home)] if uv else [base, "-m", "venv", str(home)])
     return home / "bin/python"
 
 
@@ -90,12 +90,12 @@ def _install(python: Path, lock: Path) -> None:
     installer = [uv, "pip", "install", "--quiet", "--python", str(python)] if uv else [
         str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
     ]  # fmt: skip
-    _run([*installer, "--no-deps", "--require-hashes", "-r", str(lock)])
+    output_of([*installer, "--no-deps", "--require-hashes", "-r", str(lock)])
 
 
 def _finish(home: Path, python: Path, digest: str) -> None:
     """Put the stub for this Python where the backend looks for it, see that it starts, and write down the facts."""
-    version, library_path = json.loads(_run([str(python), "-c", _ASK_PYTHON]))
+    version, library_path = json.loads(output_of([str(python), "-c", _ASK_PYTHON]))
     root = home / f"lib/python{version}/{_SERVER}"
     stub = root / "backends/python/triton_python_backend_stub"
     shutil.copy(root / f"python_backend_stubs/{version}/triton_python_backend_stub", stub)
@@ -118,7 +118,8 @@ def _uv() -> str | None:
     return str(beside) if beside.is_file() else shutil.which("uv")
 
 
-def _run(command: list[str]) -> str:
+def output_of(command: list[str]) -> str:
+    """What a command prints. Raises `TritonUnavailable` with the last that it said if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])

@@ -7,24 +7,23 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from berth.api.schemas import Page, Resource
-from berth.artifacts.store import ArtifactStore
 from berth.auth.keys import key_from_headers
 from berth.errors import InsufficientCapacity, InvalidArgument, PermissionDenied, PreconditionFailed
 from berth.headers import ETAG_TEXT, IDEMPOTENCY_KEY_TEXT, IF_MATCH_TEXT
 from berth.ids import ModelKey
 from berth.states import Role
+from berth.wake import Wake
 from controller.api.metrics import ApiMetrics
 from controller.api.views import written_part
-from controller.listen import Pulse
+from controller.intake.receiving import Incoming
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import keys, naming
 from controller.usecases.keys import Caller
@@ -46,13 +45,11 @@ class Services:
     """What handlers work with; made once by the composition root. `closing` is set when the process is to end."""
 
     transactions: Transactions
-    artifacts: ArtifactStore
-    inspect: Callable[[Path], Awaitable[Any]]
+    receive: Callable[[Incoming, AsyncIterator[bytes]], Awaitable[Answer]]
     changed: Callable[[set[ModelKey]], None]
-    events: Pulse
+    events: Wake
     closing: asyncio.Event
     metrics: ApiMetrics
-    spool: Path
     max_artifact_bytes: int
 
 

@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 class ApiMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.uploads = Counter("berth_uploads", "Uploads of versions, by outcome", ["outcome"], registry=registry)
-        self.upload_bytes = Counter("berth_upload_bytes", "Bytes of artifacts received", registry=registry)
         self.placement_refusals = Counter(
             "berth_placement_refusals", "Requests refused for want of room", registry=registry
         )

@@ -5,27 +5,23 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from berth.api import schemas
-from berth.errors import BerthError, InvalidArgument
-from berth.headers import CONTENT_DIGEST_TEXT, ETAG_TEXT
-from berth.ids import MAX_VERSION, ModelKey, VersionKey
-from berth.model import Artifact
-from controller.api import views
+from berth.errors import BerthError, InsufficientCapacity, InvalidArgument
+from berth.headers import ETAG_TEXT
+from berth.ids import MAX_VERSION, ModelKey
 from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
 from controller.api.problems import UnsupportedMediaType
-from controller.intake.spool import Spooled, spool
-from controller.store import jobs, journal, records
-from controller.store import models as store
+from controller.api.version_views import version_views
+from controller.core.intake import Requester
+from controller.intake.receiving import Incoming
+from controller.store import versions as store
 from controller.store.transaction import Tx
-from controller.usecases import models, versions
-from controller.usecases.requests import Answer, Memo, once
-from controller.usecases.statuses import statuses
+from controller.usecases import models
 
 router = APIRouter(prefix="/v1/tenants/{tenant}/models/{model}/versions")
 
@@ -57,7 +53,7 @@ async def list_versions(
 
     async def query(tx: Tx) -> list[schemas.Version]:
         record = await models.get(tx, ModelKey(tenant, model))
-        return await _views(tx, await store.page_versions(tx, record.id, below, limit + 1))
+        return await version_views(tx, tenant, await store.page(tx, record, below, limit + 1))
 
     return make_page(await call.read(query), limit, lambda item: [item.version])
 
@@ -68,7 +64,7 @@ async def get_version(call: Authenticated, tenant: str, model: str, version: str
 
     async def query(tx: Tx) -> schemas.Version:
         record = await models.get_version(tx, await models.get(tx, ModelKey(tenant, model)), version)
-        return (await _views(tx, [record]))[0]
+        return (await version_views(tx, tenant, [record]))[0]
 
     return call.show(await call.read(query))
 
@@ -82,7 +78,7 @@ async def delete_version(call: Authenticated, tenant: str, model: str, version: 
     async def act(tx: Tx) -> None:
         owner = await models.get(tx, key)
         record = await models.get_version(tx, owner, version)
-        call.check_match((await _views(tx, [record]))[0])
+        call.check_match((await version_views(tx, tenant, [record]))[0])
         await models.delete_version(tx, call.caller.key_id, owner, record)
 
     await call.change(act, key)
@@ -98,8 +94,10 @@ async def upload_version(call: Authenticated, tenant: str, model: str, request: 
     call.demand_tenant(tenant, WRITERS)
     metrics = call.services.metrics
     try:
-        answer = await _receive(call, ModelKey(tenant, model), request)
+        answer = await call.services.receive(_incoming(call, ModelKey(tenant, model), request), request.stream())
     except (BerthError, ClientDisconnect) as error:
+        if isinstance(error, InsufficientCapacity):
+            metrics.placement_refusals.inc()
         metrics.uploads.labels(error.status.slug if isinstance(error, BerthError) else "cut").inc()
         raise
     metrics.uploads.labels("replayed" if answer.replayed else "accepted").inc()
@@ -109,50 +107,26 @@ async def upload_version(call: Authenticated, tenant: str, model: str, request: 
     return JSONResponse(answer.body, status_code=answer.status, headers=headers)
 
 
-async def _receive(call: Call, key: ModelKey, request: Request) -> Answer:
+def _incoming(call: Call, key: ModelKey, request: Request) -> Incoming:
     media_type = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if media_type != "application/octet-stream":
         raise UnsupportedMediaType(f"an artifact is application/octet-stream, not {media_type}")
-    expected = _announced_digest(request.headers.get(CONTENT_DIGEST_TEXT))
     draft = call.memo(b"")  # checks the header before the body is read
     length = request.headers.get("content-length", "0")
+    caller = call.caller
 
-    async def check(tx: Tx) -> None:
-        # A request that was answered before is answered again, whatever has filled up since.
-        if draft is None or await journal.recall(tx, draft.actor, draft.key) is None:
-            await versions.check_intake(tx, key, int(length) if length.isdigit() else 0)
+    def fingerprint(sha256: str) -> bytes:
+        memo = call.memo(sha256.encode())
+        assert memo is not None
+        return memo.fingerprint
 
-    await call.read(check)
-    services = call.services
-    async with spool(request.stream(), expected, services.max_artifact_bytes, services.spool) as spooled:
-        services.metrics.upload_bytes.inc(spooled.size_bytes)
-        return await _accept(call, key, spooled, call.memo(spooled.sha256.encode()))
-
-
-async def _accept(call: Call, key: ModelKey, spooled: Spooled, memo: Memo | None) -> Answer:
-    services = call.services
-    inspected = await services.inspect(spooled.path)
-    artifact = Artifact(spooled.sha256, spooled.size_bytes)
-    await services.transactions.run(lambda tx: versions.announce_artifact(tx, artifact))
-    await services.artifacts.put(
-        spooled.chunks(), expected_sha256=artifact.sha256, max_bytes=services.max_artifact_bytes
+    return Incoming(
+        key=key,
+        requester=Requester(caller.key_id, caller.role, caller.tenant, None if draft is None else draft.key),
+        declared_bytes=int(length) if length.isdigit() else 0,
+        expected_sha256=_announced_digest(request.headers.get("content-digest")),
+        fingerprint=fingerprint,
     )
-    upload = versions.Upload(artifact, inspected.signature, inspected.initializer_bytes)
-
-    async def act(tx: Tx) -> Answer:
-        record = await versions.accept(tx, call.caller, key, upload)
-        return Answer(201, (await _views(tx, [record]))[0].model_dump(mode="json"))
-
-    return await call.change(lambda tx: once(tx, memo, act), key)
-
-
-async def _views(tx: Tx, found: Sequence[records.Version]) -> list[schemas.Version]:
-    seen = await statuses(tx, found)
-    held = await jobs.assignments_of(tx, {record.model_id for record in found})
-    where: dict[VersionKey, list[str]] = {}
-    for assignment in sorted(held, key=lambda one: one.job):
-        where.setdefault(assignment.key, []).append(assignment.job)
-    return [views.version(record, seen[record.key], where.get(record.key, ())) for record in found]
 
 
 def _announced_digest(header: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from berth.ids import ModelKey, VersionKey
@@ -13,9 +13,11 @@ from berth.model import (
     DesiredJob,
     DesiredModel,
     DesiredState,
+    Serving,
     TenantLimits,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import Runtime
 
 
@@ -30,7 +32,7 @@ class AssignmentRow(NamedTuple):
     key: VersionKey
     job: str
     artifact: Artifact
-    reserved_bytes: int
+    reserved: Resources
     releasing: bool
 
 
@@ -42,11 +44,10 @@ class ElsewhereRow(NamedTuple):
 
 
 class ModelRow(NamedTuple):
-    """A model that is not deleted; `target` as `rollout.target` says."""
+    """A model that is not deleted; all it serves by default is what `rollout.target` says."""
 
     key: ModelKey
-    target: int
-    labels: Mapping[str, int]
+    serving: Serving
     default_answer: bytes = b""
 
 
@@ -70,7 +71,7 @@ def build(
     versions: defaultdict[str, list[VersionSpec]] = defaultdict(list)
     for row in assignments:
         if not row.releasing:
-            versions[row.job].append(VersionSpec(row.key, row.artifact, row.reserved_bytes))
+            versions[row.job].append(VersionSpec(row.key, row.artifact, row.reserved))
     others: defaultdict[ModelKey, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for there in elsewhere:
         others[there.key.model_key][there.key.version].add(there.cell)
@@ -87,8 +88,7 @@ def build(
         models=tuple(
             DesiredModel(
                 model.key,
-                model.target,
-                dict(sorted(model.labels.items())),
+                Serving(model.serving.versions, dict(sorted(model.serving.labels.items()))),
                 model.default_answer,
                 {version: tuple(sorted(cells)) for version, cells in sorted(others.get(model.key, {}).items())},
             )

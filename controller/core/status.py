@@ -14,7 +14,7 @@ from berth.model import ServableStatus
 from berth.states import ServableState, VersionState
 
 
-class Assigned(Enum):
+class Stay(Enum):
     """Where a version's assignment stands; None in its place means it has none."""
 
     HELD = auto()
@@ -60,7 +60,7 @@ class _Groups(NamedTuple):
     begun: list[ServableStatus]
 
 
-def derive(assigned: Assigned | None, sightings: Sequence[Sighting], changed_at: float) -> VersionStatus:
+def derive(assigned: Stay | None, sightings: Sequence[Sighting], changed_at: float) -> VersionStatus:
     """The status of one version.
 
     `sightings` has one entry for each replica of its job, `changed_at` is when its assignment last changed, or when the
@@ -76,8 +76,8 @@ def derive(assigned: Assigned | None, sightings: Sequence[Sighting], changed_at:
     )
     state, reason, since = (
         _held(groups, sightings, changed_at)
-        if assigned is Assigned.HELD
-        else _leaving(groups, assigned is Assigned.RELEASING, changed_at)
+        if assigned is Stay.HELD
+        else _leaving(groups, assigned is Stay.RELEASING, changed_at)
     )
     measured = [seen.status.measured_bytes for seen in sightings if seen.status and seen.status.measured_bytes > 0]
     return VersionStatus(state, reason, since, counts, max(measured, default=None))

@@ -10,8 +10,8 @@ import asyncio
 from pathlib import Path
 
 from berth.errors import UnsupportedArtifact
+from controller.core.intake import InspectedModel
 from controller.intake import onnx_artifact
-from controller.intake.onnx_artifact import InspectedModel
 
 _AT_ONCE = 2
 TIMEOUT_S = 120.0

@@ -14,10 +14,11 @@ import mmap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from berth.errors import UnsupportedArtifact
 from berth.model import Signature, TensorSpec
+from controller.core.intake import InspectedModel
 from controller.intake.onnx_wire import Weights, strip
 
 if TYPE_CHECKING:
@@ -82,13 +83,6 @@ _OTHER_FORMATS: Sequence[tuple[int, bytes, str]] = (
 # Domain, name, overload: what an operator is called by. No function may have the main graph's.
 _Name = tuple[str, str, str]
 _MAIN: _Name = ("", "", "")
-
-
-class InspectedModel(NamedTuple):
-    """`initializer_bytes` is what all of the model's tensors take in memory, those in attributes included."""
-
-    signature: Signature
-    initializer_bytes: int
 
 
 def inspect(path: Path) -> InspectedModel:

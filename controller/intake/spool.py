@@ -1,7 +1,4 @@
-"""Receives an upload into a temporary file, so that it is checked and parsed before anything is stored.
-
-Nothing unusable ever enters the artifact store, and what is about to enter it can be announced by its digest first.
-"""
+"""Receives bytes into a temporary file, so that their digest is known and announced before anything is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,9 @@ from typing import IO
 
 from berth.artifacts.intake import BLOCK_BYTES, regroup, settle, verify
 from berth.errors import InvalidArgument
+
+Admit = Callable[[int], Awaitable[None]]
+"""Allows a file of so many bytes, or raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,12 @@ class Spooled:
 
 @asynccontextmanager
 async def spool(
-    body: AsyncIterator[bytes], expected_sha256: str | None, max_bytes: int, folder: Path
+    body: AsyncIterator[bytes], expected_sha256: str | None, max_bytes: int, folder: Path, admit: Admit | None = None
 ) -> AsyncIterator[Spooled]:
     """Receive `body` in constant memory; the file is gone when the context ends, however it ends.
 
-    Raises `PayloadTooLarge`, `DigestMismatch`, `InvalidArgument` for an empty body, and what `body` raises.
+    `admit` is asked before the file grows. Raises `PayloadTooLarge`, `DigestMismatch`, `InvalidArgument` for an empty
+    body, and what `body` and `admit` raise.
     """
     file = await asyncio.to_thread(_create, folder)
     path = Path(file.name)
@@ -53,6 +54,8 @@ async def spool(
     try:
         async with contextlib.aclosing(regroup(body, max_bytes)) as blocks:
             async for block in blocks:
+                if admit is not None:
+                    await admit(size + len(block))
                 # Not abandoned when cancelled: the thread uses the file that is closed below.
                 await settle(asyncio.to_thread(write, block))
                 size += len(block)

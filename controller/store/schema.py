@@ -130,8 +130,10 @@ versions = Table(
     Column("format", String(16), nullable=False),
     Column("signature", JSONB, nullable=False),
     Column("estimated_bytes", BigInteger, nullable=False),
-    # The largest that a replica ever measured: it also proves that the version was loaded once.
+    # The largest that a replica ever measured.
     Column("measured_bytes", BigInteger),
+    # When a replica was first seen to have loaded it and to answer.
+    _moment("proven_at"),
     # The last state that an event told of; states themselves are derived, never stored.
     Column("announced", String(16), nullable=False, server_default=""),
     _now(),
@@ -161,6 +163,9 @@ jobs = Table(
     Column("dedicated_tenant", _name(), ForeignKey("tenants.name")),
     # The sum of its assignments. Placement never exceeds the memory; the check is the net below it.
     Column("reserved_bytes", BigInteger, nullable=False, server_default="0"),
+    # The same two by device: `controller.store.amounts` says which is read.
+    Column("capacity", JSONB),
+    Column("reserved", JSONB),
     # Defaults in the database, here and below: a controller of the release before writes rows without them.
     # The job comes from the pools file, and its scaling too: the API changes neither.
     Column("from_file", Boolean, nullable=False, server_default=text("false")),
@@ -187,6 +192,8 @@ assignments = Table(
     # At most one job of each cell: placement sees to it under the fleet's lock.
     Column("job", _name(), ForeignKey("jobs.name"), primary_key=True, index=True),
     Column("reserved_bytes", BigInteger, nullable=False),
+    # The same by device.
+    Column("reserved", JSONB),
     _now(),
     _moment("releasing_at"),
     # The first generation that leaves it out: a cell that has acted on it and does not report the version is rid of it.
@@ -234,6 +241,34 @@ idempotency = Table(
     # As text: JSONB would give the members back in another order.
     Column("body", JSON, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now(), index=True),
+)
+
+# Uploads under way. No foreign key: a controller of the release before knows none, and may delete their tenant.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("tenant", _name(), nullable=False, index=True),
+    Column("model", _name(), nullable=False),
+    Column("step", String(16), nullable=False),
+    # Counts against the tenant's quota.
+    Column("reserved_bytes", BigInteger, nullable=False),
+    # [{"sha256": ..., "size_bytes": ...}] once they are received.
+    Column("blobs", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    # What its inspection found, once there was one.
+    Column("found", JSONB),
+    # Who asked. The key of its `idempotency` row, if it is to have one, and the fingerprint once it is known.
+    Column("actor", String(64), nullable=False),
+    Column("asked_by", JSONB, nullable=False),
+    Column("idempotency_key", String(255)),
+    Column("fingerprint", LargeBinary(32)),
+    # Who drives it, empty if its last holder gave it back; the fence grows with each holder.
+    Column("holder", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False, server_default=text("1")),
+    Column("losses", Integer, nullable=False, server_default=text("0")),
+    Column("lease_until", DateTime(timezone=True), nullable=False, index=True),
+    _now(),
+    _now("changed_at"),
 )
 
 # Observations: unlogged, because their owner repeats them within a second and they change all the time.

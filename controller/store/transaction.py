@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from berth.errors import Unavailable
-from controller.migrate import sqlalchemy_url
+from controller.store.address import sqlalchemy_url
 from controller.store.schema import cells, events
 
 log = structlog.get_logger(__name__)

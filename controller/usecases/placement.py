@@ -4,73 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controller.core import footprint, rollout
+from berth import footprint
+from berth.resources import Resources
 from controller.core.placement import Need, Placed, Refused, place
-from controller.store import jobs, models, records
+from controller.core.rollout.homes import Assign, Keep, fill, homes
+from controller.core.rollout.target import target, wanted
+from controller.store import assignments, jobs, versions
+from controller.store.records import AssignmentRecord, ModelRecord, VersionRecord
 from controller.store.transaction import Tx
+from controller.usecases.facts import copy_of
 
 
-async def try_assign(
-    tx: Tx, version: records.Version, held: Sequence[records.Assignment], cell: str | None
-) -> Placed | Refused | None:
-    """Assign `version` in `cell` unless it is assigned there already (None then); a release under way is taken back.
-
-    `held` are the model's assignments. A `cell` of None is any; `homes` says which a model has.
-    """
-    for assignment in held:
-        if assignment.key == version.key and cell in (None, assignment.cell):
-            if assignment.releasing_at is not None:
-                await jobs.keep(tx, assignment)
-                tx.change_desired()
-            return None
+async def find_place(tx: Tx, version: VersionRecord, cell: str | None) -> Placed | Refused:
+    """Assign `version` to the best job of `cell` (of any for None). Nothing is written if none has room."""
     need = Need(
         tenant=version.key.tenant,
-        model_bytes=footprint.corrected(version.estimated_bytes, version.measured_bytes or 0),
+        model=Resources.host(footprint.corrected(version.estimated_bytes, version.measured_bytes or 0)),
         format=version.artifact.format,
         cell=cell,
     )
     answer = place(await jobs.rooms(tx), need)
     if isinstance(answer, Placed):
-        await jobs.assign(tx, version.model_id, version.key.version, answer.job.name, answer.reserved_bytes)
+        await assignments.assign(tx, version, answer.job.name, answer.reserved)
         tx.change_desired()
     return answer
 
 
 async def assign_everywhere(
-    tx: Tx, asked: Sequence[str], version: records.Version, held: Sequence[records.Assignment], asked_by: str | None
+    tx: Tx, asked: Sequence[str], version: VersionRecord, held: Sequence[AssignmentRecord], asked_by: str | None
 ) -> list[Placed]:
     """Assign `version` in every cell where its model is at home, or raise `InsufficientCapacity`.
 
-    `asked` are the cells that the model asks for; `asked_by` is the tenant who will read a refusal, None for the
-    platform.
+    `asked` are the cells that the model asks for, `held` the assignments of all its versions; `asked_by` is the tenant
+    who will read a refusal, None for the platform. A release under way is taken back.
     """
+    copies = [copy_of(assignment) for assignment in held]
     placed = []
-    for cell in homes(asked, held):
-        answer = await try_assign(tx, version, held, cell)
-        if isinstance(answer, Refused):
-            raise answer.as_error(asked_by)
-        if answer is not None:
-            placed.append(answer)
+    for home in homes(asked, copies):
+        match fill(version.key.version, home, copies):
+            case Keep(copy):
+                await assignments.keep(tx, held[copies.index(copy)])
+                tx.change_desired()
+            case Assign():
+                answer = await find_place(tx, version, home)
+                if isinstance(answer, Refused):
+                    raise answer.as_error(asked_by)
+                placed.append(answer)
+            case None:
+                pass
     return placed
 
 
-async def assign_wanted(tx: Tx, model: records.Model, asked_by: str | None) -> None:
+async def assign_wanted(tx: Tx, model: ModelRecord, asked_by: str | None) -> None:
     """Assign every version that the model's target and labels want, or raise `InsufficientCapacity`."""
-    held = await jobs.assignments_of(tx, [model.id])
-    live = {version.key.version: version for version in await models.versions_of(tx, [model.id]) if not version.deleted}
-    for number in sorted(rollout.wanted(rollout.target(model.pinned, live), model.labels)):
+    held = await assignments.of_models(tx, model.key.tenant, [model.id])
+    own = await versions.of_models(tx, model.key.tenant, [model.id])
+    live = {version.key.version: version for version in own if not version.deleted}
+    for number in sorted(wanted(target(model.pinned, live), model.labels)):
         if number in live:
             await assign_everywhere(tx, model.cells, live[number], held, asked_by)
-
-
-def homes(asked: Sequence[str], held: Sequence[records.Assignment]) -> Sequence[str | None]:
-    """The cells in which a model is to have a copy; None is any cell.
-
-    A model that asks for none stays where its newest version is: routers of another cell would not see the next one.
-    """
-    if asked:
-        return asked
-    staying = [assignment for assignment in held if assignment.releasing_at is None]
-    if not staying:
-        return [None]
-    return [min(staying, key=lambda assignment: (-assignment.key.version, assignment.cell)).cell]

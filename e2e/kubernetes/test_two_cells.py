@@ -17,7 +17,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from berth.demo.load import Sample, SteadyLoad
+from berth.demo.load import LoadSample, SteadyLoad
 from e2e.conftest import Tenant, upload
 from e2e.kubernetes.conftest import Serving
 from e2e.kubernetes.installation import POOL, Installation, joined
@@ -175,12 +175,12 @@ def _upload(tenant: Tenant, factor: int, folder: Path) -> None:
     tenant.client.versions.upload("times", path)
 
 
-def _replica(sample: Sample) -> str:
+def _replica(sample: LoadSample) -> str:
     return "" if sample.answer is None else sample.answer.replica
 
 
 async def _until(
-    load: SteadyLoad, found: Callable[[Sample], bool], after: int | None = None, within: float = 20
+    load: SteadyLoad, found: Callable[[LoadSample], bool], after: int | None = None, within: float = 20
 ) -> None:
     """Wait for a request that ends from now on (or `after` so many) and is so."""
     at = len(load.samples) if after is None else after

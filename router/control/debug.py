@@ -85,8 +85,9 @@ def _model(route: ModelRoute) -> dict[str, Any]:
     return {
         "tenant": route.key.tenant,
         "model": route.key.model,
-        "default": route.default,
-        "labels": dict(route.labels),
+        "default": route.serving.default,
+        "shares": {str(share.version): share.weight for share in route.serving.versions},
+        "labels": dict(route.serving.labels),
         "versions": [
             {"version": entry.version, "replicas": list(entry.replicas), "reason": entry.reason}
             for entry in route.versions

@@ -75,7 +75,7 @@ class RouteFeed:
         failures = 0
         ask_for_snapshot = False
         async with self._credential.grpc_channel(address) as channel:
-            stub = routes_pb2_grpc.RouteFeedStub(channel)  # type: ignore[no-untyped-call]
+            stub = routes_pb2_grpc.RouteFeedStub(channel)
             while True:
                 end = await self._listen(stub, ask_for_snapshot)
                 ask_for_snapshot = end.gap

@@ -20,10 +20,10 @@ from berth.errors import BerthError, DeadlineExceeded, Unavailable
 from berth.model import ReplicaAddress
 from router.core.attempts import Attempts, Denial, Failure, GiveUp, PassOn, Pause, Rules, Send
 from router.core.budget import Budgets
-from router.core.hedging import Event, Hedging
+from router.core.hedging import HedgeEvent, Hedging
 from router.core.latency import Latencies
 from router.core.routes import Resolved
-from router.core.selection import Dice, Done, Outcome, Selection
+from router.core.selection import CopyOutcome, Dice, Done, Selection
 
 WAIT: Final = 0
 """For what is under way."""
@@ -57,9 +57,9 @@ NO_TWIN: Final = 0.0
 _LONGEST_PUSHBACK: Final = 60.0
 
 _OUTCOMES: Final = {
-    Failure.UNREACHED: Outcome.UNREACHABLE,
-    Failure.BROKEN: Outcome.UNREACHABLE,
-    Failure.NOT_STARTED: Outcome.OTHER,
+    Failure.UNREACHED: CopyOutcome.UNREACHABLE,
+    Failure.BROKEN: CopyOutcome.UNREACHABLE,
+    Failure.NOT_STARTED: CopyOutcome.OTHER,
 }
 
 
@@ -103,7 +103,7 @@ class Runner:
         self.twin = twin
         self.begun = False
         self.started = False
-        self.outcome: Outcome | None = None
+        self.outcome: CopyOutcome | None = None
         self.done: Done
 
 
@@ -255,7 +255,7 @@ class Race:
         """The whole answer of a copy, or (`begun`) the end of one that passed through. `faulty`: another replica might
         better it. `pushback`: for so long, s, the replica asks to be spared second copies."""
         self.runners.remove(runner)
-        self._end(runner, Outcome.FAULTY if faulty else Outcome.ANSWERED, now)
+        self._end(runner, CopyOutcome.FAULTY if faulty else CopyOutcome.ANSWERED, now)
         if pushback is not None:
             self._heed(runner.address, pushback, now)
         if runner.begun:
@@ -265,9 +265,9 @@ class Race:
             self.answer, self._spare_by = answer, runner.address.replica
             return WAIT
         if runner.twin:
-            self._course.hedging.count(Event.WON)
+            self._course.hedging.count(HedgeEvent.WON)
         if self.answer is not None:
-            self._course.hedging.count(Event.WASTED)
+            self._course.hedging.count(HedgeEvent.WASTED)
         self.answer, self.by = answer, runner.address.replica
         if self.runners:
             self._recall(now)
@@ -278,9 +278,9 @@ class Race:
         if faulty and len(self.runners) > 1:
             return WAIT
         if runner.twin:
-            self._course.hedging.count(Event.WON)
+            self._course.hedging.count(HedgeEvent.WON)
         if self.answer is not None:
-            self._course.hedging.count(Event.WASTED)
+            self._course.hedging.count(HedgeEvent.WASTED)
             self.answer = None
         runner.begun = True
         if len(self.runners) > 1:
@@ -296,9 +296,9 @@ class Race:
             for other in self.runners:
                 if not other.started:
                     self.runners.remove(other)
-                    self._course.hedging.count(Event.RECALLED)
+                    self._course.hedging.count(HedgeEvent.RECALLED)
                     # A first copy that has to give way has waited longer than is usual; a twin only came too late.
-                    self._end(other, Outcome.OTHER if other.twin else Outcome.LOST, now)
+                    self._end(other, CopyOutcome.OTHER if other.twin else CopyOutcome.LOST, now)
                     self.losers = [other]
                     break
         return WAIT
@@ -328,7 +328,7 @@ class Race:
     def expire(self, now: float) -> int:
         """The deadline has passed."""
         passes_through = bool(self.runners) and self.runners[0].begun
-        self._give_up_all(Outcome.LOST, now)
+        self._give_up_all(CopyOutcome.LOST, now)
         if passes_through:
             return BREAK
         self.error = DeadlineExceeded("the deadline passed before a replica answered")
@@ -336,7 +336,7 @@ class Race:
 
     def abandon(self, now: float) -> None:
         """Nobody waits for the answer any more. `by` is who had the request."""
-        self._give_up_all(Outcome.OTHER, now)
+        self._give_up_all(CopyOutcome.OTHER, now)
 
     def validate(self) -> None:
         """Raise AssertionError where the parts contradict each other. No step is half carried out."""
@@ -351,7 +351,7 @@ class Race:
             assert loser not in runners
         assert len(runners) <= self._attempts.sent
 
-    def _give_up_all(self, outcome: Outcome, now: float) -> None:
+    def _give_up_all(self, outcome: CopyOutcome, now: float) -> None:
         runners = self.runners
         if runners:
             self.by = runners[0].address.replica
@@ -364,10 +364,10 @@ class Race:
         losers, self.runners = self.runners, []
         self.losers = losers
         for loser in losers:
-            self._course.hedging.count(Event.RECALLED)
-            self._end(loser, Outcome.LOST, now)
+            self._course.hedging.count(HedgeEvent.RECALLED)
+            self._end(loser, CopyOutcome.LOST, now)
 
-    def _end(self, runner: Runner, outcome: Outcome, now: float) -> None:
+    def _end(self, runner: Runner, outcome: CopyOutcome, now: float) -> None:
         runner.outcome = outcome
         runner.done(outcome, now)
 

@@ -10,13 +10,14 @@ to ask, and no more than a guess at the version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Final
 
 from berth.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
 from berth.ids import ModelKey, VersionKey, parse_version
 from berth.model import ModelRoute, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
 from router.core.allowance import part_of
+from router.core.split import version_for
 
 # The memo of one table never outgrows this many (key, model, version) triples that were really asked for.
 _MOST_REMEMBERED: Final = 200_000
@@ -120,14 +121,17 @@ class Resolved:
 class Routes:
     """One route table and what has been resolved with it. A new table gets a new `Routes`: nothing is invalidated.
 
-    Only answers are remembered, never refusals: what strangers ask for cannot fill memory.
+    Only answers are remembered, never refusals: what strangers ask for cannot fill memory. Nor is what `dice` decided:
+    they are thrown for each request that names no version of a model which several versions divide.
     """
 
-    __slots__ = ("_memos", "_others", "table")
+    __slots__ = ("_dice", "_memos", "_others", "table")
 
-    def __init__(self, table: RouteTable, others: OtherCells = _NONE) -> None:
+    def __init__(self, table: RouteTable, others: OtherCells = _NONE, *, dice: Callable[[], float]) -> None:
+        """`dice` gives numbers uniform in [0, 1)."""
         self.table = table
         self._others = others
+        self._dice = dice
         # By how far requests may go; nearly all may go anywhere.
         self._memos: list[dict[tuple[bytes | None, str, str], Resolved]] = [{}, {}, {}]
 
@@ -140,7 +144,9 @@ class Routes:
         asked = (api_key, model, version)
         known = memo.get(asked)
         if known is None:
-            known = resolve(self.table, api_key, model, version, reach=reach, others=self._others)
+            known = resolve(self.table, api_key, model, version, reach=reach, others=self._others, dice=self._dice())
+            if not version and len(self.table.models[known.key.model_key].serving.versions) > 1:
+                return known
             if len(memo) >= _MOST_REMEMBERED:
                 memo.clear()
             memo[asked] = known
@@ -186,8 +192,10 @@ def resolve(
     *,
     reach: int = ANYWHERE,
     others: OtherCells = _NONE,
+    dice: float = 0.0,
 ) -> Resolved:
-    """What answers `model` for the holder of `api_key`. `version` is a number, a label, or "" for the default.
+    """What answers `model` for the holder of `api_key`. `version` is a number, a label, or "" for the default, which
+    `dice` choose where several versions divide the requests.
 
     Raises what `tenant_of` raises; `NotFound` for a model that the tenant does not have or a version that is served
     neither here nor in one of `others`; `NotLoaded` for a version that is assigned but not loaded, with the reason.
@@ -195,7 +203,7 @@ def resolve(
     route = model_of(table, api_key, model)
     tenant = route.key.tenant
     number = _number(route, version) if version else 0
-    served = _find(route, number) if version else _default_version(route)
+    served = _find(route, number) if version else _default_version(route, dice)
     beyond = () if reach == HERE else _beyond(route, number if version else None, others)
     if served is None and not beyond:
         raise _not_served(route, version)
@@ -237,7 +245,7 @@ def _cells(route: ModelRoute, number: int | None) -> frozenset[str]:
 
 def _number(route: ModelRoute, version: str) -> int:
     """What a number or a label names; 0 for nothing."""
-    return parse_version(version) or route.labels.get(version, 0)
+    return parse_version(version) or route.serving.labels.get(version, 0)
 
 
 def _not_served(route: ModelRoute, version: str) -> NotFound:
@@ -245,9 +253,10 @@ def _not_served(route: ModelRoute, version: str) -> NotFound:
     return NotFound(f"model {_quoted(route.key.model)} serves {which}")
 
 
-def _default_version(route: ModelRoute) -> VersionRoute | None:
-    if route.default:
-        return _find(route, route.default)
+def _default_version(route: ModelRoute, dice: float) -> VersionRoute | None:
+    shares = route.serving.versions
+    if shares:
+        return _find(route, shares[0].version if len(shares) == 1 else version_for(shares, dice))
     # Nothing is loaded: the newest one's reason is what the caller waits for.
     return max(route.versions, key=lambda entry: entry.version, default=None)
 

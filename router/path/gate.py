@@ -17,7 +17,7 @@ from berth.model import TenantLimits
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
 from router.control.wishes import Wishes
-from router.core.accounts import Admitted, Refused, Settled, Ticket, Why
+from router.core.accounts import Admitted, NotAdmitted, Settled, Ticket, Why
 from router.core.admission import Admission
 from router.core.paths import Operation
 from router.core.routes import ANYWHERE, NotLoaded, Resolved
@@ -91,7 +91,7 @@ class Gate:
         answer = self._admission.enter(key.tenant, resolved.limits, now, size=size, deadline=request.deadline)
         if isinstance(answer, Admitted):
             return answer
-        if isinstance(answer, Refused):
+        if isinstance(answer, NotAdmitted):
             raise self._counted(answer)
         self._wait(_Waiting(answer.ticket, on_answer))
         return answer.ticket
@@ -159,7 +159,7 @@ class Gate:
         )
         # A held request has no slot.
         assert not isinstance(answer, Admitted)
-        if isinstance(answer, Refused):
+        if isinstance(answer, NotAdmitted):
             refusal = self._counted(answer)
             raise error if answer.why is Why.COLD else refusal
         ticket = answer.ticket
@@ -194,7 +194,7 @@ class Gate:
     def _refuse(self, tickets: list[Ticket], error: BerthError) -> list[Settled]:
         for ticket in tickets:
             self._admission.abandon(ticket)
-        return [Settled(ticket, Refused(error, Why.COLD)) for ticket in tickets]
+        return [Settled(ticket, NotAdmitted(error, Why.COLD)) for ticket in tickets]
 
     def _wait(self, waiting: _Waiting) -> None:
         number = waiting.ticket.number
@@ -219,7 +219,7 @@ class Gate:
         while left:
             ticket, answer = left.popleft()
             waiting = self._remove(ticket)
-            if isinstance(answer, Refused):
+            if isinstance(answer, NotAdmitted):
                 if waiting is not None:
                     waiting.on_answer(self._progress(waiting, self._counted(answer)))
             elif waiting is None or not waiting.on_answer(answer):
@@ -252,7 +252,7 @@ class Gate:
         now = self._loop.time()
         self._settle(self._admission.expire(now), now)
 
-    def _counted(self, refused: Refused) -> BerthError:
+    def _counted(self, refused: NotAdmitted) -> BerthError:
         self._metrics.refused.labels(refused.why.value).inc()
         return refused.error
 

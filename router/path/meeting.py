@@ -11,8 +11,9 @@ from typing import Final, Protocol
 
 from berth.errors import BerthError
 from berth.http.head import ResponseHead
+from berth.http_shell.link import Link
 from berth.model import ReplicaAddress
-from router.connection.connection import Connection
+from router.connection.common import Common
 from router.connection.ledger import Ledger
 from router.core.attempts import Failure
 from router.core.paths import Operation
@@ -132,11 +133,15 @@ class UnderWay(ABC):
         """Nobody needs the answer any more."""
 
 
-class Carrier(Connection):
+class Carrier(Link):
     """A connection to a replica, whichever wire it speaks. Keeps the copies that it carries, and tells each what
     becomes of it."""
 
-    __slots__ = ()
+    __slots__ = ("common",)
+
+    def __init__(self, common: Common) -> None:
+        super().__init__(common)
+        self.common = common
 
     @abstractmethod
     def push(self, copy: Copy, chunk: bytes, ended: bool) -> None:

@@ -80,10 +80,10 @@ class KubernetesApi:
         configuration = Configuration()
         try:
             if self._config is None:
-                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+                load_incluster_config(client_configuration=configuration)
                 namespace = await asyncio.to_thread(_NAMESPACE_FILE.read_text)
             else:
-                loader = await load_kube_config(  # type: ignore[no-untyped-call]
+                loader = await load_kube_config(
                     config_file=str(self._config), client_configuration=configuration, persist_config=False
                 )
                 namespace = loader.current_context["context"].get("namespace") or "default"

@@ -11,7 +11,7 @@ _DROPPED_MOST = 10_000
 _NO_SPECS: Mapping[VersionKey, VersionSpec] = {}
 
 
-class Assigned:
+class AssignedVersions:
     """Mutated by `replace` alone."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Assigned:
         self._dropped: dict[VersionKey, VersionSpec] = {}
 
     def __repr__(self) -> str:
-        return f"<Assigned generation={self.generation} jobs={len(self._specs)}>"
+        return f"<AssignedVersions generation={self.generation} jobs={len(self._specs)}>"
 
     @property
     def state(self) -> DesiredState | None:

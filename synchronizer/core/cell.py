@@ -27,14 +27,14 @@ from berth.model import (
 )
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
-from synchronizer.core.assigned import Assigned
+from synchronizer.core.assigned import AssignedVersions
 from synchronizer.core.events import (
+    CellEvent,
     DesiredArrived,
     Discovered,
-    Event,
+    Instructions,
     Led,
     Lost,
-    Outcome,
     Push,
     Reported,
     Reserved,
@@ -42,8 +42,8 @@ from synchronizer.core.events import (
     RouterSeen,
     SteppedDown,
 )
-from synchronizer.core.replica import Replica, says_more
-from synchronizer.core.routes import RouteBoard
+from synchronizer.core.replica import TrackedReplica, says_more
+from synchronizer.core.routes import RouteTableBuilder
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 _RESERVE_BELOW = 10_000  # generations left; a step takes at most one, so this is minutes of constant change
@@ -62,9 +62,9 @@ class Cell:
     """Mutated by `step` alone. `now` is in seconds of one monotonic clock throughout."""
 
     def __init__(self, name: str, timings: Timings = Timings()) -> None:
-        self._name = name
-        self._timings = timings
-        self._assigned = Assigned()
+        self.name = name
+        self.timings = timings
+        self._assigned = AssignedVersions()
         self._registered: frozenset[str] | None = None
         self._leaving: frozenset[str] = frozenset()
         self._generation = 0
@@ -75,11 +75,11 @@ class Cell:
 
     def _forget(self, now: float) -> None:
         """Drop what was seen of replicas: it belongs to streams that are closed while this one does not lead."""
-        self._replicas: dict[str, Replica] = {}
+        self._replicas: dict[str, TrackedReplica] = {}
         self._heard: set[str] = set()
         self._settled = False
-        self._settle_at = now + self._timings.settle
-        self._board = RouteBoard()
+        self._settle_at = now + self.timings.settle
+        self._board = RouteTableBuilder()
         if self._assigned.state is not None:
             self._board.set_desired(self._assigned.state)
         # Replicas to look at in this step, and those whose aspired set holds more than is desired.
@@ -91,7 +91,7 @@ class Cell:
 
     def __repr__(self) -> str:
         return (
-            f"<Cell {self._name} epoch={self._epoch} settled={self._settled} desired={self.desired_generation} "
+            f"<Cell {self.name} epoch={self._epoch} settled={self._settled} desired={self.desired_generation} "
             f"given={self._generation}/{self._reserved_upto} replicas={len(self._replicas)} {self._ledger!r}>"
         )
 
@@ -126,13 +126,13 @@ class Cell:
         """The route table last published; of order `NEVER` if none was."""
         return self._board.table()
 
-    def step(self, events: Iterable[Event], now: float) -> Outcome:
+    def step(self, events: Iterable[CellEvent], now: float) -> Instructions:
         """Take in what happened, and say what is to be done."""
         fenced = max((self._take(event, now) for event in events), default=0)
         if not self.leading:
-            return Outcome()
+            return Instructions()
         if fenced:
-            return Outcome(fenced=fenced)
+            return Instructions(fenced=fenced)
         if self._ledger.settle(now) or any(at <= now for at in self._to_believe()):
             self._touched |= self._lingering
         publish, pushes = self._decide(now) if self._may_act() else (None, ())
@@ -143,7 +143,7 @@ class Cell:
         floor = self._ledger.routed_floor()
         changed = self._changed or publish is not None or floor != self._routed_floor
         self._routed_floor, self._changed = floor, False
-        return Outcome(
+        return Instructions(
             publish=publish,
             pushes=pushes,
             changed=changed,
@@ -162,7 +162,7 @@ class Cell:
             )
             for name, replica in sorted(self._replicas.items())
         )
-        return ObservedCell(self._name, self._epoch, self.desired_generation or 0, replicas, self._ledger.routers())
+        return ObservedCell(self.name, self._epoch, self.desired_generation or 0, replicas, self._ledger.routers())
 
     def wanting(self, wanted: Iterable[VersionKey]) -> tuple[str, ...]:
         """The jobs that are to hold any of these versions."""
@@ -187,7 +187,7 @@ class Cell:
 
     # --- facts ---------------------------------------------------------------------------------------------------
 
-    def _take(self, event: Event, now: float) -> int:
+    def _take(self, event: CellEvent, now: float) -> int:
         """Update what is known. Returns the later epoch that the event shows, or 0."""
         match event:
             case Led():
@@ -232,7 +232,7 @@ class Cell:
     def _desire(self, state: DesiredState, now: float) -> None:
         known = self._assigned.generation
         if known is None:
-            self._settle_at = now + self._timings.settle
+            self._settle_at = now + self.timings.settle
             self._touched |= self._replicas.keys()
         elif state.generation <= known:
             return
@@ -243,7 +243,7 @@ class Cell:
 
     def _discover(self, event: Discovered, now: float) -> None:
         if self._registered is None:
-            self._settle_at = now + self._timings.settle
+            self._settle_at = now + self.timings.settle
         names = self._registered = frozenset(event.addresses)
         turned, self._leaving = self._leaving ^ event.leaving, event.leaving
         if turned & self._replicas.keys():
@@ -260,7 +260,7 @@ class Cell:
         self._heard.add(name)
         replica = self._replicas.get(name)
         if replica is None or replica.status.address.incarnation != status.address.incarnation:
-            self._replicas[name] = Replica(status, now)
+            self._replicas[name] = TrackedReplica(status, now)
             self._touched.add(name)
             self._changed = True
             return
@@ -375,7 +375,7 @@ class Cell:
             self._lingering.add(name)
         if versions is None and not replica.confirmed:
             if replica.believe_at is None:
-                replica.believe_at = now + self._timings.settle if self._settled else self._settle_at
+                replica.believe_at = now + self.timings.settle if self._settled else self._settle_at
             replica.confirmed = now >= replica.believe_at
         if versions is None or (replica.sent is not None and replica.sent.versions == versions and not replica.resend):
             return None
@@ -387,7 +387,7 @@ class Cell:
         replica.sent, replica.specs, replica.resend = AspiredSet(order, versions), specs, False
         return Push(name, replica.sent)
 
-    def _drains(self, replica: Replica) -> bool:
+    def _drains(self, replica: TrackedReplica) -> bool:
         """It says so, or will hear it any moment: either way, what it holds is on its way out."""
         return replica.status.draining or replica.status.address.replica in self._leaving
 
@@ -401,4 +401,4 @@ class Cell:
         return [replica.believe_at for replica in waiting if replica.believe_at is not None and not replica.confirmed]
 
     def _new_ledger(self, now: float) -> RouteLedger:
-        return RouteLedger(self._epoch, now, grace=self._timings.router_grace, timeout=self._timings.withdraw_timeout)
+        return RouteLedger(self._epoch, now, grace=self.timings.router_grace, timeout=self.timings.withdraw_timeout)

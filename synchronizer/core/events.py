@@ -76,7 +76,7 @@ class RouterGone:
     session: int
 
 
-Event = Led | SteppedDown | Reserved | DesiredArrived | Discovered | Reported | Lost | RouterSeen | RouterGone
+CellEvent = Led | SteppedDown | Reserved | DesiredArrived | Discovered | Reported | Lost | RouterSeen | RouterGone
 
 
 class Push(NamedTuple):
@@ -86,7 +86,7 @@ class Push(NamedTuple):
     aspired: AspiredSet
 
 
-class Outcome(NamedTuple):
+class Instructions(NamedTuple):
     """What to do after a step, in this order."""
 
     fenced: int = 0

@@ -10,7 +10,7 @@ from berth.model import AspiredSet, Order, ReplicaStatus, VersionSpec
 
 
 @dataclass(slots=True)
-class Replica:
+class TrackedReplica:
     """What is known of one replica. `sent` is the last set it was sent, `specs` its versions."""
 
     status: ReplicaStatus

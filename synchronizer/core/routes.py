@@ -1,7 +1,8 @@
 """The route table: what every replica holds, turned round into where every version can be answered.
 
-`RouteBoard` keeps the pieces by model and by replica and remembers which of them changed, so that publishing costs
-what changed and not what exists: one replica's report must not rebuild the routes of a hundred thousand servables.
+`RouteTableBuilder` keeps the pieces by model and by replica and remembers which of them changed, so that publishing
+costs what changed and not what exists: one replica's report must not rebuild the routes of a hundred thousand
+servables.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
+    Serving,
     TenantLimits,
     VersionRoute,
 )
@@ -99,7 +101,7 @@ class _Replica:
     others: Mapping[VersionKey, ServableStatus]
 
 
-class RouteBoard:
+class RouteTableBuilder:
     """All that the route table is made from, what of it is published, and what changed since."""
 
     def __init__(self) -> None:
@@ -125,7 +127,7 @@ class RouteBoard:
 
     def __repr__(self) -> str:
         return (
-            f"<RouteBoard {tuple(self._order)} models={len(self._models)} replicas={len(self._replicas)} "
+            f"<RouteTableBuilder {tuple(self._order)} models={len(self._models)} replicas={len(self._replicas)} "
             f"dirty={len(self._dirty_models)}+{len(self._dirty_replicas)}>"
         )
 
@@ -263,7 +265,7 @@ class RouteBoard:
         changed, removed = [], []
         for key in sorted(self._dirty_models):
             old = self._table_models.get(key)
-            new = self._model_route(key, old.default if old else 0)
+            new = self._model_route(key, old.serving.default if old else 0)
             if new is None and old is not None:
                 del self._table_models[key]
                 removed.append(key)
@@ -289,8 +291,8 @@ class RouteBoard:
             versions.append(VersionRoute(version, names, reason, has_failed(others), state_of(others)))
         return ModelRoute(
             key,
-            default_version(model.target, counts, previous),
-            dict(model.labels),
+            # Nobody divides a model yet. Whoever does will have to say here which shares can be routed, and when.
+            Serving.only(default_version(model.serving.default, counts, previous), dict(model.serving.labels)),
             tuple(versions),
             model.default_answer,
             model.elsewhere,

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import obstore
@@ -15,7 +16,8 @@ from moto.server import ThreadedMotoServer
 from obstore.store import MemoryStore, S3Store
 
 from berth.artifacts.objects import ObjectArtifacts
-from berth.artifacts.store import ArtifactStore, open_store
+from berth.artifacts.opening import open_store
+from berth.artifacts.store import ArtifactStore
 
 
 @dataclass
@@ -48,7 +50,10 @@ def local_subject(root: Path) -> Subject:
     def names() -> set[str]:
         return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
-    return Subject(store, names, lambda name, data: (root / "tmp" / name).write_bytes(data) and None)
+    def plant(name: str, data: bytes) -> None:
+        (root / "tmp" / name).write_bytes(data)
+
+    return Subject(store, names, plant)
 
 
 def memory_subject() -> Subject:
@@ -57,9 +62,10 @@ def memory_subject() -> Subject:
     def names() -> set[str]:
         return {entry["path"] for page in obstore.list(raw) for entry in page}
 
-    return Subject(
-        ObjectArtifacts(raw, "memory"), names, lambda name, data: obstore.put(raw, f"tmp/{name}", data) and None
-    )
+    def plant(name: str, data: bytes) -> None:
+        obstore.put(raw, f"tmp/{name}", data)
+
+    return Subject(ObjectArtifacts(raw, "memory"), names, plant)
 
 
 def s3_subject(settings: dict[str, str], copy_limit: int | None) -> Subject:
@@ -75,7 +81,8 @@ def s3_subject(settings: dict[str, str], copy_limit: int | None) -> Subject:
     if copy_limit is None:
         store = open_store(f"s3://{bucket}/some/prefix", settings)
     else:
-        raw = S3Store(bucket, prefix="some/prefix", config=settings, client_options={"allow_http": True})
+        config: Any = settings  # obstore checks the names itself
+        raw = S3Store(bucket, prefix="some/prefix", config=config, client_options={"allow_http": True})
         store = ObjectArtifacts(raw, bucket, copy_limit=copy_limit)
 
     def names() -> set[str]:
@@ -85,11 +92,10 @@ def s3_subject(settings: dict[str, str], copy_limit: int | None) -> Subject:
             f"unfinished {entry['Key']}" for entry in uploads
         }
 
-    return Subject(
-        store,
-        names,
-        lambda name, data: client.put_object(Bucket=bucket, Key=f"some/prefix/tmp/{name}", Body=data) and None,
-    )
+    def plant(name: str, data: bytes) -> None:
+        client.put_object(Bucket=bucket, Key=f"some/prefix/tmp/{name}", Body=data)
+
+    return Subject(store, names, plant)
 
 
 @pytest.fixture(params=["local", "memory", "s3", "s3 by reading"])

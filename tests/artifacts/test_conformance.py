@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from berth.artifacts.store import StoredArtifact
+from berth.artifacts.store import ArtifactStore, StoredArtifact
 from berth.errors import DigestMismatch, InvalidArgument, NotFound, PayloadTooLarge
+from tests.artifacts.conftest import Subject
 
 MIB = 1 << 20
 PLENTY = 1 << 40
@@ -29,12 +30,12 @@ async def chunked(data: bytes, size: int = 100_003) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
-async def read(store, sha256: str) -> bytes:
+async def read(store: ArtifactStore, sha256: str) -> bytes:
     return b"".join([block async for block in store.open(sha256)])
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, 8 * MIB, 8 * MIB + 1, 20 * MIB + 3])
-async def test_what_is_put_can_be_read(subject, size: int) -> None:
+async def test_what_is_put_can_be_read(subject: Subject, size: int) -> None:
     data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
     stored = await subject.store.put(chunked(data), expected_sha256=digest(data), max_bytes=size)
     assert stored == StoredArtifact(digest(data), size)
@@ -45,7 +46,7 @@ async def test_what_is_put_can_be_read(subject, size: int) -> None:
     assert path is None or path.read_bytes() == data
 
 
-async def test_one_large_chunk_and_empty_ones(subject) -> None:
+async def test_one_large_chunk_and_empty_ones(subject: Subject) -> None:
     data = b"x" * (3 * MIB)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -57,13 +58,13 @@ async def test_one_large_chunk_and_empty_ones(subject) -> None:
     assert await read(subject.store, stored.sha256) == data
 
 
-async def test_putting_again_is_a_success(subject) -> None:
+async def test_putting_again_is_a_success(subject: Subject) -> None:
     first = await subject.store.put(chunked(b"same"), expected_sha256=None, max_bytes=4)
     assert await subject.store.put(chunked(b"same"), expected_sha256=first.sha256, max_bytes=4) == first
     assert subject.names() == {name(b"same")}
 
 
-async def test_many_at_once(subject) -> None:
+async def test_many_at_once(subject: Subject) -> None:
     bodies = [b"a" * 70_000, b"b" * (2 * MIB), b"", b"a" * 70_000]
     async with asyncio.TaskGroup() as tasks:
         for body in bodies:
@@ -73,14 +74,14 @@ async def test_many_at_once(subject) -> None:
         assert await read(subject.store, digest(body)) == body
 
 
-async def test_a_wrong_digest_leaves_nothing(subject) -> None:
+async def test_a_wrong_digest_leaves_nothing(subject: Subject) -> None:
     with pytest.raises(DigestMismatch) as error:
         await subject.store.put(chunked(b"bytes"), expected_sha256=digest(b"other"), max_bytes=PLENTY)
     assert error.value.fields == {"sha256": digest(b"bytes"), "expected_sha256": digest(b"other")}
     assert subject.names() == set()
 
 
-async def test_an_announced_digest_must_be_earned_even_if_the_object_exists(subject) -> None:
+async def test_an_announced_digest_must_be_earned_even_if_the_object_exists(subject: Subject) -> None:
     await subject.store.put(chunked(b"secret"), expected_sha256=None, max_bytes=PLENTY)
     with pytest.raises(DigestMismatch):
         await subject.store.put(chunked(b""), expected_sha256=digest(b"secret"), max_bytes=PLENTY)
@@ -88,7 +89,7 @@ async def test_an_announced_digest_must_be_earned_even_if_the_object_exists(subj
 
 
 @pytest.mark.parametrize(("size", "limit"), [(1, 0), (101, 100), (12 * MIB, 11 * MIB)])
-async def test_too_large_leaves_nothing(subject, size: int, limit: int) -> None:
+async def test_too_large_leaves_nothing(subject: Subject, size: int, limit: int) -> None:
     with pytest.raises(PayloadTooLarge):
         await subject.store.put(chunked(b"x" * size), expected_sha256=None, max_bytes=limit)
     assert subject.names() == set()
@@ -100,7 +101,7 @@ class Cut(Exception):
 
 @pytest.mark.parametrize("error", [Cut("gone"), FileNotFoundError("gone"), ConnectionResetError("gone")])
 @pytest.mark.parametrize("before", [0, 100, 20 * MIB])
-async def test_a_source_that_fails_leaves_nothing_and_is_heard(subject, before: int, error: Exception) -> None:
+async def test_a_source_that_fails_leaves_nothing_and_is_heard(subject: Subject, before: int, error: Exception) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         async for chunk in chunked(b"x" * before, MIB):
             yield chunk
@@ -112,7 +113,7 @@ async def test_a_source_that_fails_leaves_nothing_and_is_heard(subject, before: 
 
 
 @pytest.mark.parametrize("before", [0, 100, 3 * MIB, 20 * MIB])
-async def test_a_cancelled_put_leaves_nothing(subject, before: int) -> None:
+async def test_a_cancelled_put_leaves_nothing(subject: Subject, before: int) -> None:
     stalled = asyncio.Event()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -130,7 +131,7 @@ async def test_a_cancelled_put_leaves_nothing(subject, before: int) -> None:
 
 
 @pytest.mark.parametrize("at", range(0, 24, 2))
-async def test_a_put_cancelled_anywhere_leaves_all_or_nothing(subject, at: int) -> None:
+async def test_a_put_cancelled_anywhere_leaves_all_or_nothing(subject: Subject, at: int) -> None:
     data = b"y" * (2 * MIB)
     put = asyncio.create_task(subject.store.put(chunked(data, MIB), expected_sha256=None, max_bytes=PLENTY))
     turns = iter(range(at))
@@ -154,7 +155,7 @@ async def test_a_put_cancelled_anywhere_leaves_all_or_nothing(subject, at: int) 
         assert await read(subject.store, digest(data)) == data
 
 
-async def test_what_is_not_there(subject) -> None:
+async def test_what_is_not_there(subject: Subject) -> None:
     missing = digest(b"missing")
     assert not await subject.store.exists(missing)
     assert subject.store.local_path(missing) is None
@@ -163,7 +164,7 @@ async def test_what_is_not_there(subject) -> None:
     await subject.store.delete(missing)
 
 
-async def test_delete(subject) -> None:
+async def test_delete(subject: Subject) -> None:
     for body in (b"goes", b"stays"):
         await subject.store.put(chunked(body), expected_sha256=None, max_bytes=PLENTY)
     await subject.store.delete(digest(b"goes"))
@@ -174,7 +175,7 @@ async def test_delete(subject) -> None:
 @pytest.mark.parametrize(
     "text", ["", "..", "../../etc/passwd", "AB" * 32, "ab" * 31 + "a/", "ab" * 33, "ab" * 32 + "\n"]
 )
-async def test_only_digests_are_names(subject, text: str) -> None:
+async def test_only_digests_are_names(subject: Subject, text: str) -> None:
     with pytest.raises(InvalidArgument):
         await subject.store.put(chunked(b""), expected_sha256=text, max_bytes=PLENTY)
     with pytest.raises(InvalidArgument):
@@ -188,7 +189,7 @@ async def test_only_digests_are_names(subject, text: str) -> None:
     assert subject.names() == set()
 
 
-async def test_sweep_removes_old_drafts_only(subject) -> None:
+async def test_sweep_removes_old_drafts_only(subject: Subject) -> None:
     await subject.store.put(chunked(b"kept"), expected_sha256=None, max_bytes=PLENTY)
     for draft in ("a", "b"):
         subject.plant(draft, b"half")

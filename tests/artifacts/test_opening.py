@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from berth.errors import Unavailable
 from berth.settings import SettingsError
 

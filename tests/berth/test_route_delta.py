@@ -17,6 +17,7 @@ from berth.model import (
     ReplicaAddress,
     RouteDelta,
     RouteTable,
+    Serving,
     TenantLimits,
     VersionRoute,
 )
@@ -30,8 +31,7 @@ VERSIONS = st.builds(
 MODELS = st.builds(
     ModelRoute,
     st.builds(ModelKey, NAMES, NAMES),
-    st.integers(0, 3),
-    st.dictionaries(NAMES, st.integers(1, 3), max_size=1),
+    st.builds(Serving.only, st.integers(0, 3), st.dictionaries(NAMES, st.integers(1, 3), max_size=1)),
     st.lists(VERSIONS, max_size=2).map(tuple),
     elsewhere=st.dictionaries(st.integers(1, 2), st.just(("far",)), max_size=1),
 )

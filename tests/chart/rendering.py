@@ -6,7 +6,7 @@ import copy
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,10 +127,14 @@ def rendered_example(name: str) -> Rendered:
     return render(example(name))
 
 
-def pods(rendered: Rendered) -> Iterator[Pod]:
+def pods(rendered: Rendered) -> list[Pod]:
+    """All that will run, never none: what is asserted of each is asserted."""
+    found = []
     for item in rendered.of("Deployment", "StatefulSet", "Job"):
         template = item["spec"]["template"]
-        yield Pod(item, template["metadata"]["labels"], template["spec"])
+        found.append(Pod(item, template["metadata"]["labels"], template["spec"]))
+    assert found, "nothing would run"
+    return found
 
 
 def variables(container: Object) -> dict[str, Object]:

@@ -43,7 +43,7 @@ def files(rendered: Rendered) -> dict[str, str]:
     spec = controller(rendered)
     (container,) = spec["containers"]
     at = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    found = {}
+    found: dict[str, str] = {}
     for volume in spec["volumes"]:
         for kind, name in (("secret", "secretName"), ("configMap", "name")):
             source = volume.get(kind)

@@ -207,9 +207,13 @@ def test_selectors_find_their_own_pods_and_no_others(name: str) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_rollouts_never_have_fewer(name: str) -> None:
     given = {pool["name"]: pool.get("rollout") for pool in example(name).get("workerPools", ())}
-    for item in rendered_example(name).of("Deployment"):
-        if given.get(item["metadata"]["labels"].get("berth.dev/job", "")) is None:
-            assert item["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    strategies = [
+        item["spec"]["strategy"]["rollingUpdate"]
+        for item in rendered_example(name).of("Deployment")
+        if given.get(item["metadata"]["labels"].get("berth.dev/job", "")) is None
+    ]
+    assert strategies
+    assert all(strategy == {"maxSurge": 1, "maxUnavailable": 0} for strategy in strategies)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,10 +25,15 @@ def with_pool(**members: Any) -> Rendered:
     return render(example("minimal", {"workerPools": [{"name": "gpu", **members}]}))
 
 
-def workloads(rendered: Rendered) -> Iterator[Object]:
-    for item in rendered.of("Deployment", "StatefulSet"):
-        if item["metadata"]["labels"]["app.kubernetes.io/component"] == "worker":
-            yield item
+def workloads(rendered: Rendered) -> list[Object]:
+    """Those of workers, never none."""
+    found = [
+        item
+        for item in rendered.of("Deployment", "StatefulSet")
+        if item["metadata"]["labels"]["app.kubernetes.io/component"] == "worker"
+    ]
+    assert found, "no worker would run"
+    return found
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -240,11 +244,13 @@ def test_the_controller_understands_it(name: str) -> None:
 
 
 def test_the_controller_takes_all_that_the_schema_takes() -> None:
-    members = {
+    members: dict[str, dict[str, Any]] = {
         "least": {"minReplicas": 0, "maxReplicas": 1, "targetQueueMs": 0.5, "stabilizeDownSeconds": 0},
         "most": {"minReplicas": 10_000, "maxReplicas": 10_000, "targetQueueMs": 60_000, "stabilizeDownSeconds": 86_400},
     }
-    pools = [{"name": name, "scaling": {"mode": "berth", **scaling}} for name, scaling in members.items()]
+    pools: list[dict[str, Any]] = [
+        {"name": name, "scaling": {"mode": "berth", **scaling}} for name, scaling in members.items()
+    ]
     pools += [{"name": "small", "memoryPerReplica": "1Mi"}, {"name": "large", "memoryPerReplica": "1024Ti"}]
     text = render(example("minimal", {"workerPools": pools})).one("ConfigMap", "berth-pools")["data"]["pools.json"]
     assert [pool.memory_per_replica for pool in parse(text.encode())] == [2**30, 2**30, 2**20, 2**50]
@@ -261,7 +267,12 @@ def test_a_cache_that_outlives_pods() -> None:
 
 def test_no_pools() -> None:
     rendered = render(example("minimal", {"workerPools": []}))
-    assert list(workloads(rendered)) == []
+    made = rendered.of("Deployment", "StatefulSet")
+    assert {item["metadata"]["labels"]["app.kubernetes.io/component"] for item in made} == {
+        "controller",
+        "synchronizer",
+        "router",
+    }
     assert declared(rendered) == []
     names = {item["metadata"]["name"] for item in rendered.of("ServiceAccount", "NetworkPolicy", "Certificate")}
     assert not any("worker" in name for name in names)

@@ -118,7 +118,8 @@ def test_the_synchronizer_knows_whether_it_may_scale(mode: str, may: str) -> Non
 
 def test_the_code_asks_for_nothing_else() -> None:
     """The methods of its calls, and the collections that it names."""
-    calls, collections = set(), set()
+    calls: set[str] = set()
+    collections: set[tuple[str, str]] = set()
     for path in sorted((ROOT / "synchronizer/cluster").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
@@ -126,7 +127,7 @@ def test_the_code_asks_for_nothing_else() -> None:
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr in {"call", "_attempt"}
             ):
-                calls |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)}
+                calls |= {str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)}
         collections |= set(re.findall(r"/(pods|leases|scale)\"|\"(deployments|statefulsets)\"", path.read_text()))
     verbs = {"GET": {"get", "list", "watch"}, "PATCH": {"patch"}, "PUT": {"update"}, "POST": {"create"}}
     assert set().union(*(verbs[method] for method in calls)) == {verb for _, _, verb in LOOK | SCALE | LEAD}

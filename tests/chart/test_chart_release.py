@@ -54,7 +54,9 @@ def test_one_certificate_for_each_component() -> None:
 def test_a_given_authority_signs() -> None:
     rendered = rendered_example("cell")
     assert rendered.of("Issuer") == []
-    for certificate in rendered.of("Certificate"):
+    certificates = rendered.of("Certificate")
+    assert certificates
+    for certificate in certificates:
         assert certificate["spec"]["issuerRef"] == {
             "name": "berth",
             "kind": "ClusterIssuer",
@@ -236,7 +238,7 @@ def test_each_component_can_be_left_out(part: str) -> None:
 
 def test_clients_tls() -> None:
     (router,) = (pod for pod in pods(rendered_example("production")) if pod.component == "router")
-    said = {name: entry.get("value") for name, entry in variables(router.container()).items()}
+    said = {name: str(entry.get("value")) for name, entry in variables(router.container()).items()}
     folder = said["BERTH_CLIENT_TLS_CERT"].rpartition("/")[0]
     assert said["BERTH_CLIENT_TLS_KEY"] == f"{folder}/tls.key"
     (mount,) = (mount for mount in router.container()["volumeMounts"] if mount["mountPath"] == folder)

@@ -17,7 +17,7 @@ from berth.client import AsyncBerth, Berth, clients
 from berth.client.facade import Awaiting, Blocking
 from berth.headers import INFERENCE_HEADER_LENGTH_TEXT
 from berth.oip import rest
-from berth.oip.request import InferResponse
+from berth.oip.request import InferRequest, InferResponse
 from berth.states import VersionState
 from doubles.scripted_http import Asked, Scripted, ScriptedServer, serve_script
 
@@ -88,7 +88,7 @@ def paths(server: ScriptedServer) -> list[str]:
 def test_both_clients_offer_the_same() -> None:
     def surface(cls: type[Any]) -> dict[str, Any]:
         return {
-            name: member._operation if isinstance(member, Blocking | Awaiting) else None
+            name: member.operation if isinstance(member, Blocking | Awaiting) else None
             for name, member in vars(cls).items()
             if not name.startswith("_")
         }
@@ -230,7 +230,7 @@ def answer(outputs: dict[str, np.ndarray[Any, Any]], asked_for: bytes, header_le
 
 async def test_inference_carries_arrays_both_ways(server: ScriptedServer, run: Run) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    binary = rest.encode_request(rest.InferRequest({"x": x}, binary_outputs=True), binary=True)
+    binary = rest.encode_request(InferRequest({"x": x}, binary_outputs=True), binary=True)
     header_length = binary.headers[INFERENCE_HEADER_LENGTH_TEXT]
     server.script(
         "POST /v2/models/m/versions/stable/infer",

@@ -17,6 +17,7 @@ async def test_first_steps(controller: Any) -> None:
     made = await controller.api.post("/v1/tenants/acme/models", json={"name": "digits"}, headers=key)
     assert made.status_code == 201
     assert made.json()["latest_version"] is None
+    assert made.json()["serves"] == {"versions": [], "labels": {}}
     assert made.headers["etag"] == f'"{made.json()["etag"]}"'
     kinds = [event["kind"] for event in (await controller.get("/v1/tenants/acme/events"))["items"]]
     assert kinds == ["tenant.created", "key.created", "model.created"]

@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from controller.loops import Housekeeping
-from controller.store import journal
+from controller.store import artifacts
 from controller.store.transaction import Transactions
 from doubles.onnx_models import identity, linear
 
@@ -54,6 +54,8 @@ async def test_an_upload_makes_a_placed_version_with_its_signature(controller: A
     (spec,) = state.jobs[0].versions
     assert (spec.ref.model, spec.ref.version, spec.artifact.sha256) == ("digits", 1, version["sha256"])
     assert [(entry.model, entry.target) for entry in state.models] == [("digits", 1)]
+    serves = (await controller.get("/v1/tenants/acme/models/digits"))["serves"]
+    assert serves == {"versions": [{"version": 1, "weight": 1}], "labels": {}}
 
 
 async def test_the_same_bytes_make_another_version(controller: Any) -> None:
@@ -154,6 +156,7 @@ async def test_a_refusal_for_want_of_room_names_each_job_and_writes_nothing(cont
     assert "secret" not in refused.text
     assert (await controller.get("/v1/tenants/acme/models"))["items"] == []
     assert (await controller.get("/v1/events"))["items"] == events
+    assert objects(controller) == []
     # The operator sees all jobs.
     assert "secret" in (await controller.upload("acme/large", large)).text
 
@@ -201,7 +204,7 @@ async def test_an_artifact_whose_version_was_never_made_is_collected(
     kept = (await controller.upload("acme/digits", MODEL)).json()["sha256"]
     store = open_store(controller.settings.artifact_store)
     orphan = hashlib.sha256(b"orphan").hexdigest()
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, orphan, 6))
+    assert await transactions.run(lambda tx: artifacts.touch(tx, orphan, 6))
     await store.put(_once(b"orphan"), expected_sha256=orphan, max_bytes=10)
     housekeeping = Housekeeping(transactions, store, tmp_path)
     await housekeeping.tidy(timedelta(hours=1))
@@ -209,7 +212,7 @@ async def test_an_artifact_whose_version_was_never_made_is_collected(
     await housekeeping.tidy(timedelta(0))
     assert not await store.exists(orphan)
     assert await store.exists(kept)
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, orphan, 6))
+    assert await transactions.run(lambda tx: artifacts.touch(tx, orphan, 6))
 
 
 async def test_bytes_that_are_being_collected_are_not_referred_to(
@@ -217,8 +220,8 @@ async def test_bytes_that_are_being_collected_are_not_referred_to(
 ) -> None:
     await controller.tenant("acme")
     digest = hashlib.sha256(MODEL).hexdigest()
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, digest, len(MODEL)))
-    assert await transactions.run(lambda tx: journal.condemn_artifacts(tx, timedelta(0))) == [digest]
+    assert await transactions.run(lambda tx: artifacts.touch(tx, digest, len(MODEL)))
+    assert await transactions.run(lambda tx: artifacts.condemn(tx, timedelta(0))) == [digest]
     waits = await controller.upload("acme/digits", MODEL)
     assert (waits.status_code, waits.headers["retry-after"]) == (503, "2")
     await Housekeeping(transactions, open_store(controller.settings.artifact_store), tmp_path).tidy(timedelta(0))

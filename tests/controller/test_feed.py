@@ -175,7 +175,7 @@ async def test_limits_and_keys_are_part_of_the_state(controller: Any) -> None:
 async def test_strangers_are_refused(controller: Any) -> None:
     target = controller.feed_target
     async with PeerCredential.from_token("x" * 43).grpc_channel(target) as channel:
-        stub = desired_pb2_grpc.DesiredFeedStub(channel)  # type: ignore[no-untyped-call]
+        stub = desired_pb2_grpc.DesiredFeedStub(channel)
         for metadata in ((), (("berth-credential", "x" * 43),)):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Lease(desired_pb2.LeaseRequest(cell="local", holder="a", ttl_seconds=3), metadata=metadata)

@@ -19,8 +19,16 @@ JSON_BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/v1/jobs/{job}"): {"replicas": 2},
 }
 # A tenant's key is told that these are the platform's, whatever they name.
-PLATFORM = ("/v1/tenants", "/v1/keys", "/v1/keys/{key_id}", "/v1/jobs", "/v1/jobs/{job}", "/v1/assignments")
-PLATFORM = (*PLATFORM, "/v1/replicas", "/v1/events")
+PLATFORM = (
+    "/v1/tenants",
+    "/v1/keys",
+    "/v1/keys/{key_id}",
+    "/v1/jobs",
+    "/v1/jobs/{job}",
+    "/v1/assignments",
+    "/v1/replicas",
+    "/v1/events",
+)
 
 
 async def routes(controller: Any) -> list[tuple[str, str]]:

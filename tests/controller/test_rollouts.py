@@ -124,6 +124,7 @@ async def test_pinning_a_retired_version_places_it_again(controller: Any, observ
     await controller.api.patch("/v1/jobs/pool", json={"memory_per_replica": 1 << 30})
     pinned = await controller.api.patch(MODEL, json=pin)
     assert pinned.json()["serving"] == {"policy": "pinned", "version": 1}
+    assert pinned.json()["serves"] == {"versions": [{"version": 1, "weight": 1}], "labels": {}}
     assert (await controller.get(f"{MODEL}/versions/1"))["state"] == "pending"
     state = await controller.desired()
     assert {entry.model: entry.target for entry in state.models}["digits"] == 1
@@ -206,7 +207,7 @@ async def test_lost_observations_free_nothing(controller: Any, observed_replica:
     """Unlogged tables are empty after a crash of PostgreSQL: silence must not look like an empty cell."""
     import psycopg
 
-    from controller.migrate import libpq_url
+    from controller.store.address import libpq_url
 
     await serve(controller, observed_replica)
     with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2_grpc
 
-from berth.demo.load import Answer, Inputs, RequestFailed, open_targets, quantile, steady_load, summarize
+from berth.demo.load import Inputs, RequestFailed, VersionedAnswer, open_targets, quantile, steady_load, summarize
 from berth.oip import rest, rpc
 from berth.oip.request import InferRequest, InferResponse
 from doubles.scripted_http import Scripted, serve_script
@@ -22,7 +22,7 @@ X = np.array([[1.0, 2.0]], np.float32)
 ANSWER = InferResponse("m", "4", {"y": X * 2})
 
 
-class Doubler(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class Doubler(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the method
         if ("authorization", "Bearer k") not in tuple(context.invocation_metadata()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no key")
@@ -102,10 +102,10 @@ class Stalling:
         self.released = asyncio.Event()
         self.under_way = 0
 
-    async def ask(self, inputs: Inputs) -> Answer:
+    async def ask(self, inputs: Inputs) -> VersionedAnswer:
         self.under_way += 1
         await self.released.wait()
-        return Answer({}, "1", "w")
+        return VersionedAnswer({}, "1", "w")
 
 
 @pytest.mark.looptime

@@ -28,7 +28,7 @@ from berth.http.http1.connection import Http1Connection
 from berth.http.http1.encoding import encode_fields, encode_request, encode_response
 from berth.http.http1.server import Http1Server
 from berth.http.limits import Http1Limits
-from doubles.http_link import Link, Relay, feed, joined
+from doubles.http_link import Link, Relay, feed, joined, now
 
 GET = encode_request(b"GET", b"h", b"/")
 POST = encode_request(b"POST", b"h", b"/")
@@ -183,15 +183,15 @@ def test_a_response_over_its_limit() -> None:
 def test_shutdown_and_reset() -> None:
     idle = Http1Client()
     idle.shutdown()
-    assert idle.finished
+    assert now(idle.finished)
     busy, _ = ask(b"")
     busy.shutdown()
-    assert not busy.finished
+    assert not now(busy.finished)
     feed(busy, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    assert busy.finished
+    assert now(busy.finished)
     busy, _ = ask(b"")
     busy.reset(1)
-    assert busy.finished
+    assert now(busy.finished)
     assert not busy.can_open
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -21,7 +22,7 @@ from berth.http.head import RequestHead
 from berth.http.http1.encoding import encode_fields, encode_request, encode_response
 from berth.http.http1.server import Http1Server
 from berth.http.limits import Http1Limits
-from doubles.http_link import feed, joined
+from doubles.http_link import feed, joined, now
 
 GET = b"GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
 OK = encode_response(200, [(b"server", b"berth")])
@@ -344,16 +345,17 @@ def test_blocks() -> None:
     assert encode_response(299) == b"HTTP/1.1 299 \r\n"
     given = [(b"a", b"b"), (b"content-length", b"3"), (b"connection", b"x"), (b"te", b"trailers"), (b"host", b"z")]
     assert encode_request(b"GET", b"h", b"/x", given) == b"GET /x HTTP/1.1\r\nhost: h\r\na: b\r\n"
-    for broken in (
+    broken: tuple[Callable[[], bytes], ...] = (
         lambda: encode_response(99),
         lambda: encode_response(200, [(b"a", b"b\r\nc: d")]),
         lambda: encode_response(200, [(b"a b", b"c")]),
         lambda: encode_request(b"G T", b"h", b"/"),
         lambda: encode_request(b"GET", b"h\r\n", b"/"),
         lambda: encode_request(b"GET", b"h", b"/ HTTP/1.1"),
-    ):
+    )
+    for encode in broken:
         with pytest.raises(ValueError, match=r"field|method|target|authority|status"):
-            broken()
+            encode()
 
 
 # ── Continue ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -418,15 +420,15 @@ def test_pipelined_requests_wait_for_their_turn(cut: int | None) -> None:
 def test_a_shell_that_is_behind_stops_reading() -> None:
     limits = Http1Limits(buffer=1000)
     connection, _ = listen(post(b"Content-Length: 5000\r\n"), limits=limits)
-    assert connection.wants_data
+    assert now(connection.wants_data)
     feed(connection, bytes(1000))
-    assert not connection.wants_data
+    assert not now(connection.wants_data)
     connection.consume(1, 600)
-    assert connection.wants_data
+    assert now(connection.wants_data)
     with pytest.raises(LocalError):
         connection.consume(1, 401)
     pipelined, _ = listen(GET + b"x" * 1000, limits=limits)
-    assert not pipelined.wants_data
+    assert not now(pipelined.wants_data)
     pipelined.consume(7, 1)
 
 
@@ -464,27 +466,27 @@ def test_what_waits_is_written_before_the_end() -> None:
     connection.send_head(1, OK)
     connection.send_data(1, b"hello", True)
     assert connection.closed
-    assert not connection.finished
+    assert not now(connection.finished)
     assert connection.resume() == [DataSent(1, 5)]
-    assert connection.finished
+    assert now(connection.finished)
     assert connection.output().endswith(b"5\r\nhello\r\n0\r\n\r\n")
 
 
 def test_an_answer_before_the_request_has_ended() -> None:
     """The rest of the request is skipped, as long as that costs little."""
     connection, _ = listen(post(b"Content-Length: 1200\r\n", bytes(200)), limits=Http1Limits(buffer=200))
-    assert not connection.wants_data
+    assert not now(connection.wants_data)
     connection.send_head(1, encode_response(413), True)
-    assert connection.wants_data, "what the shell never consumed must not keep the rest from being skipped"
+    assert now(connection.wants_data), "what the shell never consumed must not keep the rest from being skipped"
     connection.consume(1, 200)
-    assert not connection.finished
+    assert not now(connection.finished)
     assert feed(connection, bytes(400)) == []
     assert [type(event) for event in feed(connection, bytes(600) + GET)] == [RequestReceived]
     connection, _ = listen(post(b"Content-Length: 1000\r\n"), limits=Http1Limits(discard=500))
     connection.send_head(1, encode_response(413), True)
     events = feed(connection, bytes(600))
     assert [type(event) for event in events] == [StreamReset, ConnectionClosed]
-    assert connection.finished
+    assert now(connection.finished)
 
 
 def test_an_answer_over_an_unfinished_request_that_is_the_last() -> None:
@@ -518,16 +520,16 @@ def test_a_body_far_over_its_limit_ends_the_connection_with_the_answer() -> None
 def test_shutdown() -> None:
     idle = Http1Server()
     idle.shutdown()
-    assert idle.finished
+    assert now(idle.finished)
     busy, _ = listen(GET)
     busy.shutdown()
-    assert not busy.finished
+    assert not now(busy.finished)
     busy.send_head(1, OK, True)
     assert b"connection: close" in busy.output()
-    assert busy.finished
+    assert now(busy.finished)
     partial, _ = listen(GET[:10])
     partial.shutdown()
-    assert not partial.finished
+    assert not now(partial.finished)
     assert len(feed(partial, GET[10:])) == 1
 
 

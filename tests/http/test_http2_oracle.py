@@ -100,9 +100,13 @@ class Oracle:
             if isinstance(event, h2.events.DataReceived) and event.stream_id == stream_id
         )
 
-    def fields(self, kind: type[h2.events.Event], stream_id: int) -> list[tuple[bytes, bytes]]:
+    def fields(
+        self,
+        kind: type[h2.events.RequestReceived | h2.events.ResponseReceived | h2.events.TrailersReceived],
+        stream_id: int,
+    ) -> list[tuple[bytes, bytes]]:
         return [
-            tuple(field)
+            (field[0], field[1])
             for event in self.events
             if isinstance(event, kind) and event.stream_id == stream_id
             for field in event.headers

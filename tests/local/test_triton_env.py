@@ -37,7 +37,7 @@ def test_every_requirement_is_pinned_by_hash() -> None:
 
 def test_failures_are_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(TritonUnavailable, match="failed: boom"):
-        triton_env._run([sys.executable, "-c", "raise SystemExit('boom')"])
+        triton_env.output_of([sys.executable, "-c", "raise SystemExit('boom')"])
     with pytest.raises(TritonUnavailable, match="the-lock is missing"):
         ensure_triton(tmp_path / "triton", lock=tmp_path / "the-lock")
     assert not (tmp_path / "triton").exists()

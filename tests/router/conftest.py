@@ -5,17 +5,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from berth.auth.keys import digest
 from berth.auth.peer import PeerCredential
 from berth.ids import ModelKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, TenantLimits, VersionRoute
 from berth.route_delta import snapshot
 from berth.states import Role
 from doubles.scripted_route_feed import Opened, ScriptedRouteFeed
-from router.__main__ import Ports, serve
+from router.__main__ import serve
+from router.listening.shared_ports import RouterPorts
 from router.settings import RouterSettings
 
 TOKEN = "t" * 43
@@ -23,7 +25,7 @@ TOKEN = "t" * 43
 
 @dataclass
 class Rig:
-    ports: Ports
+    ports: RouterPorts
     feed: ScriptedRouteFeed
     stream: Opened
     stop: asyncio.Event
@@ -84,11 +86,12 @@ def routing(credential: PeerCredential, settings_of: Callable[..., RouterSetting
     ) -> AsyncIterator[Rig]:
         async with ScriptedRouteFeed().serve(credential) as feed, asyncio.timeout(60):
             stop = asyncio.Event()
-            listening: asyncio.Future[Ports] = asyncio.get_running_loop().create_future()
+            listening: asyncio.Future[RouterPorts] = asyncio.get_running_loop().create_future()
             feeds = feed.address if extra_feed is None else f"{feed.address},{extra_feed}"
             ended = asyncio.create_task(serve(settings_of(feeds, **values), stop, listening.set_result))
             try:
-                await asyncio.wait([ended, listening], return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [ended, listening]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     ended.result()
                 rig = Rig(listening.result(), feed, await feed.opened.get(), stop, ended)
@@ -126,7 +129,7 @@ def table_of() -> TableOf:
             entries = tuple(VersionRoute(number, tuple(a.replica for a in at)) for number, at in held.items())
             default = max((n for n, at in held.items() if at), default=0)
             routes[key] = ModelRoute(
-                key, default, labels or {}, entries, elsewhere=dict((elsewhere or {}).get(name, {}))
+                key, Serving.only(default, labels), entries, elsewhere=dict((elsewhere or {}).get(name, {}))
             )
         keys = [ApiKey(digest(f"{tenant}-key"), tenant, Role.DEVELOPER) for tenant in ("alice", "bob")]
         keys.append(ApiKey(digest("admin-key"), "", Role.ADMIN))

@@ -87,7 +87,10 @@ Step = Callable[[AnswerCache[tuple[VersionKey, str]], float], None]
 
 
 def _put(version: VersionKey, name: str, size: int) -> Step:
-    return lambda cache, now: cache.put(key(version, name), (version, name), size, now) and None  # type: ignore[func-returns-value]
+    def step(cache: AnswerCache[tuple[VersionKey, str]], now: float) -> None:
+        cache.put(key(version, name), (version, name), size, now)
+
+    return step
 
 
 def _get(version: VersionKey, name: str) -> Step:

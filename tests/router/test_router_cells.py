@@ -28,7 +28,7 @@ from berth.settings import SettingsError
 from doubles.certificates import Authority
 from doubles.http2_peer import RawReplica, connect
 from doubles.scripted_replica import Answer, ScriptedReplica
-from router.connection.connection import Common
+from router.connection.common import Common
 from router.connection.dialer import Dialer
 from router.connection.ledger import Ledger
 from router.connection.strangers import Strangers
@@ -428,7 +428,7 @@ async def test_a_stream_passes_both_ways(routing: Any, table_of: Any) -> None:
 
     def framed(payload: bytes) -> bytes:
         message = service_pb2.ModelInferRequest(model_name="digits", raw_input_contents=[payload]).SerializeToString()
-        return b"\0" + len(message).to_bytes(4, "big") + message
+        return b"\0" + len(message).to_bytes(4, "big") + bytes(message)
 
     async with RawReplica() as far:
         near = table_of({"digits": {}}, elsewhere=ELSEWHERE)

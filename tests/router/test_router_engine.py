@@ -19,7 +19,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
-from berth.http.events import StreamReset
+from berth.http.events import RequestReceived, StreamReset
 from berth.http.http2 import frames
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
@@ -155,7 +155,7 @@ async def test_a_bidirectional_stream_passes_message_by_message(routing: Any, ta
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
-        heads = [event.head for event in seen if hasattr(event, "head")]
+        heads = [event.head for event in seen if isinstance(event, RequestReceived)]
         assert [head.path for head in heads] == [STREAM.encode()]
 
 

@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry
 from berth.auth.keys import digest
 from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Unavailable
 from berth.ids import ModelKey, VersionKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, TenantLimits, VersionRoute
 from berth.states import Role
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
 from router.control.wishes import Wishes
 from router.core.admission import Admission
 from router.core.attempts import Denial, Failure, Rules
-from router.core.budget import Budgets, Scale
+from router.core.budget import Budgets, BudgetScale
 from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
@@ -28,7 +28,7 @@ from router.core.routes import router_of
 from router.core.selection import Dice, Selection
 from router.path import meeting
 from router.path.answer import Answer, Reply
-from router.path.answering.answering import Answering
+from router.path.answering.answering import AnswerChoice
 from router.path.gate import Gate
 from router.path.race.forward import Awaited, Forwarder
 from router.path.race.means import Means
@@ -126,7 +126,12 @@ def table(
     return RouteTable(
         order=Order(1, generation),
         models={
-            M: ModelRoute(M, version, {}, (VersionRoute(version, tuple(replicas)),), elsewhere={version: elsewhere})
+            M: ModelRoute(
+                M,
+                Serving.only(version),
+                (VersionRoute(version, tuple(replicas)),),
+                elsewhere={version: elsewhere},
+            )
         },
         replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in replicas},
         keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
@@ -164,7 +169,7 @@ async def forwarding(
             gate,
             upstreams,
             Course(selection, Hedging(selection, hedge), budget, Latencies(0.015), Rules(), dice or First()),
-            Answering(board, metrics, asyncio.get_running_loop().time),
+            AnswerChoice(board, metrics, asyncio.get_running_loop().time),
             [CountsAttempts(metrics)],
         )
     )
@@ -321,7 +326,7 @@ async def test_no_hedge_to_another_version() -> None:
 async def test_hedges_stay_in_budget_when_everything_is_slow(slow: float) -> None:
     names = "ABC"
     world = World({name: [(slow, OK)] for name in names})
-    scale = Scale(share=0.1, hedge_share=0.1, floor=0.0, reserve=20.0, hedge_floor=0.0, hedge_reserve=20.0)
+    scale = BudgetScale(share=0.1, hedge_share=0.1, floor=0.0, reserve=20.0, hedge_floor=0.0, hedge_reserve=20.0)
     budgets = Budgets(scale, now=now())
     async with forwarding(world, table(names), hedge=0.01, budgets=budgets, dice=random.Random(1)) as forwarder:
         for _ in range(30):
@@ -333,7 +338,7 @@ async def test_hedges_stay_in_budget_when_everything_is_slow(slow: float) -> Non
 async def test_a_twin_that_was_denied_is_sent_when_there_are_tokens_again() -> None:
     world = World({"A": [(5.0, OK)], "B": [(0.2, OK)]})
     # One token at once, and the next one two seconds after that was taken.
-    budgets = Budgets(Scale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
+    budgets = Budgets(BudgetScale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
     assert budgets.account(VersionKey("t", "m", 1)).take_hedge(now())
     async with forwarding(world, table("AB"), hedge=0.1, budgets=budgets) as forwarder:
         assert (await forwarder.forward(call())).status == OK
@@ -345,7 +350,7 @@ async def test_a_twin_that_was_denied_is_sent_when_there_are_tokens_again() -> N
 
 async def test_a_client_that_leaves_asks_for_no_twin_any_more() -> None:
     world = World({"A": [(5.0, OK)], "B": [(0.2, OK)]})
-    budgets = Budgets(Scale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
+    budgets = Budgets(BudgetScale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
     assert budgets.account(VersionKey("t", "m", 1)).take_hedge(now())
     async with forwarding(world, table("AB"), hedge=0.1, budgets=budgets) as forwarder:
         asking = asyncio.create_task(forwarder.forward(call()))
@@ -362,7 +367,8 @@ async def test_a_client_that_leaves_asks_for_no_twin_any_more() -> None:
 
 async def test_a_killed_replica_costs_no_request() -> None:
     """All under way on A break at once, and A refuses from then on: B answers them all."""
-    world = World({"A": [(0.5, BROKEN)] * 15 + [(0.0, UNREACHED)], "B": [(0.1, OK)]})
+    breaking: list[Row] = [(0.5, BROKEN)] * 15
+    world = World({"A": [*breaking, (0.0, UNREACHED)], "B": [(0.1, OK)]})
     async with forwarding(world, table("AB"), dice=random.Random(3)) as forwarder:
         for _ in range(10):
             replies = await asyncio.gather(*(forwarder.forward(call()) for _ in range(20)))
@@ -443,8 +449,9 @@ async def test_who_answers_when_another_cell_may(
     async with forwarding(world, table(["A"], elsewhere=elsewhere), hedge=hedge) as forwarder:
         began = now()
         reply = await forwarder.forward(call())
-        assert (reply.status, now() - began) == (status, pytest.approx(when, abs=0.002))
-        assert dict(reply.headers)["berth-replica"].removeprefix("cell:") == winner
+        assert reply.status == status
+        assert now() - began == pytest.approx(when, abs=0.002)
+        assert str(dict(reply.headers)["berth-replica"]).removeprefix("cell:") == winner
         assert "".join(copy.replica.removeprefix("cell:") for copy in world.copies) == sent
         assert all(bool(copy.servable) is (copy.replica == "A") for copy in world.copies)
 
@@ -474,6 +481,7 @@ async def test_latencies_of_another_cell_teach_nothing() -> None:
         for _ in range(50):
             await forwarder.forward(call())
         line = forwarder.means.course.latencies.line(VersionKey("t", "m", 1), len(b"body"), now())
+        assert line is not None
         assert (line.typical, line.tail) == (None, None)
         assert not any(forwarder.means.course.hedging.events.values())
 

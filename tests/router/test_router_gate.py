@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.keys import digest
 from berth.errors import BerthError, DeadlineExceeded, NotFound, RateLimited, Unauthenticated, Unavailable
 from berth.ids import ModelKey, VersionKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, TenantLimits, VersionRoute
 from berth.states import Role
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
@@ -34,7 +34,7 @@ def table(*cold: str, reason: str = "loading on 1 replica", failed: bool = False
     for tenant in KEYS:
         key = ModelKey(tenant, "m")
         entry = VersionRoute(1, (), reason, failed) if tenant in cold else VersionRoute(1, ("w",))
-        routes[key] = ModelRoute(key, 0 if tenant in cold else 1, {}, (entry,))
+        routes[key] = ModelRoute(key, Serving.only(0 if tenant in cold else 1), (entry,))
     return RouteTable(
         order=Order(1, next(GENERATIONS)),
         models=routes,

@@ -345,6 +345,7 @@ async def test_a_client_that_leaves_is_felt_by_the_replica(
     answer = Answer(hold=asyncio.Event())
     w1.script.append(answer)
     async with routing(table_of({"digits": {1: [w1.address]}})) as rig:
+        request: asyncio.Future[Any]
         if wire == "rest":
             request = asyncio.ensure_future(
                 session.post(f"http://{rig.rest}/v2/models/digits/infer", data=BODY, headers=ALICE)

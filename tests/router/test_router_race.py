@@ -13,11 +13,11 @@ from berth.model import ReplicaAddress
 from router.core import race as steps
 from router.core.attempts import Failure, Rules
 from router.core.budget import Budgets
-from router.core.hedging import Event, Hedging
+from router.core.hedging import HedgeEvent, Hedging
 from router.core.latency import Latencies
 from router.core.race import Course, Race, Runner
 from router.core.routes import Resolved, router_of
-from router.core.selection import Outcome, Selection
+from router.core.selection import CopyOutcome, Selection
 
 KEY = VersionKey("t", "m", 1)
 DEADLINE = 10.0
@@ -99,7 +99,7 @@ class World:
         first, twin = self.sent
         return first, twin
 
-    def counted(self, event: Event) -> int:
+    def counted(self, event: HedgeEvent) -> int:
         return self.hedging.events.get(event, 0)
 
 
@@ -111,26 +111,27 @@ def test_the_usual_request() -> None:
     world = World()
     assert world.start() == steps.SEND
     [runner] = world.sent
-    assert (runner.servable, runner.twin, world.hedge_at) == ("t~m~1", False, pytest.approx(0.1))
+    assert (runner.servable, runner.twin) == ("t~m~1", False)
+    assert world.hedge_at == pytest.approx(0.1)
     assert world.answered(runner) == steps.ANSWER
-    assert (world.race.answer, world.race.by, runner.outcome) == ("answer", "A", Outcome.ANSWERED)
+    assert (world.race.answer, world.race.by, runner.outcome) == ("answer", "A", CopyOutcome.ANSWERED)
 
 
 @pytest.mark.parametrize(
     ("who", "faulty", "step", "won", "other"),
     [
-        ("A", False, steps.ANSWER, 0, Outcome.LOST),
-        ("B", False, steps.ANSWER, 1, Outcome.LOST),
+        ("A", False, steps.ANSWER, 0, CopyOutcome.LOST),
+        ("B", False, steps.ANSWER, 1, CopyOutcome.LOST),
         ("A", True, steps.WAIT, 0, None),
         ("B", True, steps.WAIT, 0, None),
     ],
 )
-def test_the_first_good_answer_wins(who: str, faulty: bool, step: int, won: int, other: Outcome | None) -> None:
+def test_the_first_good_answer_wins(who: str, faulty: bool, step: int, won: int, other: CopyOutcome | None) -> None:
     world = World()
     first, twin = world.with_twin()
     one, two = (first, twin) if who == "A" else (twin, first)
     assert world.answered(one, faulty=faulty) == step
-    assert (two.outcome, world.counted(Event.WON), world.counted(Event.RECALLED)) == (
+    assert (two.outcome, world.counted(HedgeEvent.WON), world.counted(HedgeEvent.RECALLED)) == (
         other,
         won,
         int(step != steps.WAIT),
@@ -148,7 +149,7 @@ def test_a_bad_answer_counts_when_the_other_does_no_better(later: str) -> None:
     else:
         assert world.answered(first, later, faulty=later == "bad") == steps.ANSWER
         assert (world.race.answer, world.race.by) == (later, "A")
-        assert world.counted(Event.WASTED) == 1
+        assert world.counted(HedgeEvent.WASTED) == 1
 
 
 def test_an_answer_that_begins_has_won() -> None:
@@ -157,7 +158,7 @@ def test_an_answer_that_begins_has_won() -> None:
     assert world.race.begins(twin, world.now, faulty=False) == steps.PASS_THROUGH
     assert world.race.losers == [first]
     world.carry_out(steps.WAIT)
-    assert (first.outcome, twin.outcome, names(world.race.runners)) == (Outcome.LOST, None, "B")
+    assert (first.outcome, twin.outcome, names(world.race.runners)) == (CopyOutcome.LOST, None, "B")
     assert world.answered(twin) == steps.END
 
 
@@ -178,8 +179,10 @@ def test_what_has_begun_is_not_repeated() -> None:
     assert (world.race.by, len(world.sent)) == ("A", 1)
 
 
-@pytest.mark.parametrize(("starts", "withdrawn", "outcome"), [("A", "B", Outcome.OTHER), ("B", "A", Outcome.LOST)])
-def test_of_tied_copies_the_one_that_starts_stays(starts: str, withdrawn: str, outcome: Outcome) -> None:
+@pytest.mark.parametrize(
+    ("starts", "withdrawn", "outcome"), [("A", "B", CopyOutcome.OTHER), ("B", "A", CopyOutcome.LOST)]
+)
+def test_of_tied_copies_the_one_that_starts_stays(starts: str, withdrawn: str, outcome: CopyOutcome) -> None:
     world = World(tied=True)
     first, twin = world.with_twin()
     assert world.race.tied
@@ -235,7 +238,7 @@ def test_the_deadline(begun: bool) -> None:
     step = world.race.expire(DEADLINE)
     assert step == (steps.BREAK if begun else steps.GIVE_UP)
     assert world.race.by == "A"
-    assert {runner.outcome for runner in (first, twin)} == {Outcome.LOST}
+    assert {runner.outcome for runner in (first, twin)} == {CopyOutcome.LOST}
     assert begun or isinstance(world.race.error, DeadlineExceeded)
 
 

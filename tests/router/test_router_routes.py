@@ -1,5 +1,8 @@
 """Who may ask for what, and what is said to those who may not."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,11 +10,27 @@ from hypothesis import strategies as st
 from berth.auth.keys import digest
 from berth.errors import BerthError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from berth.ids import ModelKey, VersionKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, TenantLimits, VersionRoute
+from berth.model import (
+    ApiKey,
+    ModelRoute,
+    Order,
+    ReplicaAddress,
+    RouteTable,
+    Serving,
+    Share,
+    TenantLimits,
+    VersionRoute,
+)
 from berth.states import Role
 from router.core.routes import ANYWHERE, ELSEWHERE, HERE, NotLoaded, Resolved, Routes, resolve, router_of
+from router.core.split import version_for
 
 ALICE, BOB, ADMIN = digest("alice"), digest("bob"), digest("admin")
+
+
+def no_dice() -> float:
+    """Of models that one version serves alone."""
+    return 0.0
 
 
 def address(name: str) -> ReplicaAddress:
@@ -23,8 +42,7 @@ TABLE = RouteTable(
     models={
         ModelKey("alice", "digits"): ModelRoute(
             ModelKey("alice", "digits"),
-            2,
-            {"stable": 1, "next": 3, "gone": 9},
+            Serving.only(2, {"stable": 1, "next": 3, "gone": 9}),
             (
                 VersionRoute(1, ("r1",)),
                 VersionRoute(2, ("r1", "r2")),
@@ -33,10 +51,12 @@ TABLE = RouteTable(
             ),
         ),
         ModelKey("alice", "loading"): ModelRoute(
-            ModelKey("alice", "loading"), 0, {}, (VersionRoute(1, (), "old"), VersionRoute(2, (), "fetching"))
+            ModelKey("alice", "loading"), Serving(), (VersionRoute(1, (), "old"), VersionRoute(2, (), "fetching"))
         ),
-        ModelKey("alice", "empty"): ModelRoute(ModelKey("alice", "empty"), 0, {}, ()),
-        ModelKey("bob", "secret"): ModelRoute(ModelKey("bob", "secret"), 1, {"stable": 1}, (VersionRoute(1, ("r2",)),)),
+        ModelKey("alice", "empty"): ModelRoute(ModelKey("alice", "empty"), Serving(), ()),
+        ModelKey("bob", "secret"): ModelRoute(
+            ModelKey("bob", "secret"), Serving.only(1, {"stable": 1}), (VersionRoute(1, ("r2",)),)
+        ),
     },
     replicas={name: address(name) for name in ("r1", "r2")},
     keys={
@@ -87,7 +107,7 @@ def test_limits_come_with_the_answer() -> None:
 def test_refusals(key: bytes | None, model: str, version: str, error: type[BerthError], says: str) -> None:
     for _ in range(2):
         with pytest.raises(error) as refused:
-            Routes(TABLE).resolve(key, model, version)
+            Routes(TABLE, dice=no_dice).resolve(key, model, version)
         assert says in refused.value.detail
         assert len(refused.value.detail) < 400
         assert refused.value.detail.isascii()
@@ -102,7 +122,11 @@ def test_someone_elses_model_looks_like_none(version: str, name: str) -> None:
 
     bobs = RouteTable(
         order=TABLE.order,
-        models={ModelKey("bob", name): ModelRoute(ModelKey("bob", name), 1, {"x": 1}, (VersionRoute(1, ("r1",)),))},
+        models={
+            ModelKey("bob", name): ModelRoute(
+                ModelKey("bob", name), Serving.only(1, {"x": 1}), (VersionRoute(1, ("r1",)),)
+            )
+        },
         replicas=TABLE.replicas,
         keys=TABLE.keys,
     )
@@ -111,12 +135,57 @@ def test_someone_elses_model_looks_like_none(version: str, name: str) -> None:
 
 
 def test_answers_are_remembered_and_refusals_are_not() -> None:
-    routes = Routes(TABLE)
+    routes = Routes(TABLE, dice=no_dice)
     assert routes.resolve(ALICE, "digits", "") is routes.resolve(ALICE, "digits", "")
     for number in range(100):
         with pytest.raises(NotFound):
             routes.resolve(ALICE, f"m{number}", "")
     assert repr(routes).endswith("remembered=1>")
+
+
+def test_several_versions_divide_the_requests_that_name_none() -> None:
+    shares = (Share(1, 3), Share(2))
+    split = replace(TABLE.models[ModelKey("alice", "digits")], serving=Serving(shares, {"stable": 1}))
+    thrown = iter([0.0, 0.74, 0.75, 0.99])
+    routes = Routes(replace(TABLE, models={split.key: split}), dice=lambda: next(thrown, 0.0))
+    assert [routes.resolve(ALICE, "digits", "").key.version for _ in range(4)] == [1, 1, 2, 2]
+    for _ in range(2):
+        assert [routes.resolve(ALICE, "digits", name).key.version for name in ("stable", "2")] == [1, 2]
+    assert repr(routes).endswith("remembered=2>"), "what was thrown for is not remembered, what was named is"
+
+
+SHARES = st.lists(st.builds(Share, st.integers(1, 9), st.integers(1, 1000)), min_size=1, max_size=5).map(tuple)
+
+
+@given(SHARES)
+def test_each_share_is_chosen_as_often_as_its_weight_says(shares: tuple[Share, ...]) -> None:
+    total = sum(share.weight for share in shares)
+    chosen = Counter(version_for(shares, (ticket + 0.5) / total) for ticket in range(total))
+    wanted: Counter[int] = Counter()
+    for share in shares:
+        wanted[share.version] += share.weight
+    assert chosen == wanted
+
+
+@given(SHARES, st.floats(0, 1, exclude_max=True))
+def test_whatever_is_thrown_one_of_them_answers(shares: tuple[Share, ...], dice: float) -> None:
+    assert version_for(shares, dice) in {share.version for share in shares}
+
+
+@pytest.mark.parametrize(
+    ("shares", "dice", "version"),
+    [
+        ((), 0.5, 0),
+        ((Share(7),), 0.0, 7),
+        ((Share(7),), 0.999, 7),
+        ((Share(1), Share(2)), 0.499, 1),
+        ((Share(1), Share(2)), 0.5, 2),
+        ((Share(2, 1), Share(1, 9)), 0.09, 2),
+        ((Share(2, 1), Share(1, 9)), 0.1, 1),
+    ],
+)
+def test_what_the_dice_fall_on(shares: tuple[Share, ...], dice: float, version: int) -> None:
+    assert version_for(shares, dice) == version
 
 
 # Other cells
@@ -131,7 +200,7 @@ def of(
 ) -> RouteTable:
     """A table with the model `m`; `v2=("east",)` means that the cell east is to hold version 2."""
     there = {int(number[1:]): cells for number, cells in elsewhere.items()}
-    route = ModelRoute(KEY, default, labels or {}, versions, elsewhere=there)
+    route = ModelRoute(KEY, Serving.only(default, labels), versions, elsewhere=there)
     return RouteTable(Order(1, 1), {KEY: route}, TABLE.replicas, TABLE.keys)
 
 
@@ -222,6 +291,6 @@ def test_someone_elses_model_is_nowhere_else_either(version: str, reach: int) ->
 
 
 def test_how_far_it_may_go_is_remembered_apart() -> None:
-    routes = Routes(of(HELD, default=1, v1=("east",)), OTHERS)
+    routes = Routes(of(HELD, default=1, v1=("east",)), OTHERS, dice=no_dice)
     for _ in range(2):
         assert [routes.resolve(ALICE, "m", "", reach).beyond for reach in (ANYWHERE, HERE)] == [(EAST,), ()]

@@ -17,21 +17,21 @@ from prometheus_client import CollectorRegistry
 from berth.auth.keys import digest
 from berth.errors import DeadlineExceeded
 from berth.ids import ModelKey
-from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, VersionRoute
+from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, Serving, VersionRoute
 from berth.states import Role
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
 from router.control.wishes import Wishes
 from router.core.admission import Admission
 from router.core.attempts import Denial, Rules
-from router.core.budget import Budgets, Scale
-from router.core.hedging import ADAPTIVE, Event, Hedging
+from router.core.budget import Budgets, BudgetScale
+from router.core.hedging import ADAPTIVE, HedgeEvent, Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
 from router.core.race import Course
 from router.core.selection import Selection
 from router.path.answer import Answer, Reply
-from router.path.answering.answering import Answering
+from router.path.answering.answering import AnswerChoice
 from router.path.gate import Gate
 from router.path.meeting import Copy
 from router.path.race.forward import Awaited, Forwarder
@@ -119,7 +119,7 @@ class Figures(NamedTuple):
     extra: float
     good: int
     sent: int
-    events: dict[Event, int]
+    events: dict[HedgeEvent, int]
     denials: dict[Denial, int]
     ejections: int
 
@@ -155,12 +155,12 @@ async def simulate(
     board.swap(
         RouteTable(
             order=Order(1, 1),
-            models={M: ModelRoute(M, 1, {}, (VersionRoute(1, tuple(machines)),))},
+            models={M: ModelRoute(M, Serving.only(1), (VersionRoute(1, tuple(machines)),))},
             replicas={name: ReplicaAddress(name, "job", "local", "1", "", "", "") for name in machines},
             keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
         )
     )
-    budgets = Budgets(Scale(hedge_share=SHARE), now=started)
+    budgets = Budgets(BudgetScale(hedge_share=SHARE), now=started)
     hedging = Hedging(selection, hedge)
     forwarder = Forwarder(
         Means(
@@ -168,7 +168,7 @@ async def simulate(
             Gate(board, Admission(10_000), Wishes(), metrics),
             upstreams,
             Course(selection, hedging, budgets, Latencies(SHARE), Rules(), random.Random(seed + 1)),
-            Answering(board, metrics, asyncio.get_running_loop().time),
+            AnswerChoice(board, metrics, asyncio.get_running_loop().time),
             [CountsAttempts(metrics)],
         )
     )
@@ -237,7 +237,7 @@ async def test_one_percent_of_stragglers() -> None:
     assert with_hedges.p50 <= without.p50 * 1.02
     assert 0.0 < with_hedges.extra <= 0.02
     # What is withdrawn is the straggler: the twin has won about as often as there was one.
-    assert with_hedges.events[Event.WON] >= 0.005 * with_hedges.sent
+    assert with_hedges.events[HedgeEvent.WON] >= 0.005 * with_hedges.sent
 
 
 async def test_one_of_three_is_slower_by_fifty_milliseconds() -> None:
@@ -258,7 +258,7 @@ async def test_all_replicas_become_ten_times_slower() -> None:
     assert with_hedges.good >= without.good
     assert with_hedges.extra <= SHARE + 10 / with_hedges.sent
     assert with_hedges.p99 <= 1.1 * without.p99
-    assert with_hedges.denials[Denial.OVERLOADED] > 10 * with_hedges.events[Event.SENT]
+    assert with_hedges.denials[Denial.OVERLOADED] > 10 * with_hedges.events[HedgeEvent.SENT]
 
 
 async def test_one_of_three_freezes_for_two_seconds() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from berth.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from berth.ids import ModelKey, VersionKey
-from berth.model import ApiKey, ModelRoute, ReplicaAddress, RouteTable, Signature, TensorSpec, VersionRoute
+from berth.model import ApiKey, ModelRoute, ReplicaAddress, RouteTable, Serving, Signature, TensorSpec, VersionRoute
 from berth.states import Role, VersionState
 from router.core.tfserving import (
     TfQuestion,
@@ -77,8 +77,7 @@ TABLE = RouteTable(
     models={
         KEY: ModelRoute(
             KEY,
-            2,
-            {"stable": 1, "next": 4},
+            Serving.only(2, {"stable": 1, "next": 4}),
             (
                 VersionRoute(1, ("w1",)),
                 VersionRoute(2, ("w1",), state=VersionState.LOADING),
@@ -88,8 +87,8 @@ TABLE = RouteTable(
                 VersionRoute(6, ("gone",), "being unloaded", state=VersionState.DRAINING),
             ),
         ),
-        ModelKey("alice", "empty"): ModelRoute(ModelKey("alice", "empty"), 0, {}, ()),
-        ModelKey("bob", "secret"): ModelRoute(ModelKey("bob", "secret"), 1, {}, (VersionRoute(1, ("w1",)),)),
+        ModelKey("alice", "empty"): ModelRoute(ModelKey("alice", "empty"), Serving(), ()),
+        ModelKey("bob", "secret"): ModelRoute(ModelKey("bob", "secret"), Serving.only(1), (VersionRoute(1, ("w1",)),)),
     },
     replicas={"w1": REPLICA},
     keys={

@@ -22,11 +22,13 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import ModelKey, VersionKey
 from berth.model import Artifact, ReplicaAddress, Signature, TensorSpec, VersionRoute, VersionSpec
+from berth.resources import Resources
 from berth.states import VersionState
 from doubles import onnx_models
 from doubles.scripted_replica import Answer, ScriptedReplica
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.protocol import Loaded
+from worker.scheduling.local import ScheduledRuntime
 from worker.serving.server import serve_inference
 
 ALICE = {"authorization": "Bearer alice-key"}
@@ -59,14 +61,15 @@ class Held:
 
 @pytest.fixture
 async def worker(credential: PeerCredential, tmp_path: Path) -> AsyncIterator[ReplicaAddress]:
-    runtime = OnnxRuntime(threads=1, intra_op_threads=1)
+    runtime = ScheduledRuntime(OnnxRuntime(intra_op_threads=1), threads=1)
     held = Held()
     for name, content in MODELS.items():
         path = tmp_path / name / "model.onnx"
         path.parent.mkdir()
         path.write_bytes(content)
         key = VersionKey("alice", name, 1)
-        held.versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), 1 << 20), path)
+        held.versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), Resources.host(1 << 20)), path)
+        await held.versions[key].warm_up()
     try:
         async with serve_inference(
             held,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 import socket
 from collections.abc import AsyncIterator
@@ -30,9 +31,11 @@ from berth.model import (
     RouteDelta,
     RouteTable,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
 from berth.registry import LocalRegistry
+from berth.resources import Resources
 from berth.settings import SettingsError
 from berth.states import Runtime, ServableState
 from berth.wire import convert
@@ -41,26 +44,28 @@ from doubles.scripted_controller import ScriptedController, serve_controller
 from doubles.scripted_router import ScriptedRouter, follow_routes
 from doubles.scripted_worker import ScriptedWorker, serve_worker
 from synchronizer.__main__ import serve
-from synchronizer.cell_process import running
-from synchronizer.controllers import GrpcControllers
-from synchronizer.core.events import Event, RouterGone, RouterSeen
-from synchronizer.demand import OnWanted
-from synchronizer.discovery import RegistryDiscovery
-from synchronizer.loop import CellLoop
+from synchronizer.cell.loop import CellLoop
+from synchronizer.cell.running import running
+from synchronizer.controllers.client import GrpcControllers
+from synchronizer.controllers.encoding import ObservedEncoder
+from synchronizer.core.events import CellEvent, RouterGone, RouterSeen
 from synchronizer.metrics import Metrics
-from synchronizer.observed_encoder import ObservedEncoder
-from synchronizer.route_publisher import RoutePublisher, serve_routes
+from synchronizer.routers.feed import serve_routes
+from synchronizer.routers.publisher import RoutePublisher
+from synchronizer.routers.wishes import OnWanted
 from synchronizer.settings import SynchronizerSettings
 from synchronizer.state_dir import StateDir
-from synchronizer.worker_client import GrpcWorkers
+from synchronizer.surroundings.ports import Surroundings
+from synchronizer.surroundings.registry import RegistryDiscovery
+from synchronizer.workers.streams import GrpcWorkers
 
 V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 CREDENTIAL = PeerCredential.from_token(secrets.token_urlsafe(32))
 
 
 def desired(generation: int, *keys: VersionKey) -> DesiredState:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
-    models = (DesiredModel(V1.model_key, max(key.version for key in keys)),)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
+    models = (DesiredModel(V1.model_key, Serving.only(max(key.version for key in keys))),)
     return DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models)
 
 
@@ -106,7 +111,7 @@ async def synchronizer(
                 state,
                 port,
                 workers=GrpcWorkers(CREDENTIAL),
-                discovery=RegistryDiscovery(LocalRegistry(folder / "registry"), "c", interval=0.05),
+                around=Surroundings(RegistryDiscovery(LocalRegistry(folder / "registry"), "c", interval=0.05)),
                 registry=registry or CollectorRegistry(),
                 on_wanted=on_wanted,
             )
@@ -198,7 +203,7 @@ async def test_a_start_without_controller_uses_what_is_on_disk(
 
 
 async def test_a_router_that_missed_an_update_is_sent_a_snapshot() -> None:
-    events: list[Event] = []
+    events: list[CellEvent] = []
     router = ScriptedRouter("r1")
     table = RouteTable(Order(1, 3))
     publisher = RoutePublisher(events.append, lambda: table, Metrics(CollectorRegistry()), _unheard)
@@ -220,10 +225,10 @@ async def test_a_router_that_missed_an_update_is_sent_a_snapshot() -> None:
 
 
 async def test_a_synchronizer_that_does_not_lead_sends_nothing_and_closes_when_deposed() -> None:
-    events: list[Event] = []
+    events: list[CellEvent] = []
     news = News()
 
-    def post(event: Event) -> None:
+    def post(event: CellEvent) -> None:
         events.append(event)
         news.tell()
 
@@ -322,6 +327,15 @@ async def test_what_is_kept_on_disk(tmp_path: Path) -> None:
     assert await state.read_desired("other") is None
     assert await state.read_leadership() == (3, 100_000)
     assert (tmp_path / "state" / "desired").stat().st_mode & 0o077 == 0
+
+
+async def test_a_file_of_the_release_before_is_read(tmp_path: Path) -> None:
+    body = convert.desired_to_wire(desired(7, V1, V2))
+    for model in body.models:
+        model.ClearField("serving")
+    content = body.SerializeToString()
+    (tmp_path / "desired").write_bytes(hashlib.sha256(content).digest() + content)
+    assert await StateDir(tmp_path).read_desired("c") == desired(7, V1, V2)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: content + b"x"])

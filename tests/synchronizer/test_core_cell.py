@@ -18,17 +18,19 @@ from berth.model import (
     ReplicaStatus,
     RouteDelta,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import Runtime, ServableState
-from synchronizer.core.assigned import Assigned
+from synchronizer.core.assigned import AssignedVersions
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.events import (
     DesiredArrived,
     Discovered,
+    Instructions,
     Led,
     Lost,
-    Outcome,
     Reported,
     Reserved,
     RouterGone,
@@ -41,8 +43,8 @@ W = ReplicaAddress("w", "j", "c", "1", "c:1", "g:1", "h:1")
 
 
 def desired(generation: int, *keys: VersionKey) -> DesiredArrived:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
-    models = (DesiredModel(V1.model_key, 1),)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
+    models = (DesiredModel(V1.model_key, Serving.only(1)),)
     return DesiredArrived(DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models))
 
 
@@ -57,7 +59,7 @@ def leader(*events: DesiredArrived, epoch: int = 2) -> Cell:
     return cell
 
 
-def routes(outcome: Outcome) -> dict[int, tuple[str, ...]]:
+def routes(outcome: Instructions) -> dict[int, tuple[str, ...]]:
     assert outcome.publish is not None
     return {entry.version: entry.replicas for model in outcome.publish.models for entry in model.versions}
 
@@ -139,10 +141,10 @@ def test_every_table_says_how_many_routers_share_the_limits() -> None:
 def test_a_later_epoch_fences_and_nothing_is_lost_with_it(event: Reported | RouterSeen) -> None:
     cell = leader(desired(1, V1))
     cell.step([report(Order(1, 1))], 0.1)
-    assert cell.step([event, desired(2, V2)], 0.2) == Outcome(fenced=3)
+    assert cell.step([event, desired(2, V2)], 0.2) == Instructions(fenced=3)
     cell.step([SteppedDown()], 0.3)
     assert cell.desired_generation == 2
-    assert cell.step([report(Order(1, 1)), Lost("w")], 0.4) == Outcome()
+    assert cell.step([report(Order(1, 1)), Lost("w")], 0.4) == Instructions()
     cell.validate()
 
 
@@ -206,12 +208,16 @@ def test_a_job_is_wanted_until_its_version_is_loaded_and_staffed_while_a_replica
 def test_a_newer_state_changes_the_jobs_that_it_changes() -> None:
     def state(generation: int, **jobs: tuple[VersionKey, ...]) -> DesiredState:
         made = tuple(
-            DesiredJob(name, Runtime.ONNXRUNTIME, tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys))
+            DesiredJob(
+                name,
+                Runtime.ONNXRUNTIME,
+                tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys),
+            )
             for name, keys in jobs.items()
         )
-        return DesiredState("c", generation, made, (DesiredModel(V1.model_key, 1),))
+        return DesiredState("c", generation, made, (DesiredModel(V1.model_key, Serving.only(1)),))
 
-    assigned = Assigned()
+    assigned = AssignedVersions()
     assert assigned.generation is None
     assert assigned.replace(state(1, a=(V1,), b=(V1,))) == {"a", "b"}
     assert assigned.replace(state(2, a=(V1,), b=(V1, V2))) == {"b"}

@@ -14,8 +14,10 @@ from berth.model import (
     Order,
     RouteDelta,
     ServableStatus,
+    Serving,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
 from synchronizer.core.history import DeltaHistory
@@ -30,14 +32,14 @@ from synchronizer.core.leadership import (
     StepDown,
     Unreachable,
 )
-from synchronizer.core.routes import RouteBoard, default_version, describe, has_failed
+from synchronizer.core.routes import RouteTableBuilder, default_version, describe, has_failed
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
 
 
 def spec(key: VersionKey) -> VersionSpec:
-    return VersionSpec(key, Artifact("0" * 64, 10), 100)
+    return VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100))
 
 
 def specs(*keys: VersionKey) -> dict[VersionKey, VersionSpec]:
@@ -268,15 +270,17 @@ def test_a_late_word_of_an_old_stream_does_not_count() -> None:
 
 
 def test_routers_hear_of_what_other_cells_are_to_hold_when_that_changes() -> None:
-    board = RouteBoard()
+    board = RouteTableBuilder()
 
     def publish(generation: int, elsewhere: dict[int, tuple[str, ...]]) -> tuple[ModelRoute, ...] | None:
-        model = DesiredModel(V1.model_key, 1, elsewhere=elsewhere)
+        model = DesiredModel(V1.model_key, Serving.only(1), elsewhere=elsewhere)
         board.set_desired(DesiredState("c", generation, models=(model,)))
         published = board.publish(Order(1, generation))
         return None if published is None else published.delta.models
 
-    assert publish(1, {1: ("far",)}) == (ModelRoute(V1.model_key, 0, {}, (), elsewhere={1: ("far",)}),)
+    assert publish(1, {1: ("far",)}) == (ModelRoute(V1.model_key, Serving(), (), elsewhere={1: ("far",)}),)
     assert publish(2, {1: ("far",)}) is None
-    assert publish(3, {1: ("far", "other")}) == (ModelRoute(V1.model_key, 0, {}, (), elsewhere={1: ("far", "other")}),)
-    assert publish(4, {}) == (ModelRoute(V1.model_key, 0, {}, ()),)
+    assert publish(3, {1: ("far", "other")}) == (
+        ModelRoute(V1.model_key, Serving(), (), elsewhere={1: ("far", "other")}),
+    )
+    assert publish(4, {}) == (ModelRoute(V1.model_key, Serving(), ()),)

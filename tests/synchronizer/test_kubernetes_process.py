@@ -16,7 +16,8 @@ import pytest
 
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
-from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, ObservedPool, RouteTable, VersionSpec
+from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, ObservedPool, RouteTable, Serving, VersionSpec
+from berth.resources import Resources
 from berth.settings import SettingsError
 from berth.states import Runtime
 from doubles.kubernetes.server import FakeKubernetes
@@ -40,8 +41,10 @@ ROLE = [
 
 
 def desired(generation: int, replicas: int | None = None) -> DesiredState:
-    job = DesiredJob("j", Runtime.ONNXRUNTIME, (VersionSpec(V1, Artifact("0" * 64, 10), 100),), replicas)
-    return DesiredState("c", generation, (job,), (DesiredModel(V1.model_key, 1),))
+    job = DesiredJob(
+        "j", Runtime.ONNXRUNTIME, (VersionSpec(V1, Artifact("0" * 64, 10), Resources.host(100)),), replicas
+    )
+    return DesiredState("c", generation, (job,), (DesiredModel(V1.model_key, Serving.only(1)),))
 
 
 class Stage:

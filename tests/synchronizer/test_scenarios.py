@@ -11,16 +11,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from berth.ids import VersionKey
-from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, VersionSpec
+from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, Serving, VersionSpec
+from berth.resources import Resources
 from berth.states import Runtime
 from doubles.news import News
 from doubles.scripted_controller import ScriptedController
 from doubles.scripted_router import ScriptedRouter, stay_connected
 from doubles.scripted_worker import ScriptedFleet, ScriptedWorker
-from synchronizer.cell_process import running
+from synchronizer.cell.loop import CellLoop
+from synchronizer.cell.running import running
 from synchronizer.core.events import Discovered
-from synchronizer.loop import CellLoop
+from synchronizer.replay.playing import play
 from synchronizer.settings import SynchronizerSettings
+from synchronizer.surroundings.ports import Surroundings
 
 pytestmark = pytest.mark.looptime
 
@@ -28,9 +31,9 @@ V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 
 
 def desired(generation: int, *keys: VersionKey, target: int = 0, job: str = "j") -> DesiredState:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
     target = target or max((key.version for key in keys), default=0)
-    models = (DesiredModel(V1.model_key, target),) if keys else ()
+    models = (DesiredModel(V1.model_key, Serving.only(target)),) if keys else ()
     return DesiredState("c", generation, (DesiredJob(job, Runtime.ONNXRUNTIME, specs),), models)
 
 
@@ -84,6 +87,7 @@ class Stage:
         for worker in (self.w1, self.w2):
             worker.before_unload = lambda key, name=worker.address.replica: self._check_unload(name, key)  # type: ignore[misc]
         self.wrong: list[str] = []
+        self.steps_replayed = 0
 
     def _check_unload(self, name: str, key: VersionKey) -> None:
         if name in self.router.replicas(key):
@@ -101,13 +105,17 @@ class Stage:
             state,
             self.controller,
             workers=self.fleet,
-            discovery=self.discovery,
+            around=Surroundings(self.discovery),
             registry=CollectorRegistry(),
+            record=(lines := list[str]()).append,
         )
         async with process as loop, asyncio.TaskGroup() as tasks:
             feed = tasks.create_task(stay_connected(router or self.router, loop.publisher.serve))
             yield loop
             feed.cancel()
+        # Whatever the scenario was: what the cell was told, told again, is answered as it was.
+        assert [step.differences() for step in play(lines) if not step.is_the_same] == []
+        self.steps_replayed += len(lines) - 1
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -132,7 +140,7 @@ async def test_a_version_goes_live_and_is_reported_routed() -> None:
     stage = Stage()
     async with stage.synchronizer(MemoryState()):
         await stage.routed(V1, "w1", "w2", timeout=1.0)
-        assert stage.router.table.models[V1.model_key].default == 1
+        assert stage.router.table.models[V1.model_key].serving.default == 1
         assert stage.router.table.replicas["w1"] == stage.w1.address
         await stage.observed(V1, "w1", "w2", timeout=0.2)
     assert stage.controller.lease_until <= now(), "the lease was given up"
@@ -145,14 +153,14 @@ async def test_a_new_version_takes_over_and_the_old_one_goes_last() -> None:
         stage.w2.load_s = 3.0
         stage.controller.desire(desired(2, V1, V2, target=2))
         await stage.routed(V2, "w1")
-        assert stage.router.table.models[V1.model_key].default == 1, "not on as many replicas yet"
+        assert stage.router.table.models[V1.model_key].serving.default == 1, "not on as many replicas yet"
         await stage.routed(V2, "w1", "w2")
-        assert stage.router.table.models[V1.model_key].default == 2
+        assert stage.router.table.models[V1.model_key].serving.default == 2
         stage.controller.desire(desired(3, V2))
         await stage.w1.news.until(lambda: stage.w1.held() == {V2})
         await stage.w2.news.until(lambda: stage.w2.held() == {V2})
     assert stage.wrong == []
-    defaults = [table.models[V1.model_key].default for table in stage.router.tables]
+    defaults = [table.models[V1.model_key].serving.default for table in stage.router.tables]
     assert [0, *sorted(set(defaults) - {0})] == list(dict.fromkeys(defaults)), "never back, never to nothing"
     assert stage.w1.loads == {V1: 1, V2: 1}
 

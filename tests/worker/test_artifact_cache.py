@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.artifacts.store import open_store
+from berth.artifacts.opening import open_store
 from berth.errors import DigestMismatch, InvalidArgument, NotFound, Unavailable
 from berth.model import Artifact
 from berth.settings import SettingsError

@@ -25,6 +25,7 @@ from berth.model import (
     ServableLoad,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import ServableState as S
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
@@ -40,7 +41,7 @@ ADDRESS = ReplicaAddress("w1", "job", "cell", "abc", "127.0.0.1:1", "127.0.0.1:2
 
 
 def spec(version: int) -> VersionSpec:
-    return VersionSpec(VersionKey("acme", "m", version), Artifact("a" * 64, 10), 1000)
+    return VersionSpec(VersionKey("acme", "m", version), Artifact("a" * 64, 10), Resources.host(1000))
 
 
 class Synchronizer:
@@ -49,7 +50,7 @@ class Synchronizer:
     def __init__(self, port: int, token: str = TOKEN) -> None:
         credential = PeerCredential.from_token(token)
         self._channel = credential.grpc_channel(f"127.0.0.1:{port}")
-        stub = worker_pb2_grpc.WorkerControlStub(self._channel)  # type: ignore[no-untyped-call]
+        stub = worker_pb2_grpc.WorkerControlStub(self._channel)
         self._stream: Any = stub.Sync(metadata=credential.metadata())
 
     async def send(self, order: Order, *versions: int) -> None:
@@ -109,7 +110,7 @@ class Worker:
 async def worker() -> AsyncIterator[Worker]:
     runtime = ScriptedRuntime(default=Script(measured_bytes=70))
     keeper = Keeper(
-        runtime, ScriptedArtifacts(), MemoryLimits(memory_bytes=2500), metrics=WorkerMetrics(CollectorRegistry())
+        runtime, ScriptedArtifacts(), MemoryLimits(Resources.host(2500)), metrics=WorkerMetrics(CollectorRegistry())
     )
     loads = Loads()
     control = WorkerControl(keeper, lambda: 3, loads)
@@ -172,7 +173,7 @@ async def test_the_newest_order_wins_and_a_deposed_sender_is_told(worker: Worker
     await deposed.send(Order(1, 10))
     status = await deposed.until(lambda _, refused: refused)
     assert status.accepted == Order(2, 1)
-    assert worker.keeper.held() == {spec(1).key, spec(2).key}
+    assert worker.keeper.lending.held() == {spec(1).key, spec(2).key}
     await active.send(Order(2, 2), 2)
     status = await active.until(lambda status, refused: status.accepted == Order(2, 2) and not refused)
     await active.until_states({2: S.AVAILABLE})

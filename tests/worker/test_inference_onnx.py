@@ -23,9 +23,11 @@ from berth.model import Artifact, VersionSpec
 from berth.oip import rest, rpc
 from berth.oip.datatypes import Array, bytes_array
 from berth.oip.request import InferRequest
+from berth.resources import Resources
 from doubles import onnx_models
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.protocol import Loaded
+from worker.scheduling.local import ScheduledRuntime
 from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
@@ -59,14 +61,15 @@ class Held:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[InferenceServer]:
-    runtime = OnnxRuntime(threads=1, intra_op_threads=1)
+    runtime = ScheduledRuntime(OnnxRuntime(intra_op_threads=1), threads=1)
     versions: dict[VersionKey, Loaded] = {}
     for name, (element_type, _) in TENSORS.items():
         path = tmp_path / name / "model.onnx"
         path.parent.mkdir()
         path.write_bytes(onnx_models.identity(element_type))
         key = VersionKey("acme", name, 1)
-        versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), 1 << 20), path)
+        versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), Resources.host(1 << 20)), path)
+        await versions[key].warm_up()
     try:
         async with serve_inference(
             Held(versions),

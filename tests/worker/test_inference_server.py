@@ -27,7 +27,7 @@ from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.oip.datatypes import bytes_array
-from worker.runtimes.protocol import Array, Loaded, NotHeld, nobody
+from worker.runtimes.protocol import Array, LentVersion, NotHeld, nobody
 from worker.serving.server import InferenceServer, serve_inference
 
 TOKEN = "t" * 40
@@ -52,7 +52,6 @@ class Scripted:
     def __init__(self, run: Callable[[Inputs], Awaitable[dict[str, Array]]]) -> None:
         self._run = run
         self.signature = SIGNATURE
-        self.measured_bytes = 1
         self.borrowers = 0
 
     def infer_now(self, inputs: Inputs, outputs: Sequence[str]) -> None:
@@ -81,9 +80,9 @@ class Shelf:
     def held(self) -> frozenset[VersionKey]:
         return frozenset(self.loaded)
 
-    def acquire(self, key: VersionKey) -> AbstractContextManager[Loaded]:
+    def acquire(self, key: VersionKey) -> AbstractContextManager[LentVersion]:
         @contextlib.contextmanager
-        def borrow() -> Iterator[Loaded]:
+        def borrow() -> Iterator[LentVersion]:
             loaded = self.loaded.get(key)
             if loaded is None:
                 raise NotHeld(str(key))
@@ -465,7 +464,8 @@ async def test_leaving_drains_what_is_under_way(shelf: Shelf, protocol: str) -> 
         if protocol == "grpc":
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-                return (await stub.ModelInfer(message(), metadata=CREDENTIAL.metadata())).id == "seven"
+                answer = await stub.ModelInfer(message(), metadata=CREDENTIAL.metadata())
+                return str(answer.id) == "seven"
         url = f"http://127.0.0.1:{server.http_port}{PATH}"
         async with aiohttp.request("POST", url, json=BODY, headers=CREDENTIAL.headers()) as response:
             return response.status == 200

@@ -22,7 +22,7 @@ from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest
-from worker.runtimes.protocol import Array, Loaded, NotHeld, nobody
+from worker.runtimes.protocol import Array, LentVersion, NotHeld, nobody
 from worker.serving.server import InferenceServer, serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
@@ -38,7 +38,6 @@ class Echo:
 
     def __init__(self, *, at_once: bool) -> None:
         self.signature = SIGNATURE
-        self.measured_bytes = 1
         self.at_once = at_once
         self.waiting = asyncio.Event()
         self.go = asyncio.Event()
@@ -82,12 +81,12 @@ class Held:
     def held(self) -> frozenset[VersionKey]:
         return frozenset((KEY,))
 
-    def acquire(self, key: VersionKey) -> AbstractContextManager[Loaded]:
+    def acquire(self, key: VersionKey) -> AbstractContextManager[LentVersion]:
         if key != KEY:
             raise NotHeld(str(key))
 
         @contextlib.contextmanager
-        def borrow() -> Iterator[Loaded]:
+        def borrow() -> Iterator[LentVersion]:
             yield self._echo
 
         return borrow()

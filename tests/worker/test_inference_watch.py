@@ -22,7 +22,7 @@ from berth.ids import VersionKey
 from berth.model import Signature, TensorSpec
 from berth.tracing import Tracing
 from doubles.otlp_collector import OtlpCollector
-from worker.runtimes.protocol import Array, Loaded, nobody
+from worker.runtimes.protocol import Array, LentVersion, nobody
 from worker.serving.server import InferenceServer, serve_inference
 
 TOKEN = "t" * 40
@@ -34,13 +34,16 @@ TRACED = (b"traceparent", f"00-{TRACE}-{SPAN}-01".encode())
 
 
 class Queued:
-    """A version whose runs wait until `turn` is set, and then for `go`; they begin in a thread of the runtime's."""
+    """A version whose runs wait until `turn` is set, and then for `go`; they begin in a thread of the runtime's.
+
+    `given_up` says that one was cancelled before its turn.
+    """
 
     def __init__(self, *, at_once: bool = False) -> None:
         self.signature = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("x", "FP32", (-1,)),))
-        self.measured_bytes = 1
         self.at_once = at_once
         self.asked, self.turn, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.given_up = asyncio.Event()
 
     def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
         return dict(inputs) if self.at_once else None
@@ -49,7 +52,11 @@ class Queued:
         self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
     ) -> dict[str, Array]:
         self.asked.set()
-        await self.turn.wait()
+        try:
+            await self.turn.wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
         thread = threading.Thread(target=started)
         thread.start()
         thread.join()
@@ -70,9 +77,9 @@ class Shelf:
     def held(self) -> frozenset[VersionKey]:
         return frozenset({KEY})
 
-    def acquire(self, key: VersionKey) -> AbstractContextManager[Loaded]:
+    def acquire(self, key: VersionKey) -> AbstractContextManager[LentVersion]:
         @contextlib.contextmanager
-        def borrow() -> Iterator[Loaded]:
+        def borrow() -> Iterator[LentVersion]:
             yield self.loaded
 
         return borrow()
@@ -208,6 +215,7 @@ async def test_a_traced_request_that_is_given_up_ends_its_span(wire: str) -> Non
         async with serving(loaded, tracing) as server:
             async with Asking(wire, port_of(server, wire), TRACED, TWIN):
                 await loaded.asked.wait()
+            await loaded.given_up.wait()
             # Begins, if it ever does, when nobody listens any more.
             loaded.turn.set()
         await tracing.close()

@@ -13,17 +13,19 @@ from prometheus_client import CollectorRegistry
 from berth.errors import Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, VersionSpec
+from berth.resources import Resources
 from berth.states import ServableState as S
 from doubles.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
 from worker.core.capacity import MemoryLimits
 from worker.core.lifecycle import Acceptance
-from worker.keeping.keeper import Keeper, Patience
+from worker.keeping.execution import Patience
+from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
 from worker.runtimes.protocol import LoadFailed, NotHeld
 
 pytestmark = pytest.mark.looptime
 
-ROOMY = MemoryLimits(memory_bytes=100_000, max_loads=4)
+ROOMY = MemoryLimits(Resources.host(100_000), max_loads=4)
 
 
 def key(version: int, model: str = "m") -> VersionKey:
@@ -31,7 +33,7 @@ def key(version: int, model: str = "m") -> VersionKey:
 
 
 def spec(version: int, model: str = "m", *, content: str = "a", reserved: int = 1000) -> VersionSpec:
-    return VersionSpec(key(version, model), Artifact((content * 64)[:64], 10), reserved)
+    return VersionSpec(key(version, model), Artifact((content * 64)[:64], 10), Resources.host(reserved))
 
 
 class World:
@@ -92,7 +94,7 @@ async def world(
     here = World(keeper, runtime, artifacts)
     try:
         yield here
-        keeper._life.validate()
+        keeper.validate()
     finally:
         keeper.close()
         async with asyncio.timeout(1000):
@@ -118,33 +120,33 @@ async def test_a_version_is_loaded_lent_and_let_go_of() -> None:
         await here.until_states({key(1): S.LOADING})
         assert here.keeper.memory_used == 1000
         with pytest.raises(NotHeld):
-            here.keeper.acquire(key(1))
+            here.keeper.lending.acquire(key(1))
         assert await here.until_states({key(1): S.AVAILABLE}) == pytest.approx(7.0)
         assert here.keeper.memory_used == 700
         [status] = here.keeper.statuses()
         assert status.measured_bytes == 700
         assert status.attempts == 1
         assert status.since == pytest.approx(1_000_007.0)
-        with here.keeper.acquire(key(1)) as loaded:
+        with here.keeper.lending.acquire(key(1)) as loaded:
             assert loaded is here.runtime.held[key(1)]
-        assert here.keeper.held() == {key(1)}
+        assert here.keeper.lending.held() == {key(1)}
         here.aspire()
         await here.until_states({})
-        assert here.keeper.held() == frozenset()
+        assert here.keeper.lending.held() == frozenset()
         with pytest.raises(NotHeld):
-            here.keeper.acquire(key(1))
+            here.keeper.lending.acquire(key(1))
 
 
 async def test_an_unload_waits_for_the_last_borrower() -> None:
     async with world(default=Script(unload_s=1.0)) as here:
         here.aspire(spec(1))
         await here.until_states({key(1): S.AVAILABLE})
-        with here.keeper.acquire(key(1)):
-            with here.keeper.acquire(key(1)):
+        with here.keeper.lending.acquire(key(1)):
+            with here.keeper.lending.acquire(key(1)):
                 here.aspire()
                 await here.until_states({key(1): S.DRAINING})
                 with pytest.raises(NotHeld):
-                    here.keeper.acquire(key(1))
+                    here.keeper.lending.acquire(key(1))
             await pass_time(20.0)
             assert here.states() == {key(1): S.DRAINING}
             assert key(1) in here.runtime.held
@@ -156,7 +158,7 @@ async def test_a_guard_taken_before_the_drain_does_not_open_after_it() -> None:
     async with world() as here:
         here.aspire(spec(1))
         await here.until_states({key(1): S.AVAILABLE})
-        guard = here.keeper.acquire(key(1))
+        guard = here.keeper.lending.acquire(key(1))
         here.aspire()
         await here.until_states({})
         with pytest.raises(NotHeld), guard:
@@ -168,7 +170,7 @@ async def test_a_borrower_that_does_not_come_back_is_not_waited_for_for_ever() -
         here.aspire(spec(1))
         await here.until_states({key(1): S.AVAILABLE})
         async with AsyncExitStack() as stack:
-            stack.enter_context(here.keeper.acquire(key(1)))
+            stack.enter_context(here.keeper.lending.acquire(key(1)))
             here.aspire()
             assert await here.until_states({}) == pytest.approx(3.0)
 
@@ -181,7 +183,7 @@ async def test_a_new_version_takes_over_without_a_gap() -> None:
         held: list[frozenset[VersionKey]] = []
 
         def both_or_either() -> bool:
-            held.append(here.keeper.held())
+            held.append(here.keeper.lending.held())
             return here.states() == {key(2): S.AVAILABLE}
 
         await here.until(both_or_either)
@@ -283,19 +285,19 @@ async def test_aspired_again_it_comes_back_from_wherever_it_was(after: float) ->
         await pass_time(0)
         here.aspire(spec(1))
         await here.until_states({key(1): S.AVAILABLE}, within=10)
-        here.keeper._life.validate()
+        here.keeper.validate()
 
 
 async def test_a_draining_version_is_revived_without_a_load() -> None:
     async with world() as here:
         here.aspire(spec(1))
         await here.until_states({key(1): S.AVAILABLE})
-        with here.keeper.acquire(key(1)):
+        with here.keeper.lending.acquire(key(1)):
             here.aspire()
             await here.until_states({key(1): S.DRAINING})
             here.aspire(spec(1))
             await here.until_states({key(1): S.AVAILABLE}, within=0.1)
-            with here.keeper.acquire(key(1)):
+            with here.keeper.lending.acquire(key(1)):
                 pass
         await pass_time(100)
         assert here.states() == {key(1): S.AVAILABLE}
@@ -308,14 +310,16 @@ async def test_other_bytes_under_the_same_name_replace_what_is_held() -> None:
         await here.until_states({key(1): S.AVAILABLE})
         first = here.runtime.held[key(1)]
         here.aspire(spec(1, content="b"))
-        await here.until(lambda: here.runtime.held.get(key(1)) not in (first, None) and key(1) in here.keeper.held())
+        await here.until(
+            lambda: here.runtime.held.get(key(1)) not in (first, None) and key(1) in here.keeper.lending.held()
+        )
         assert here.states() == {key(1): S.AVAILABLE}
         assert here.artifacts.leased == ["b" * 64]
 
 
 async def test_loads_are_bounded_and_all_get_their_turn() -> None:
     versions = [spec(1, f"m{number}") for number in range(50)]
-    async with world(default=Script(load_s=1.0), limits=MemoryLimits(memory_bytes=10**6, max_loads=3)) as here:
+    async with world(default=Script(load_s=1.0), limits=MemoryLimits(Resources.host(10**6), max_loads=3)) as here:
         here.aspire(*versions)
         took = await here.until_states({wanted.key: S.AVAILABLE for wanted in versions})
         assert here.runtime.most_at_once == 3
@@ -323,9 +327,9 @@ async def test_loads_are_bounded_and_all_get_their_turn() -> None:
 
 
 async def test_what_does_not_fit_waits_and_says_so_until_there_is_room() -> None:
-    async with world(limits=MemoryLimits(memory_bytes=2500)) as here:
+    async with world(limits=MemoryLimits(Resources.host(2500))) as here:
         here.aspire(spec(1, "a"), spec(1, "b"), spec(1, "m"))
-        await here.until(lambda: len(here.keeper.held()) == 2)
+        await here.until(lambda: len(here.keeper.lending.held()) == 2)
         waiting = {status.key: status.reason for status in here.keeper.statuses() if status.state is S.NEW}
         assert list(waiting.values()) == ["waiting for memory: needs 1000 bytes"]
         assert here.keeper.memory_used <= 2500
@@ -361,7 +365,7 @@ async def test_an_older_or_contradictory_set_changes_nothing() -> None:
 
 async def test_closing_ends_every_kind_of_work() -> None:
     scripts = {key(1): Script(load_s=1e9), key(2): Script(failures=[RuntimeError()] * 99), key(3): Script()}
-    async with world(scripts, limits=MemoryLimits(memory_bytes=3500)) as here:
+    async with world(scripts, limits=MemoryLimits(Resources.host(3500))) as here:
         here.aspire(*(spec(version) for version in (1, 2, 3, 4)))
         await here.until(lambda: {S.LOADING, S.ERROR, S.AVAILABLE} <= set(here.states().values()))
         here.keeper.close()
@@ -396,15 +400,15 @@ async def test_random_orders_end_in_exactly_the_last_one(seed: int) -> None:
         for model in "mn"
     }
     async with world(
-        script, limits=MemoryLimits(memory_bytes=9000, max_loads=2), fetch_s=rng.choice((0.0, 1.0))
+        script, limits=MemoryLimits(Resources.host(9000), max_loads=2), fetch_s=rng.choice((0.0, 1.0))
     ) as here:
         for _ in range(30):
             wanted = [spec(v, m, content=rng.choice("ab")) for v in (1, 2, 3) for m in "mn" if rng.random() < 0.5]
             here.aspire(*wanted)
             await pass_time(rng.choice((0.0, 0.1, 1.0, 4.0)))
-            here.keeper._life.validate()
-            assert here.keeper.held() == {name for name, state in here.states().items() if state is S.AVAILABLE}
-            assert here.keeper.held() <= set(here.runtime.held)
+            here.keeper.validate()
+            assert here.keeper.lending.held() == {name for name, state in here.states().items() if state is S.AVAILABLE}
+            assert here.keeper.lending.held() <= set(here.runtime.held)
             assert here.runtime.most_at_once <= 2
         await here.until_states({one.key: S.AVAILABLE for one in wanted})
 
@@ -415,13 +419,13 @@ async def test_what_the_runtime_loses_is_not_available_and_is_loaded_again() -> 
         it.aspire(spec(1))
         await it.until(lambda: it.states() == {key(1): S.AVAILABLE})
         first = it.runtime.held[key(1)]
-        with it.keeper.acquire(key(1)):
+        with it.keeper.lending.acquire(key(1)):
             first.lose("its process ended")
             assert it.states() == {key(1): S.UNLOADING}
             assert it.reason(1) == "its process ended"
-            assert it.keeper.held() == frozenset()
+            assert it.keeper.lending.held() == frozenset()
             with pytest.raises(NotHeld):
-                it.keeper.acquire(key(1))
+                it.keeper.lending.acquire(key(1))
             first.lose("its process ended")
             assert await it.until(lambda: it.states() == {key(1): S.LOADING}) == pytest.approx(1.0)
             assert await it.until(lambda: it.states() == {key(1): S.AVAILABLE}) == pytest.approx(2.0)
@@ -467,7 +471,7 @@ async def test_what_is_lost_while_it_drains_just_goes() -> None:
         it.aspire(spec(1))
         await it.until(lambda: it.states() == {key(1): S.AVAILABLE})
         servable = it.runtime.held[key(1)]
-        with it.keeper.acquire(key(1)):
+        with it.keeper.lending.acquire(key(1)):
             it.aspire()
             await it.until(lambda: it.states() == {key(1): S.DRAINING})
             servable.lose("its process ended")

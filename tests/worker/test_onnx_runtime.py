@@ -14,19 +14,22 @@ from onnx import TensorProto
 
 from berth.errors import Internal, InvalidArgument
 from berth.ids import VersionKey
-from berth.model import Artifact, VersionSpec
+from berth.model import Artifact, TensorSpec, VersionSpec
+from berth.resources import Resources
 from berth.settings import SettingsError
 from doubles import onnx_models
 from tests.worker.runtime_conformance import MODELS, RuntimeConformance, turn
-from worker.runtimes.onnx.runtime import OnnxRuntime, OnnxServable
+from worker.runtimes.onnx import values
+from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.onnx.values import safe_text
 from worker.runtimes.protocol import Array, LoadFailed
+from worker.scheduling.local import ScheduledRuntime, ScheduledVersion
 
 
 class OnnxBench:
     load_patience = 10.0
 
-    def __init__(self, runtime: OnnxRuntime, folder: Path) -> None:
+    def __init__(self, runtime: ScheduledRuntime, folder: Path) -> None:
         self.runtime = runtime
         self._folder = folder
 
@@ -38,17 +41,17 @@ class OnnxBench:
         path = self._folder / digest / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-        return VersionSpec(key or VersionKey("acme", "m", 1), Artifact(digest, len(data)), 1000), path
+        return VersionSpec(key or VersionKey("acme", "m", 1), Artifact(digest, len(data)), Resources.host(1000)), path
 
-    async def load(self, data: bytes) -> OnnxServable:
+    async def load(self, data: bytes) -> ScheduledVersion:
         loaded = await self.runtime.load(*self.place(data))
-        assert isinstance(loaded, OnnxServable)
+        await loaded.warm_up()
         return loaded
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[OnnxBench]:
-    runtime = OnnxRuntime(threads=2, intra_op_threads=1, providers="cpu")
+    runtime = ScheduledRuntime(OnnxRuntime(intra_op_threads=1, providers="cpu"), threads=2)
     yield OnnxBench(runtime, tmp_path)
     await runtime.close()
 
@@ -231,8 +234,8 @@ async def test_a_quick_model_runs_on_the_loop_and_a_heavy_one_in_the_pool(bench:
 async def test_without_a_warm_up_the_first_run_tells_where_it_belongs(
     bench: OnnxBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.runtimes.onnx.load._WARMUP_BYTES", 0)
-    monkeypatch.setattr("worker.runtimes.onnx.runtime._INLINE_RUN_S", 10.0)
+    monkeypatch.setattr("worker.runtimes.onnx.loading._WARMUP_BYTES", 0)
+    monkeypatch.setattr("worker.core.pace.QUICK_S", 10.0)
     loaded = await bench.load(onnx_models.double())
     assert "pool" in repr(loaded)
     await loaded.infer({"x": np.ones((1, 2), np.float32)}, [])
@@ -261,12 +264,19 @@ async def test_a_deadline_ends_a_run(bench: OnnxBench) -> None:
 async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(bench: OnnxBench) -> None:
     loaded = await bench.load(onnx_models.slow_loop())
     endless = {"x": np.array(0, np.float32), "n": np.array(2**62)}
-    begun: list[str] = []
-    with_thread = [asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("thread"))) for _ in range(2)]
+    loop = asyncio.get_running_loop()
+    begun: asyncio.Queue[str] = asyncio.Queue()
+
+    def ask(name: str) -> asyncio.Task[dict[str, Array]]:
+        def started() -> None:
+            loop.call_soon_threadsafe(begun.put_nowait, name)
+
+        return asyncio.create_task(loaded.infer(endless, [], started))
+
+    with_thread = [ask("thread") for _ in range(2)]
     async with asyncio.timeout(10):
-        while len(begun) < 2:
-            await turn()
-        waiting = asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("waited")))
+        assert [await begun.get() for _ in with_thread] == ["thread", "thread"]
+        waiting = ask("waited")
         await turn()
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -274,25 +284,32 @@ async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(benc
             task.cancel()
         await asyncio.wait(with_thread)
         await loaded.infer({**endless, "n": np.array(1)}, [])
-    assert begun == ["thread", "thread"]
+    assert begun.empty()
 
 
 async def test_a_warm_up_without_end_is_ended(bench: OnnxBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.runtimes.onnx.load._WARMUP_S", 0.1)
+    monkeypatch.setattr("worker.runtimes.onnx.version._WARMUP_S", 0.1)
     async with asyncio.timeout(10):
         loaded = await bench.load(onnx_models.slow_loop(2**62))
     assert "pool" in repr(loaded)
 
 
-async def test_a_load_is_cancelled_in_its_warm_up(bench: OnnxBench) -> None:
-    spec, path = bench.place(onnx_models.slow_loop(2**62))
-    load = asyncio.create_task(bench.runtime.load(spec, path))
+async def test_a_warm_up_is_cancelled(bench: OnnxBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+    def smallest(spec: TensorSpec) -> Array:
+        loop.call_soon_threadsafe(begun.set)
+        return values.smallest(spec)
+
+    monkeypatch.setattr("worker.runtimes.onnx.loading.smallest", smallest)
+    loaded = await bench.runtime.load(*bench.place(onnx_models.slow_loop(2**62)))
+    warming = asyncio.create_task(loaded.warm_up())
     async with asyncio.timeout(10):
-        while not bench.runtime.watchdog.armed:
-            await turn()
-        load.cancel()
+        await begun.wait()
+        warming.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await load
+            await warming
+        await loaded.unload()
 
 
 # Memory
@@ -300,7 +317,7 @@ async def test_a_load_is_cancelled_in_its_warm_up(bench: OnnxBench) -> None:
 
 async def test_measured_memory_follows_the_weights(bench: OnnxBench) -> None:
     small = await bench.load(onnx_models.linear([[1.0]]))
-    assert 20_000 < small.measured_bytes < 400_000
+    assert 20_000 < await small.measure() < 400_000
     data = onnx_models.mlp(512, 4)
     large = await bench.load(data)
-    assert 0.9 * len(data) < large.measured_bytes < 1.6 * len(data)
+    assert 0.9 * len(data) < await large.measure() < 1.6 * len(data)

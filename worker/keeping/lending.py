@@ -1,10 +1,9 @@
-"""What the keeper shares with others: a guard that lends a version, and a number that grows with each change."""
+"""Lending what is held: requests borrow a version, and it is not unloaded while somebody has it."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from types import TracebackType
 
 from berth.ids import VersionKey
@@ -49,19 +48,39 @@ class Guard(AbstractContextManager[Loaded]):
             await self._idle.wait()
 
 
-@dataclass(slots=True)
-class Changes:
-    """A number that grows with each change, and a way to wait for that. Any number may wait; none slows the others."""
+class Lending:
+    """Implements `Servables`: what can be borrowed now. The hot path reads one dict here and nothing else."""
 
-    revision: int = 0
-    _event: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self) -> None:
+        self._guards: dict[VersionKey, Guard] = {}
+        self._keys: frozenset[VersionKey] | None = None
 
-    def publish(self) -> None:
-        self.revision += 1
-        self._event.set()
-        self._event = asyncio.Event()
+    def __repr__(self) -> str:
+        return f"<Lending {len(self._guards)}>"
 
-    async def after(self, revision: int) -> int:
-        while self.revision == revision:
-            await self._event.wait()
-        return self.revision
+    def __len__(self) -> int:
+        return len(self._guards)
+
+    def acquire(self, key: VersionKey) -> AbstractContextManager[Loaded]:
+        """Borrow a version: it is not unloaded while the context is open. Raises `NotHeld`. Never waits."""
+        try:
+            return self._guards[key]
+        except KeyError:
+            raise NotHeld(str(key)) from None
+
+    def held(self) -> frozenset[VersionKey]:
+        """The versions that can be acquired now."""
+        if self._keys is None:
+            self._keys = frozenset(self._guards)
+        return self._keys
+
+    def offer(self, key: VersionKey, guard: Guard) -> None:
+        """From now on it can be borrowed."""
+        guard.open = True
+        self._guards[key] = guard
+        self._keys = None
+
+    def withdraw(self, key: VersionKey) -> None:
+        """From now on nobody can borrow it; whoever has it keeps it until they give it back."""
+        self._guards.pop(key).open = False
+        self._keys = None

@@ -1,13 +1,14 @@
 """What a runtime is to the worker: something that loads a version and answers inference on it.
 
-Two real ones exist, `worker.runtimes.onnx` and `worker.runtimes.triton`; a scripted one in `doubles` passes the same
-conformance suite. The keeper decides what to load; the inference server borrows what is loaded through `Servables`.
+Two real ones exist: `worker.runtimes.triton`, and `worker.runtimes.onnx` with `worker.scheduling` before it. A scripted
+one in `doubles` passes the same conformance suite. The keeper decides what to load; the inference server borrows what
+is loaded through `Servables`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from berth.model import Signature, VersionSpec
 Array = npt.NDArray[Any]
 """A tensor. BYTES tensors have dtype object and hold `bytes`; BF16 uses ml_dtypes.bfloat16."""
 
-__all__ = ["Array", "LoadFailed", "Loaded", "ModelRuntime", "NotHeld", "Servables", "nobody", "np"]
+__all__ = ["Array", "LentVersion", "LoadFailed", "Loaded", "ModelRuntime", "NotHeld", "Servables", "nobody", "np"]
 
 
 class LoadFailed(Exception):
@@ -40,16 +41,12 @@ def nobody() -> None:
     """The `started` of a caller who does not want to know."""
 
 
-class Loaded(Protocol):
-    """A version in a runtime. Owned by the keeper, which alone calls `unload`, once, after the last borrower left."""
+class LentVersion(Protocol):
+    """A version in a runtime, as who borrows it sees it."""
 
     @property
     def signature(self) -> Signature:
         """As the runtime sees it; authoritative for checking requests."""
-
-    @property
-    def measured_bytes(self) -> int:
-        """Memory that loading it took, as measured; at least 1."""
 
     def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
         """What `infer` would return, if it takes less time than waiting for it would; else None, and call `infer`.
@@ -66,6 +63,22 @@ class Loaded(Protocol):
         rejects them. Cancelling the call gives up the result; it drops a run that waits for its turn, and stops one
         that computes where the runtime can. `started` is called, in any thread, when the run's turn has come.
         """
+
+
+class Loaded(LentVersion, Protocol):
+    """A version in a runtime, as its owner sees it: the keeper, who alone calls what is here.
+
+    `unload` is called once, after the last borrower left. `worker.keeping.loading` says in which order the others are.
+    """
+
+    async def warm_up(self) -> float:
+        """Run it a few times, if this runtime does that. Seconds of the quickest run; infinity if none succeeded.
+
+        Bounded in time. Raises nothing, since a sound model may reject what it is tried on. Cancelling stops the run.
+        """
+
+    async def measure(self) -> int:
+        """Bytes of memory that loading it took, and warming it up; at least 1."""
 
     def when_lost(self, tell: Callable[[str], None]) -> None:
         """Call `tell` with the reason, once and on the event loop, should the runtime lose the version by itself.
@@ -90,6 +103,12 @@ class ModelRuntime(Protocol):
     def trouble(self) -> str | None:
         """Why nothing can be run at the moment, or None."""
 
+    def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
+        """To be held from `load` until it is measured: versions that would be measured with each other take turns.
+
+        Entering it raises `LoadFailed`.
+        """
+
     async def load(self, spec: VersionSpec, path: Path) -> Loaded:
         """Load the verified artifact at `path` without disturbing requests under way. Raises `LoadFailed`.
 
@@ -103,7 +122,7 @@ class ModelRuntime(Protocol):
 class Servables(Protocol):
     """What the inference server sees of the keeper."""
 
-    def acquire(self, key: VersionKey) -> AbstractContextManager[Loaded]:
+    def acquire(self, key: VersionKey) -> AbstractContextManager[LentVersion]:
         """Borrow a version: it is not unloaded while the context is open. Raises `NotHeld`. Never waits."""
 
     def held(self) -> frozenset[VersionKey]:

@@ -1,4 +1,4 @@
-"""Ends ONNX Runtime runs that take too long, from a thread of its own.
+"""Ends runs that take too long, from a thread of its own.
 
 An event loop cannot do that for a run that it is itself executing: it would be the one that waits. The thread looks
 every 10 ms while there are runs, and sleeps when there have been none for a second.
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
 
 _TICK_S = 0.01
 _IDLE_TICKS = 100
 
 
+class Stoppable(Protocol):
+    def stop(self) -> None:
+        """Called in the watchdog's thread, again and again until it is disarmed."""
+
+
 class Watchdog:
-    """Sets `terminate` on the RunOptions it watches when their time is over."""
+    """Stops the runs that it watches when their time is over, give or take a tick."""
 
     def __init__(self) -> None:
         # Replaced item by item under the interpreter lock: arming costs two dict operations and no other lock.
-        self._armed: dict[int, tuple[float, Any]] = {}
+        self._armed: dict[int, tuple[float, Stoppable]] = {}
         self._wake = threading.Event()
         self._asleep = False
         self._closed = False
@@ -36,22 +39,13 @@ class Watchdog:
         """How many runs are watched now."""
         return len(self._armed)
 
-    @contextmanager
-    def limit(self, options: Any, seconds: float) -> Iterator[None]:
-        """End the run that uses `options` when the context has been open for `seconds`, give or take a tick."""
-        self.arm(options, seconds)
-        try:
-            yield
-        finally:
-            self.disarm(options)
-
-    def arm(self, options: Any, seconds: float) -> None:
-        self._armed[id(options)] = (time.monotonic() + seconds, options)
+    def arm(self, run: Stoppable, seconds: float) -> None:
+        self._armed[id(run)] = (time.monotonic() + seconds, run)
         if self._asleep:
             self._wake.set()
 
-    def disarm(self, options: Any) -> None:
-        self._armed.pop(id(options), None)
+    def disarm(self, run: Stoppable) -> None:
+        self._armed.pop(id(run), None)
 
     def close(self) -> None:
         self._closed = True
@@ -63,9 +57,9 @@ class Watchdog:
         while not self._closed:
             armed = tuple(self._armed.values())
             now = time.monotonic()
-            for deadline, options in armed:
+            for deadline, run in armed:
                 if deadline <= now:
-                    options.terminate = True
+                    run.stop()
             quiet = 0 if armed else quiet + 1
             if quiet < _IDLE_TICKS:
                 time.sleep(_TICK_S)

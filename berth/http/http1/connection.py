@@ -47,7 +47,7 @@ class Mode(Enum):
     DONE = auto()
 
 
-class Http1Connection(Output, ABC):
+class Http1Connection(ABC):
     """What both roles share. Use `Http1Server` or `Http1Client`; `berth.http` describes the calls and the events."""
 
     @staticmethod
@@ -66,8 +66,8 @@ class Http1Connection(Output, ABC):
         return encoding.encode_response(status, fields)
 
     def __init__(self, limits: Http1Limits) -> None:
-        super().__init__()
         self._limits = limits
+        self._output = Output()
         self._closed = False
         self._paused = False
         # While paused: pieces for the output, and how many bytes of body each stands for.
@@ -240,9 +240,14 @@ class Http1Connection(Output, ABC):
             else:
                 self._waiting.append((pieces, size))
             return 0
-        self._out += pieces
-        self._bulky = self._bulky or size >= BULKY
+        self._append(pieces, size)
         return size
+
+    def _append(self, pieces: tuple[bytes | memoryview, ...], size: int) -> None:
+        output = self._output
+        output.pieces += pieces
+        if size >= BULKY:
+            output.bulky = True
 
     def _begin_body(self, block: bytes, end: bool, length: int | None) -> None:
         """Append the head with what frames its body, and remember how the body goes."""
@@ -283,11 +288,18 @@ class Http1Connection(Output, ABC):
         self._paused = False
         sent = 0
         for pieces, size in self._waiting:
-            self._out += pieces
-            self._bulky = self._bulky or size >= BULKY
+            self._append(pieces, size)
             sent += size
         self._waiting.clear()
         return [DataSent(self._stream_id, sent)] if sent else []
+
+    def output(self) -> bytes:
+        """All bytes to be written now, joined; they are the shell's from here on."""
+        return self._output.join()
+
+    def gather(self) -> bytes | list[bytes | memoryview]:
+        """As `output`; in pieces where joining them would copy much."""
+        return self._output.gather()
 
     def tick(self, now: float) -> list[Event]:
         """HTTP/1.1 has nothing to do in time; idle connections are the shell's to close."""

@@ -1,4 +1,5 @@
-"""Header blocks of one direction of a connection, read with two memories: of whole blocks, and of how they begin.
+"""Header blocks of one direction of a connection, joined from their frames and read with two memories: of whole blocks,
+and of how they begin.
 
 Most blocks repeat, so a dict of bytes answers for them. Others differ only at their end, by a request id or a deadline:
 where two blocks in a row share their first fields, these become the *prefix*, and while blocks begin with it only the
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from berth.http.errors import Malformed
+from berth.http.errors import ConnectionFault, ErrorCode, Malformed
 from berth.http.head import Field
-from berth.http.http2.header_codec import HeaderDecoder
+from berth.http.http2 import frames
+from berth.http.http2.header_codec import CompressionError, HeaderDecoder
 from berth.http.http2.messages import Message, are_plain, parse
 from berth.http.limits import Http2Limits
 from berth.http.memo import Memo
@@ -95,3 +97,73 @@ class BlockReader:
 
     def __repr__(self) -> str:
         return f"<BlockReader {len(self._memo)} blocks, prefix of {len(self._prefix_fields)} fields, {self._decoder!r}>"
+
+
+class HeaderBlocks:
+    """HEADERS and CONTINUATION frames, up to what they say. `stream_id` is that of a block that has begun and not
+    ended, 0 otherwise; `size` are its bytes so far; `ends`: nothing follows it on its stream."""
+
+    __slots__ = ("_continuations", "_pieces", "_reader", "ends", "size", "stream_id")
+
+    def __init__(self, limits: Http2Limits) -> None:
+        self._continuations = limits.continuations
+        self._reader = BlockReader(limits)
+        self._pieces: list[bytes] = []
+        self.stream_id = 0
+        self.size = 0
+        self.ends = False
+
+    def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> Message | Malformed | None:
+        """HEADERS or CONTINUATION. None: the block is not complete."""
+        if kind == frames.CONTINUATION:
+            return self._continue(flags, payload)
+        if stream_id == 0:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        if flags & (frames.PADDED | frames.WITH_PRIORITY):
+            payload = _strip(payload, flags)
+        self.ends = bool(flags & frames.END_STREAM)
+        if flags & frames.END_HEADERS:
+            return self._read(payload)
+        self.stream_id, self._pieces, self.size = stream_id, [payload], len(payload)
+        return None
+
+    def _continue(self, flags: int, payload: bytes) -> Message | Malformed | None:
+        if not self.stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        self._pieces.append(payload)
+        self.size += len(payload)
+        if flags & frames.END_HEADERS:
+            block = b"".join(self._pieces)
+            self.stream_id, self._pieces, self.size = 0, [], 0
+            return self._read(block)
+        if len(self._pieces) > self._continuations:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
+        return None
+
+    def _read(self, block: bytes) -> Message | Malformed:
+        try:
+            return self._reader.read(block)
+        except CompressionError as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+
+    def forget(self) -> None:
+        """The connection has ended."""
+        self._pieces = []
+        self._reader.forget()
+
+    def __repr__(self) -> str:
+        return f"<HeaderBlocks {self.size} bytes of a block, {self._reader!r}>"
+
+
+def _strip(payload: bytes, flags: int) -> bytes:
+    """A HEADERS payload without padding and priority (RFC 9113 section 6.2)."""
+    start, end = 0, len(payload)
+    if flags & frames.PADDED:
+        if not payload:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without its padding's length")
+        start, end = 1, end - payload[0]
+    if flags & frames.WITH_PRIORITY:
+        start += 5
+    if start > end:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
+    return payload[start:end]

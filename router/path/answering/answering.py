@@ -19,7 +19,7 @@ from router.path.meeting import Asking
 log = structlog.get_logger(__name__)
 
 
-class Answering:
+class AnswerChoice:
     """One per process. What it knows of a request stands with the request: `default` and `digest`."""
 
     __slots__ = ("_board", "_kept", "_metrics", "_time")

@@ -28,7 +28,7 @@ from router.path import fields as of
 from router.path import rpc
 from router.path.answer import Answer, Ending, Reply, read_head
 from router.path.inbound.inbound import Client, Inbound
-from router.path.inbound.terms import Terms
+from router.path.inbound.terms import ClientTerms
 from router.path.meeting import Copy
 from router.path.request import Envelope, Wire
 from router.path.request_ids import id_block
@@ -52,7 +52,7 @@ class GrpcPlan(Envelope):
 
     __slots__ = ("answer", "encoding", "error", "operation", "request_id", "said", "timeout", "trace")
 
-    def __init__(self, terms: Terms, head: RequestHead) -> None:
+    def __init__(self, terms: ClientTerms, head: RequestHead) -> None:
         super().__init__(head.fields, head.method, head.path, streams=head.path == STREAM)
         self.operation = PATHS.get(head.path, Operation.INFER)
         self.answer: Callable[[], bytes] | None = terms.local_grpc.get(head.path)

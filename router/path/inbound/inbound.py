@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from berth.errors import BerthError
 from berth.http.errors import ErrorCode
-from berth.http.http1.server import Http1Server
-from berth.http.http2.server import Http2Server
-from router.connection.connection import Common, Connection
+from berth.http_shell.server import ServerHttp
+from router.connection.common import Common
 from router.core.paths import Operation
 from router.core.routes import NotLoaded
-from router.path.inbound.terms import Terms
+from router.path.inbound.terms import ClientTerms
 from router.path.meeting import Asking, Copy
 from router.path.request import Envelope, Wire
 from router.path.wheel import NEVER, Wheel
 
 
-class Client(Connection):
-    """A client's connection, as its requests and those who look after all connections know it.
+class Client(ABC):
+    """A client's connection, as its requests know it.
 
-    `inbounds` are the requests that have not been answered, `late` is woken for bodies that do not come in their time.
+    `inbounds` are those that have not been answered, `late` is woken for bodies that do not come in their time.
     """
 
-    __slots__ = ("http", "inbounds", "late", "speaks_http2", "terms")
+    __slots__ = ("common", "http", "inbounds", "late", "speaks_http2", "terms")
 
-    def __init__(self, common: Common, terms: Terms, late: Wheel[Inbound]) -> None:
-        super().__init__(common)
+    def __init__(
+        self, common: Common, terms: ClientTerms, late: Wheel[Inbound], http: ServerHttp, *, speaks_http2: bool
+    ) -> None:
+        self.common = common
         self.terms = terms
         self.late = late
+        self.http = http
+        self.speaks_http2 = speaks_http2
         self.inbounds: dict[int, Inbound] = {}
-        self.speaks_http2 = False
-        self.http: Http1Server | Http2Server
+
+    @abstractmethod
+    def mark(self) -> None:
+        """There is something to be written."""
 
     @abstractmethod
     def owe(self, stream_id: int, size: int) -> None:
@@ -40,18 +45,6 @@ class Client(Connection):
     @abstractmethod
     def stop_reading(self, stream_id: int) -> None:
         """A request was answered before all of it came: its client need not send the rest."""
-
-    @abstractmethod
-    def tick(self, now: float) -> None:
-        """Once a second."""
-
-    @abstractmethod
-    def drain(self) -> None:
-        """Take no more requests than those that are on their way."""
-
-    @abstractmethod
-    def close_if_idle(self) -> None:
-        """Nobody waits any longer for a request that may come."""
 
 
 class Inbound(Asking):

@@ -12,7 +12,7 @@ from router.path.inbound.translated import Translator
 from router.path.race.forward import Forwarder
 from router.path.request_ids import RequestIds
 from router.path.rpc import SERVICE
-from router.path.watchers.record import Recorder
+from router.path.watchers.record import AnswerRecorder
 from router.settings import RouterSettings
 
 
@@ -34,11 +34,13 @@ class InboundLimits:
         return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
 
-class Terms:
+class ClientTerms:
     """One per process. `tasks` owns the few requests that need a task, those that are translated; it is set before the
     first."""
 
-    def __init__(self, forwarder: Forwarder, translator: Translator, recorder: Recorder, limits: InboundLimits) -> None:
+    def __init__(
+        self, forwarder: Forwarder, translator: Translator, recorder: AnswerRecorder, limits: InboundLimits
+    ) -> None:
         self.forwarder = forwarder
         self.translator = translator
         self.recorder = recorder

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from router.control.board import RouteBoard
 from router.core.race import Course
-from router.path.answering.answering import Answering
+from router.path.answering.answering import AnswerChoice
 from router.path.gate import Gate
 from router.path.race.clocks import Clocks
 from router.path.upstream.pools import Upstreams
@@ -27,7 +27,7 @@ class Means:
         gate: Gate,
         upstreams: Upstreams,
         course: Course,
-        answering: Answering,
+        answering: AnswerChoice,
         watchers: Sequence[Watcher] = (),
     ) -> None:
         loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import structlog
 
 from berth.model import ReplicaAddress
-from router.core.selection import Place
+from router.core.selection import ReplicaPlace
 from router.path.meeting import OpenUpstream, Upstream, UpstreamPool
 from router.path.request import Wire
 
@@ -27,10 +27,10 @@ class Upstreams:
     def __init__(self, openers: Mapping[Wire, OpenUpstream]) -> None:
         self._openers = openers
         # A pool is here from its first use until it is retired; then only its users hold it. Keys are plain tuples
-        # equal to a `Place`, which are quicker to make; and the wires are apart because an enum's hash is not quick.
+        # equal to a `ReplicaPlace`, quicker to make; and the wires are apart because an enum's hash is not quick.
         self._rest: dict[tuple[str, str], UpstreamPool] = {}
         self._grpc: dict[tuple[str, str], UpstreamPool] = {}
-        self._places: frozenset[Place] = frozenset()
+        self._places: frozenset[ReplicaPlace] = frozenset()
         self._to_close: asyncio.Queue[Upstream] = asyncio.Queue()
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class Upstreams:
         if pool.retired and not pool.users:
             self._to_close.put_nowait(pool.upstream)
 
-    def retain(self, places: Collection[Place]) -> None:
+    def retain(self, places: Collection[ReplicaPlace]) -> None:
         """Retire the pools of all other places."""
         self._places = frozenset(places)
         for pools in (self._rest, self._grpc):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from berth.errors import BerthError
 from berth.tracing import Tracing, fields_of
 from router.core.routes import Resolved
-from router.core.selection import Outcome
+from router.core.selection import CopyOutcome
 from router.path.meeting import Asking, Copy
 from router.path.watchers.watcher import Follower
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:  # an extra: not there for everyone
     from opentelemetry.trace import Span
 
 _OUTCOMES = {
-    Outcome.ANSWERED: "won",
-    Outcome.FAULTY: "faulty",
-    Outcome.LOST: "lost",
-    Outcome.UNREACHABLE: "failed",
-    Outcome.OTHER: "cancelled",
+    CopyOutcome.ANSWERED: "won",
+    CopyOutcome.FAULTY: "faulty",
+    CopyOutcome.LOST: "lost",
+    CopyOutcome.UNREACHABLE: "failed",
+    CopyOutcome.OTHER: "cancelled",
 }
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from berth.ids import VersionKey
 from berth.model import ServableStatus
 from berth.states import ServableState, VersionState
-from controller.core.status import Assigned, Counts, Sighting, derive
+from controller.core.status import Counts, Sighting, Stay, derive
 
 KEY = VersionKey("t", "m", 1)
 S = ServableState
@@ -21,7 +21,7 @@ def seen(
     return Sighting(status, routed, connected)
 
 
-HELD, RELEASING = Assigned.HELD, Assigned.RELEASING
+HELD, RELEASING = Stay.HELD, Stay.RELEASING
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ HELD, RELEASING = Assigned.HELD, Assigned.RELEASING
     ],
 )
 def test_state(
-    assigned: Assigned | None, sightings: list[Sighting], state: VersionState, since: float, reason: str
+    assigned: Stay | None, sightings: list[Sighting], state: VersionState, since: float, reason: str
 ) -> None:
     status = derive(assigned, sightings, 10.0)
     assert (status.state, status.since, status.reason) == (state, since, reason)
@@ -117,7 +117,7 @@ sightings_st = st.lists(
 
 
 @given(st.sampled_from([HELD, RELEASING, None]), sightings_st)
-def test_available_exactly_if_it_can_be_queried_and_stays(assigned: Assigned | None, sightings: list[Sighting]) -> None:
+def test_available_exactly_if_it_can_be_queried_and_stays(assigned: Stay | None, sightings: list[Sighting]) -> None:
     status = derive(assigned, sightings, 1.0)
     queryable = any(it.connected and it.routed and it.status and it.status.state is S.AVAILABLE for it in sightings)
     assert (status.state is V.AVAILABLE) == (queryable and assigned is HELD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from berth.errors import UnsupportedArtifact
 from berth.model import Signature, TensorSpec
+from controller.core.intake import InspectedModel
 from controller.intake import onnx_wire
-from controller.intake.onnx_artifact import MAX_IR_VERSION, MAX_OPSETS, InspectedModel, inspect
+from controller.intake.onnx_artifact import MAX_IR_VERSION, MAX_OPSETS, inspect
 from doubles.onnx_session import open_session
 
 FLOAT = TensorProto.FLOAT
@@ -135,7 +137,8 @@ def test_tensors_in_attributes_and_subgraphs_count_as_weights(tmp_path: Path) ->
 def test_sub_byte_and_string_weights(tmp_path: Path) -> None:
     model = linear()
     model.graph.initializer.append(helper.make_tensor("q", TensorProto.INT4, [5], [1, 2, 3, 4, 5]))
-    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [2], [b"ab", b""]))
+    words: list[Any] = [b"ab", b""]
+    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [2], words))
     assert read(tmp_path, model).initializer_bytes == 60 + 3 + (4 + 2 + 2 * 32)
 
 
@@ -411,19 +414,17 @@ def test_structure_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read(tmp_path, changed(lambda model: setattr(model.graph.initializer[0], "doc_string", "x" * 10_001)))
 
 
-@given(st.lists(st.floats(width=32), max_size=40), st.integers(1, 4), st.booleans())
-def test_floats_of_attributes_are_passed_over_exactly(floats: list[float], at_once: int, then: bool) -> None:
+@given(st.lists(st.floats(width=32), max_size=40), st.booleans())
+@example([0.5] * (2**16 - 1), True)  # they are passed over 2**16 at a time
+@example([0.5] * 2**16, True)
+@example([0.5] * (2**17 + 1), False)
+def test_floats_of_attributes_are_passed_over_exactly(floats: list[float], then: bool) -> None:
     node = helper.make_node("N", ["x"], ["y"])
     node.attribute.add(name="a").floats.extend(floats)
     node.attribute[0].ints.extend([1, 300] if then else [])
     node.attribute.add(name="b").f = 1.0
     model = helper.make_model(helper.make_graph([node], "g", [], []))
-    before = onnx_wire._FLOATS_AT_ONCE
-    onnx_wire._FLOATS_AT_ONCE = at_once
-    try:
-        assert onnx.ModelProto.FromString(onnx_wire.strip(model.SerializeToString()).model) == model
-    finally:
-        onnx_wire._FLOATS_AT_ONCE = before
+    assert onnx.ModelProto.FromString(onnx_wire.strip(model.SerializeToString()).model) == model
 
 
 def damaged(data: bytes, flips: list[tuple[int, int]], keep: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from berth.errors import InvalidArgument
-from berth.model import TensorSpec
+from berth.model import Signature, TensorSpec
 from worker.runtimes.protocol import Array, LoadFailed
 
 # ONNX Runtime's name of a tensor type -> OIP's, and numpy's dtype for it.
@@ -86,6 +86,16 @@ def to_runtime(name: str, array: Array) -> Any:
         bits = np.ascontiguousarray(array).view(np.uint16)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BFLOAT16)
     return array
+
+
+Runner = Callable[[Any, Sequence[str], Mapping[str, Any], Any], dict[str, Array]]
+"""Runs a session: names of outputs, inputs as `to_runtime` makes them, RunOptions."""
+
+
+def runner(signature: Signature) -> Runner:
+    """What runs a session with this signature."""
+    values = any(spec.datatype == "BF16" for spec in (*signature.inputs, *signature.outputs))
+    return run_values if values else run_plain
 
 
 def run_plain(session: Any, names: Sequence[str], feed: Mapping[str, Any], options: Any) -> dict[str, Array]:

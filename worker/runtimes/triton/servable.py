@@ -33,7 +33,8 @@ class TritonServable:
     ) -> None:
         self.name = name
         self.signature = signature
-        self.measured_bytes = 1
+        # What it takes, in bytes; whoever loads it knows how to tell.
+        self.weigh: Callable[[], int] = lambda: 1
         # Where it was loaded: another life of Triton knows nothing of it.
         self.link: TritonLink | None = None
         # Its process, if it has one that can be seen from here.
@@ -49,6 +50,13 @@ class TritonServable:
 
     def __repr__(self) -> str:
         return f"<TritonServable {self.name} {self._gone or 'here'} {self.stub}>"
+
+    async def warm_up(self) -> float:
+        """Not done: whatever the first run makes, it makes in another process."""
+        return float("inf")
+
+    async def measure(self) -> int:
+        return max(1, self.weigh())
 
     def when_lost(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
