@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from typing import Final, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from berth.headers import GRPC_MESSAGE, GRPC_STATUS
 
@@ -43,11 +43,6 @@ def parse_timeout(value: bytes) -> float:
 def status_fields(code: int, text: str) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
     """The trailers of a call that failed. Text beyond ASCII is percent-encoded UTF-8, as gRPC demands."""
     return (GRPC_STATUS, b"%d" % code), (GRPC_MESSAGE, quote(text[:_LONGEST_TEXT], safe=_PLAIN).encode())
-
-
-def parse_text(value: bytes) -> str:
-    """The text of a `grpc-message`; what is not properly encoded stays as it is."""
-    return unquote(value.decode("latin-1"), errors="replace")
 
 
 class Message(NamedTuple):
