@@ -181,12 +181,23 @@ def test_loads_of_one_look_share_the_memory() -> None:
 # Transitions and orders
 
 
+def ways() -> dict[S, tuple[ServableEvent, ...]]:
+    """To every state, from a version that is new, by the events that lead there soonest."""
+    found: dict[S, tuple[ServableEvent, ...]] = {S.NEW: ()}
+    while len(found) < len(S):
+        nearer = [(TRANSITIONS[step], (*found[step[0]], step[1])) for step in TRANSITIONS if step[0] in found]
+        found = dict(reversed(nearer)) | found
+    return found
+
+
 def test_each_transition_and_no_other() -> None:
     for state, event in itertools.product(S, ServableEvent):
         life = Lifecycle(ROOMY)
         life.accept(AspiredSet(Order(1, 1), (spec(1),)), 0.0)
-        life._held[MODEL][1] = held(state, 1)
-        life.ledger = MemoryLedger(ROOMY, held(state, 1).charge)
+        if state is S.END:
+            life.accept(AspiredSet(Order(1, 2), ()), 0.0)
+        for before in ways()[state]:
+            life.record(key(1), before, 0.5, measured_bytes=100)
         if (state, event) in TRANSITIONS:
             assert life.record(key(1), event, 1.0, measured_bytes=7).state is TRANSITIONS[state, event]
             life.validate()
