@@ -35,17 +35,23 @@ def elsewhere_from_wire(messages: Iterable[common_pb2.Elsewhere]) -> dict[int, t
     return {message.version: tuple(message.cells) for message in messages}
 
 
-def serving_to_wire(serving: model.Serving) -> common_pb2.Serving:
-    return common_pb2.Serving(
-        versions=[common_pb2.Share(version=share.version, weight=share.weight) for share in serving.versions],
-        labels=dict(serving.labels),
-    )
+def fill_serving(message: common_pb2.Serving, serving: model.Serving) -> None:
+    """Into the message where it stands: a snapshot has a hundred thousand of them, and a copy costs as much again."""
+    message.SetInParent()
+    for share in serving.versions:
+        part = message.versions.add()
+        part.version, part.weight = share
+    labels = message.labels
+    for label, version in serving.labels.items():
+        labels[label] = version
 
 
 def serving_from_wire(message: common_pb2.Serving) -> model.Serving:
     shares = message.versions
-    if len(shares) == 1 and shares[0].weight == 1:
-        return model.Serving.only(shares[0].version, dict(message.labels))
+    if len(shares) == 1:
+        (share,) = shares
+        if share.weight == 1:
+            return model.Serving(model.all_to(share.version), dict(message.labels))
     return model.Serving(
         tuple(model.Share(share.version, share.weight) for share in shares if share.weight), dict(message.labels)
     )
@@ -215,6 +221,30 @@ def aspired_from_wire(message: worker_pb2.AspiredSet) -> model.AspiredSet:
     )
 
 
+def desired_model_to_wire(entry: model.DesiredModel) -> desired_pb2.DesiredModel:
+    message = desired_pb2.DesiredModel(
+        tenant=entry.key.tenant,
+        model=entry.key.model,
+        target=entry.serving.default,
+        labels=dict(entry.serving.labels),
+        default_answer=entry.default_answer,
+        elsewhere=elsewhere_to_wire(entry.elsewhere),
+    )
+    fill_serving(message.serving, entry.serving)
+    return message
+
+
+def desired_model_from_wire(message: desired_pb2.DesiredModel) -> model.DesiredModel:
+    return model.DesiredModel(
+        ModelKey(message.tenant, message.model),
+        serving_from_wire(message.serving)
+        if message.HasField("serving")
+        else model.Serving.only(message.target, dict(message.labels)),
+        message.default_answer,
+        elsewhere_from_wire(message.elsewhere),
+    )
+
+
 def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
     return desired_pb2.DesiredState(
         cell=desired.cell,
@@ -228,18 +258,7 @@ def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
             )
             for job in desired.jobs
         ],
-        models=[
-            desired_pb2.DesiredModel(
-                tenant=entry.key.tenant,
-                model=entry.key.model,
-                target=entry.serving.default,
-                labels=dict(entry.serving.labels),
-                default_answer=entry.default_answer,
-                elsewhere=elsewhere_to_wire(entry.elsewhere),
-                serving=serving_to_wire(entry.serving),
-            )
-            for entry in desired.models
-        ],
+        models=[desired_model_to_wire(entry) for entry in desired.models],
         keys=[api_key_to_wire(key) for key in desired.keys],
         limits=[limits_to_wire(limits) for limits in desired.limits],
     )
@@ -258,17 +277,7 @@ def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
             )
             for job in message.jobs
         ),
-        models=tuple(
-            model.DesiredModel(
-                ModelKey(entry.tenant, entry.model),
-                serving_from_wire(entry.serving)
-                if entry.HasField("serving")
-                else model.Serving.only(entry.target, dict(entry.labels)),
-                entry.default_answer,
-                elsewhere_from_wire(entry.elsewhere),
-            )
-            for entry in message.models
-        ),
+        models=tuple(desired_model_from_wire(entry) for entry in message.models),
         keys=tuple(api_key_from_wire(key) for key in message.keys),
         limits=tuple(limits_from_wire(limits) for limits in message.limits),
     )
@@ -323,7 +332,7 @@ def observed_from_wire(message: desired_pb2.ObservedCell) -> model.ObservedCell:
 
 
 def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
-    return routes_pb2.ModelRoute(
+    message = routes_pb2.ModelRoute(
         tenant=route.key.tenant,
         model=route.key.model,
         default_version=route.serving.default,
@@ -340,8 +349,9 @@ def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
         ],
         default_answer=route.default_answer,
         elsewhere=elsewhere_to_wire(route.elsewhere),
-        serving=serving_to_wire(route.serving),
     )
+    fill_serving(message.serving, route.serving)
+    return message
 
 
 def model_route_from_wire(message: routes_pb2.ModelRoute) -> model.ModelRoute:
