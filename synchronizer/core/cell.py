@@ -62,8 +62,8 @@ class Cell:
     """Mutated by `step` alone. `now` is in seconds of one monotonic clock throughout."""
 
     def __init__(self, name: str, timings: Timings = Timings()) -> None:
-        self._name = name
-        self._timings = timings
+        self.name = name
+        self.timings = timings
         self._assigned = AssignedVersions()
         self._registered: frozenset[str] | None = None
         self._leaving: frozenset[str] = frozenset()
@@ -78,7 +78,7 @@ class Cell:
         self._replicas: dict[str, TrackedReplica] = {}
         self._heard: set[str] = set()
         self._settled = False
-        self._settle_at = now + self._timings.settle
+        self._settle_at = now + self.timings.settle
         self._board = RouteTableBuilder()
         if self._assigned.state is not None:
             self._board.set_desired(self._assigned.state)
@@ -91,7 +91,7 @@ class Cell:
 
     def __repr__(self) -> str:
         return (
-            f"<Cell {self._name} epoch={self._epoch} settled={self._settled} desired={self.desired_generation} "
+            f"<Cell {self.name} epoch={self._epoch} settled={self._settled} desired={self.desired_generation} "
             f"given={self._generation}/{self._reserved_upto} replicas={len(self._replicas)} {self._ledger!r}>"
         )
 
@@ -162,7 +162,7 @@ class Cell:
             )
             for name, replica in sorted(self._replicas.items())
         )
-        return ObservedCell(self._name, self._epoch, self.desired_generation or 0, replicas, self._ledger.routers())
+        return ObservedCell(self.name, self._epoch, self.desired_generation or 0, replicas, self._ledger.routers())
 
     def wanting(self, wanted: Iterable[VersionKey]) -> tuple[str, ...]:
         """The jobs that are to hold any of these versions."""
@@ -232,7 +232,7 @@ class Cell:
     def _desire(self, state: DesiredState, now: float) -> None:
         known = self._assigned.generation
         if known is None:
-            self._settle_at = now + self._timings.settle
+            self._settle_at = now + self.timings.settle
             self._touched |= self._replicas.keys()
         elif state.generation <= known:
             return
@@ -243,7 +243,7 @@ class Cell:
 
     def _discover(self, event: Discovered, now: float) -> None:
         if self._registered is None:
-            self._settle_at = now + self._timings.settle
+            self._settle_at = now + self.timings.settle
         names = self._registered = frozenset(event.addresses)
         turned, self._leaving = self._leaving ^ event.leaving, event.leaving
         if turned & self._replicas.keys():
@@ -375,7 +375,7 @@ class Cell:
             self._lingering.add(name)
         if versions is None and not replica.confirmed:
             if replica.believe_at is None:
-                replica.believe_at = now + self._timings.settle if self._settled else self._settle_at
+                replica.believe_at = now + self.timings.settle if self._settled else self._settle_at
             replica.confirmed = now >= replica.believe_at
         if versions is None or (replica.sent is not None and replica.sent.versions == versions and not replica.resend):
             return None
@@ -401,4 +401,4 @@ class Cell:
         return [replica.believe_at for replica in waiting if replica.believe_at is not None and not replica.confirmed]
 
     def _new_ledger(self, now: float) -> RouteLedger:
-        return RouteLedger(self._epoch, now, grace=self._timings.router_grace, timeout=self._timings.withdraw_timeout)
+        return RouteLedger(self._epoch, now, grace=self.timings.router_grace, timeout=self.timings.withdraw_timeout)
