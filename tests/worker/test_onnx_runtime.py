@@ -264,12 +264,19 @@ async def test_a_deadline_ends_a_run(bench: OnnxBench) -> None:
 async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(bench: OnnxBench) -> None:
     loaded = await bench.load(onnx_models.slow_loop())
     endless = {"x": np.array(0, np.float32), "n": np.array(2**62)}
-    begun: list[str] = []
-    with_thread = [asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("thread"))) for _ in range(2)]
+    loop = asyncio.get_running_loop()
+    begun: asyncio.Queue[str] = asyncio.Queue()
+
+    def ask(name: str) -> asyncio.Task[dict[str, Array]]:
+        def started() -> None:
+            loop.call_soon_threadsafe(begun.put_nowait, name)
+
+        return asyncio.create_task(loaded.infer(endless, [], started))
+
+    with_thread = [ask("thread") for _ in range(2)]
     async with asyncio.timeout(10):
-        while len(begun) < 2:
-            await turn()
-        waiting = asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("waited")))
+        assert [await begun.get() for _ in with_thread] == ["thread", "thread"]
+        waiting = ask("waited")
         await turn()
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -277,7 +284,7 @@ async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(benc
             task.cancel()
         await asyncio.wait(with_thread)
         await loaded.infer({**endless, "n": np.array(1)}, [])
-    assert begun == ["thread", "thread"]
+    assert begun.empty()
 
 
 async def test_a_warm_up_without_end_is_ended(bench: OnnxBench, monkeypatch: pytest.MonkeyPatch) -> None:
