@@ -25,6 +25,7 @@ COMPILED = (
     "berth/http/*.py",
     "berth/http/http1/*.py",
     "berth/http/http2/*.py",
+    "berth/http_shell/*.py",
     "router/core/*.py",
     "router/connection/*.py",
     "router/control/board.py",
@@ -37,7 +38,8 @@ COMPILED = (
 )
 LEFT_OUT = {
     "berth/http/errors.py": "subclasses of RuntimeError, which mypyc does not have",
-    "router/connection/attached.py": "asyncio looks for a class of its own",
+    "berth/http_shell/attached.py": "asyncio looks for a class of its own",
+    "berth/http_shell/listening.py": "once a port",
     "router/connection/dialer.py": "a task for each connection, not for each request",
     "router/connection/strangers.py": "once a connection",
     "router/core/cache.py": "a generic dataclass with slots, which mypyc does not have; and off by default",

@@ -17,10 +17,11 @@ from berth.errors import PreconditionFailed
 from berth.states import ScalingMode
 from controller.core.autoscaling.readings import JobReading
 from controller.core.autoscaling.scaler import Decision, JobScaler
+from controller.core.settling import Settlement, settle_replicas, start
 from controller.leadership import Leadership
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import scaling
-from controller.usecases.jobs import Seen
+from controller.usecases.jobs import SeenJob
 
 log = structlog.get_logger(__name__)
 
@@ -64,44 +65,45 @@ class Autoscaler:
         view = await self._transactions.read(scaling.survey)
         decisions = self._decide(view)
         self._metrics.show(view.jobs, decisions)
-        planned = [scaling.plan(seen, decisions.get(seen.job.name)) for seen in view.jobs]
-        if changes := [change for change in planned if change is not None]:
-            await self._store(changes)
+        found = [settle_replicas(seen.numbers, decisions.get(seen.job.name)) for seen in view.jobs]
+        if settlements := [settlement for settlement in found if settlement is not None]:
+            await self._store(settlements)
 
     def _decide(self, view: scaling.View) -> dict[str, Decision]:
         now = self._clock()
         decisions = {}
-        for job, pool in view.jobs:
+        for seen in view.jobs:
+            job = seen.job
             if job.scaling.mode is ScalingMode.MANUAL:
                 continue
-            unseen = job.from_file and pool is None
-            if job.desired_replicas is None and (unseen or job.name not in view.readings):
+            unseen = job.from_file and seen.workload is None
+            if job.decision is None and (unseen or job.name not in view.readings):
                 # Whoever decides before seeing what there is takes it away.
                 continue
             scaler = self._scalers.get(job.name)
-            if scaler is None or (job.desired_replicas is None and scaler.decided):
+            if scaler is None or (job.decision is None and scaler.decided):
                 # New, or taken from someone who has decided otherwise in between.
-                scaler = self._scalers[job.name] = JobScaler(scaling.start(job, pool), now)
+                scaler = self._scalers[job.name] = JobScaler(start(seen.numbers), now)
             reading = view.readings.get(job.name, _UNHEARD)
             decisions[job.name] = scaler.step(reading, job.scaling, job.service_class, now)
         for gone in self._scalers.keys() - decisions.keys():
             del self._scalers[gone]
         return decisions
 
-    async def _store(self, changes: list[scaling.Change]) -> None:
+    async def _store(self, settlements: list[Settlement]) -> None:
         async def use_case(tx: Tx) -> None:
             await self._leadership.check(tx)
-            await scaling.settle(tx, changes)
+            await scaling.settle(tx, settlements)
 
         try:
             await self._transactions.run(use_case, fleet=True)
         except PreconditionFailed as error:
             log.info("the autoscaler was replaced", reason=error.detail)
             return
-        for change in changes:
-            if change.decision is not None:
-                self._metrics.count(change)
-                log.info("job scaled", job=change.job, replicas=change.decision.replicas, reason=change.decision.reason)
+        for settlement in settlements:
+            if (decision := settlement.decision) is not None:
+                self._metrics.count(settlement)
+                log.info("job scaled", job=settlement.job, replicas=decision.replicas, reason=decision.reason)
 
 
 class _Metrics:
@@ -124,7 +126,7 @@ class _Metrics:
             "berth_scaling_decisions", "Changes of a job's desired replicas", ["job", "direction"], registry=registry
         )
 
-    def show(self, jobs: list[Seen], decisions: dict[str, Decision]) -> None:
+    def show(self, jobs: list[SeenJob], decisions: dict[str, Decision]) -> None:
         """Replaces what was shown. Nothing awaits here, so no scrape sees half of it."""
         for gauge in (self._desired, self._most, self._replicas, self._ready, self._sustainable):
             gauge.clear()
@@ -135,13 +137,13 @@ class _Metrics:
             if pool is not None:
                 self._ready.labels(job.name).set(pool.ready)
             decision = decisions.get(job.name)
-            desired = job.desired_replicas if decision is None else decision.replicas
-            if desired is not None:
-                self._desired.labels(job.name).set(desired)
+            stored = job.decision if decision is None else decision
+            if stored is not None:
+                self._desired.labels(job.name).set(stored.replicas)
             if decision is not None and decision.sustainable:
                 self._sustainable.labels(job.name).set(decision.sustainable)
 
-    def count(self, change: scaling.Change) -> None:
-        if change.decision is not None and change.before is not None:
-            direction = "up" if change.decision.replicas > change.before else "down"
-            self._decisions.labels(change.job, direction).inc()
+    def count(self, settlement: Settlement) -> None:
+        if settlement.decision is not None and settlement.before is not None:
+            direction = "up" if settlement.decision.replicas > settlement.before else "down"
+            self._decisions.labels(settlement.job, direction).inc()

@@ -14,7 +14,7 @@ import structlog
 
 from berth.errors import BerthError, PreconditionFailed
 from berth.reconcile import Again, Outcome, Repeater
-from controller.store import observed
+from controller.store import leases
 from controller.store.transaction import Transactions, Tx
 
 log = structlog.get_logger(__name__)
@@ -39,13 +39,13 @@ class Leadership:
     async def renew(self) -> int | None:
         """The epoch of this controller's lead, None while another leads. Raises `Unavailable`."""
         self._epoch = None
-        lease = await self._transactions.run(lambda tx: observed.lease(tx, self._name, self._holder, self._ttl_s))
+        lease = await self._transactions.run(lambda tx: leases.lease(tx, self._name, self._holder, self._ttl_s))
         self._epoch = lease.epoch if lease.granted else None
         return self._epoch
 
     async def check(self, tx: Tx) -> None:
         """Raises `PreconditionFailed` within `tx` if another leads by now."""
-        if self._epoch is None or await observed.current_epoch(tx, self._name) != self._epoch:
+        if self._epoch is None or await leases.current_epoch(tx, self._name) != self._epoch:
             raise PreconditionFailed(f"another controller has {self._name[1:]} now")
 
     async def repeat(self, tick: Callable[[], Awaitable[None]], every_s: float) -> None:
@@ -71,4 +71,4 @@ class Leadership:
         self._epoch = None
         with suppress(BerthError, TimeoutError):
             async with asyncio.timeout(_RESIGN_S):
-                await self._transactions.run(lambda tx: observed.release_lease(tx, self._name, self._holder))
+                await self._transactions.run(lambda tx: leases.release(tx, self._name, self._holder))

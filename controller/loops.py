@@ -14,7 +14,8 @@ from berth.artifacts.store import ArtifactStore
 from berth.errors import BerthError
 from berth.ids import ModelKey
 from berth.reconcile import Again, Backoff, Outcome, Repeater, Retry
-from controller.store import jobs, journal, models
+from controller.store import artifacts, assignments, events, models, requests
+from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import rollout
 
@@ -75,7 +76,7 @@ class RolloutLoop:
         """Do what is to be done for these models and for those being released; for all models if None."""
 
         async def ids(tx: Tx) -> list[int]:
-            return sorted({*await models.ids_of(tx, keys), *await jobs.releasing_models(tx)})
+            return sorted({*await models.ids_of(tx, EVERY_TENANT, keys), *await assignments.releasing_models(tx)})
 
         found = await self._transactions.read(ids)
         for start in range(0, len(found), _BATCH):
@@ -114,13 +115,13 @@ class Housekeeping:
 
     async def tidy(self, keep_artifacts: timedelta) -> None:
         """One round. `keep_artifacts` must be longer than an upload takes to store what it has announced."""
-        await self._transactions.run(lambda tx: journal.forget_requests(tx, KEEP_REQUESTS))
-        await self._transactions.run(lambda tx: journal.forget_events(tx, KEEP_EVENTS))
-        for sha256 in await self._transactions.run(lambda tx: journal.condemn_artifacts(tx, keep_artifacts)):
+        await self._transactions.run(lambda tx: requests.forget(tx, KEEP_REQUESTS))
+        await self._transactions.run(lambda tx: events.forget(tx, KEEP_EVENTS))
+        for sha256 in await self._transactions.run(lambda tx: artifacts.condemn(tx, keep_artifacts)):
             # Condemned first and forgotten last: an upload of the same bytes waits meanwhile, and a kill in between
             # is made good in the next round.
             await self._store.delete(sha256)
-            await self._transactions.run(lambda tx, gone=sha256: journal.remove_artifact(tx, gone))  # type: ignore[misc]
+            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone))  # type: ignore[misc]
             log.info("collected an unused artifact", sha256=sha256)
         await self._store.sweep(time.time(), older_than_s=_KEEP_DRAFTS_S)
         await asyncio.to_thread(_sweep_folder, self._spool, time.time() - _KEEP_DRAFTS_S)

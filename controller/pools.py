@@ -17,12 +17,12 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from berth.api.schemas import Name, Scaling
 from berth.errors import PreconditionFailed
 from berth.states import Runtime, ServiceClass
-from controller.core import scaling
-from controller.core.pools import Pool
+from controller.core.pools import PoolSpec
+from controller.core.scaling import policy_of
 from controller.leadership import Leadership
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import pools
-from controller.usecases.pools import Outcome
+from controller.usecases.pools import PoolsSettled
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +47,8 @@ class _Entry(BaseModel):
     dedicated_tenant: Name | None = None
     scaling: Scaling | None = None
 
-    def pool(self) -> Pool:
-        return Pool(
+    def pool(self) -> PoolSpec:
+        return PoolSpec(
             job=self.job,
             cell=self.cell,
             runtime=self.runtime,
@@ -56,22 +56,11 @@ class _Entry(BaseModel):
             memory_per_replica=int(self.memory_per_replica),
             service_class=self.service_class,
             dedicated_tenant=self.dedicated_tenant,
-            scaling=None if self.scaling is None else policy(self.scaling),
+            scaling=None if self.scaling is None else policy_of(self.scaling.model_dump()),
         )
 
 
-def policy(document: Scaling) -> scaling.Scaling:
-    """The API's words as the core's value."""
-    return scaling.Scaling(
-        document.mode,
-        document.min_replicas,
-        document.max_replicas,
-        document.target_queue_ms / 1e3,
-        document.stabilize_down_s,
-    )
-
-
-def parse(content: bytes) -> tuple[Pool, ...]:
+def parse(content: bytes) -> tuple[PoolSpec, ...]:
     """The pools of a file `{"pools": [{"job": …}, …]}`. Raises `BadPoolsFile`."""
     if len(content) > _MOST_BYTES:
         raise BadPoolsFile(f"it has more than {_MOST_BYTES} bytes")
@@ -81,7 +70,7 @@ def parse(content: bytes) -> tuple[Pool, ...]:
         raise BadPoolsFile(f"it is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("pools"), list) or len(document) != 1:
         raise BadPoolsFile('it is not {"pools": […]}')
-    found: dict[str, Pool] = {}
+    found: dict[str, PoolSpec] = {}
     for index, raw in enumerate(document["pools"]):
         pool = _parse_one(index, raw)
         if pool.job in found:
@@ -90,7 +79,7 @@ def parse(content: bytes) -> tuple[Pool, ...]:
     return tuple(found.values())
 
 
-def _parse_one(index: int, raw: Any) -> Pool:
+def _parse_one(index: int, raw: Any) -> PoolSpec:
     name = raw.get("job") if isinstance(raw, dict) else None
     try:
         return _Entry.model_validate(raw).pool()
@@ -112,7 +101,7 @@ class PoolsFile:
         self._transactions = transactions
         self._leadership = leadership
         self._content: bytes | None = None
-        self._pools: tuple[Pool, ...] | None = None
+        self._pools: tuple[PoolSpec, ...] | None = None
         self._refused: dict[str, str] = {}
         self.problem = ""
         ok = Gauge("berth_pools_file_ok", "Whether the pools file could be read and made sense", registry=registry)
@@ -148,8 +137,8 @@ class PoolsFile:
             self._refused = {}
         self._conflicts.set(await self._transactions.read(pools.count_conflicts))
 
-    async def _settle(self, wanted: tuple[Pool, ...]) -> None:
-        async def use_case(tx: Tx) -> Outcome:
+    async def _settle(self, wanted: tuple[PoolSpec, ...]) -> None:
+        async def use_case(tx: Tx) -> PoolsSettled:
             await self._leadership.check(tx)
             return await pools.settle(tx, wanted)
 

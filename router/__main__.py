@@ -37,7 +37,7 @@ async def serve(
     from berth.admin import serve_admin
     from berth.auth.peer import PeerCredential
     from berth.tracing import open_tracing
-    from router.connection.connection import Common
+    from router.connection.common import Common
     from router.connection.dialer import Dialer
     from router.connection.ledger import Ledger
     from router.connection.strangers import Strangers

@@ -10,5 +10,5 @@ follows its arrow, `core`, and what lies beside the rooms (settings, metrics, cg
     runtimes                                   ONNX Runtime in this process, Triton beside it: load, run, free
     core                                       decisions and sums: pure
 
-Only `__main__` knows which runtimes there are, and puts the rooms together.
+`service` puts the rooms together; only `opening` knows which runtimes there are.
 """

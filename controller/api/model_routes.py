@@ -79,7 +79,9 @@ async def update_model(call: Authenticated, tenant: str, model: str, body: schem
         if body.cells is not None:
             await models.ask_for_cells(tx, call.caller, await models.get(tx, key), body.cells)
         if "default_answer" in body.model_fields_set:
-            await models.set_default_answer(tx, call.caller.key_id, record, body.default_answer)
+            answer = body.default_answer
+            outputs = None if answer is None else answer.model_dump()["outputs"]
+            await models.set_default_answer(tx, call.caller.key_id, record, outputs)
         return views.model(await models.get(tx, key))
 
     return call.show(await call.change(act, key))

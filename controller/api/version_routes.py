@@ -19,7 +19,7 @@ from controller.api.problems import UnsupportedMediaType
 from controller.api.version_views import version_views
 from controller.core.intake import Requester
 from controller.intake.receiving import Incoming
-from controller.store import models as store
+from controller.store import versions as store
 from controller.store.transaction import Tx
 from controller.usecases import models
 
@@ -53,7 +53,7 @@ async def list_versions(
 
     async def query(tx: Tx) -> list[schemas.Version]:
         record = await models.get(tx, ModelKey(tenant, model))
-        return await version_views(tx, await store.page_versions(tx, record.id, below, limit + 1))
+        return await version_views(tx, tenant, await store.page(tx, record, below, limit + 1))
 
     return make_page(await call.read(query), limit, lambda item: [item.version])
 
@@ -64,7 +64,7 @@ async def get_version(call: Authenticated, tenant: str, model: str, version: str
 
     async def query(tx: Tx) -> schemas.Version:
         record = await models.get_version(tx, await models.get(tx, ModelKey(tenant, model)), version)
-        return (await version_views(tx, [record]))[0]
+        return (await version_views(tx, tenant, [record]))[0]
 
     return call.show(await call.read(query))
 
@@ -78,7 +78,7 @@ async def delete_version(call: Authenticated, tenant: str, model: str, version: 
     async def act(tx: Tx) -> None:
         owner = await models.get(tx, key)
         record = await models.get_version(tx, owner, version)
-        call.check_match((await version_views(tx, [record]))[0])
+        call.check_match((await version_views(tx, tenant, [record]))[0])
         await models.delete_version(tx, call.caller.key_id, owner, record)
 
     await call.change(act, key)

@@ -32,7 +32,7 @@ from controller.core.intake import (
 from controller.intake import transitions
 from controller.intake.spool import Spooled, spool
 from controller.intake.transitions import Render, UploadTakenOver
-from controller.store import journal
+from controller.store import artifacts
 from controller.store.transaction import Transactions
 from controller.usecases.requests import Answer
 
@@ -97,7 +97,7 @@ class Steps:
             return await self._record_stored(upload)
         except UploadTakenOver:
             # Whoever withdrew the upload may have looked before the object was there: let the collector know of it.
-            await self._transactions.run(lambda tx: journal.touch_artifact(tx, spooled.sha256, spooled.size_bytes))
+            await self._transactions.run(lambda tx: artifacts.touch(tx, spooled.sha256, spooled.size_bytes))
             raise
 
     async def _record_stored(self, upload: Upload) -> Upload:
@@ -125,5 +125,5 @@ class Steps:
         # Condemned first and forgotten last, as the collector does: a kill in between is made good by it.
         for sha256 in condemned:
             await self._tools.artifacts.delete(sha256)
-            await self._transactions.run(lambda tx, gone=sha256: journal.remove_artifact(tx, gone))  # type: ignore[misc]
+            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone))  # type: ignore[misc]
             log.info("removed the bytes of an upload that came to nothing", sha256=sha256)

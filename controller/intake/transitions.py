@@ -14,14 +14,15 @@ from berth.ids import ModelKey
 from berth.model import Artifact
 from controller.core import intake
 from controller.core.intake import Blob, InspectedModel, Requester, Upload, UploadTicket
-from controller.store import journal, records, tenants, uploads
+from controller.store import artifacts, requests, tenants, uploads
+from controller.store.records import VersionRecord
 from controller.store.transaction import Tx
 from controller.usecases import versions
 from controller.usecases.keys import Caller
 from controller.usecases.requests import Answer, Memo, once
 from controller.usecases.tenants import get as get_tenant
 
-Render = Callable[[Tx, records.Version], Awaitable[dict[str, Any]]]
+Render = Callable[[Tx, VersionRecord], Awaitable[dict[str, Any]]]
 """How a version looks to its client: the answer is remembered in the transaction that makes the version."""
 
 
@@ -37,7 +38,7 @@ async def begin(tx: Tx, key: ModelKey, requester: Requester, declared_bytes: int
     """
     if (
         requester.idempotency_key is not None
-        and await journal.recall(tx, requester.actor, requester.idempotency_key) is not None
+        and await requests.recall(tx, requester.actor, requester.idempotency_key) is not None
     ):
         # It is answered again, whatever has filled up since.
         return None
@@ -52,7 +53,7 @@ async def grow(tx: Tx, key: ModelKey, requester: Requester, ticket: UploadTicket
     tenant = await get_tenant(tx, key.tenant)
     _, stored = await tenants.usage(tx, tenant.name)
     _, reserved = await uploads.usage(tx, tenant.name, requester, own=ticket.upload)
-    granted = intake.reserve(limit=tenant.max_bytes, used=stored + reserved, needed=needed, wished=wished)
+    granted = intake.reserve(limit=tenant.quota.max_bytes, used=stored + reserved, needed=needed, wished=wished)
     if not await uploads.reserve(tx, ticket, granted):
         raise _taken_over()
     return granted
@@ -64,7 +65,7 @@ async def record_received(tx: Tx, ticket: UploadTicket, blobs: tuple[Blob, ...],
     Raises `Unavailable` while the same bytes, unused before, are being deleted.
     """
     for blob in blobs:
-        if not await journal.touch_artifact(tx, blob.sha256, blob.size_bytes):
+        if not await artifacts.touch(tx, blob.sha256, blob.size_bytes):
             raise Unavailable("an unused artifact with the same bytes is being removed", retry_after=2.0)
     return _held(await uploads.record_received(tx, ticket, blobs, fingerprint))
 

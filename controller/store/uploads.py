@@ -13,9 +13,9 @@ from sqlalchemy import case, delete, func, literal, select, update
 from berth.ids import ModelKey
 from berth.states import Role
 from controller.core.intake import NEXT, Blob, InspectedModel, Requester, Upload, UploadStep, UploadTicket
-from controller.store import models
 from controller.store.schema import artifacts, uploads, versions
 from controller.store.transaction import Tx
+from controller.store.versions import signature_from_json, signature_to_json
 
 
 class NewUpload(NamedTuple):
@@ -92,7 +92,7 @@ async def record_stored(tx: Tx, ticket: UploadTicket) -> Upload | None:
 
 
 async def record_inspected(tx: Tx, ticket: UploadTicket, model: InspectedModel) -> Upload | None:
-    signature = models.signature_to_json(model.signature)
+    signature = signature_to_json(model.signature)
     found = {"signature": signature, "initializer_bytes": model.initializer_bytes}
     return await _advance(tx, ticket, UploadStep.STORED, {"found": found})
 
@@ -181,7 +181,7 @@ def _after(seconds: float) -> Any:
 def _from_row(row: Any) -> Upload:
     model = None
     if row.found is not None:
-        signature = models.signature_from_json(row.found["signature"])
+        signature = signature_from_json(row.found["signature"])
         model = InspectedModel(signature, row.found["initializer_bytes"])
     fingerprint = None if row.fingerprint is None else bytes(row.fingerprint)
     role = Role(row.asked_by["role"])

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from berth.errors import Conflict
-from controller.store import journal
+from controller.store import requests
+from controller.store.records import RememberedRequest
 from controller.store.transaction import Tx
 
 
@@ -35,11 +36,11 @@ async def once(tx: Tx, memo: Memo | None, act: Callable[[Tx], Awaitable[Answer]]
     """
     if memo is None:
         return await act(tx)
-    known = await journal.recall(tx, memo.actor, memo.key)
+    known = await requests.recall(tx, memo.actor, memo.key)
     if known is not None:
         if known.fingerprint != memo.fingerprint:
             raise Conflict("this Idempotency-Key was used for a different request")
         return Answer(known.status, known.body, replayed=True)
     answer = await act(tx)
-    await journal.remember(tx, memo.actor, memo.key, journal.Remembered(memo.fingerprint, answer.status, answer.body))
+    await requests.remember(tx, memo.actor, memo.key, RememberedRequest(memo.fingerprint, answer.status, answer.body))
     return answer

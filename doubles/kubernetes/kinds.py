@@ -8,8 +8,6 @@ from typing import Any
 Object = dict[str, Any]
 """An API object as JSON holds it. An object that a store has given out is never changed in place."""
 
-VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
-
 
 @dataclass(frozen=True, slots=True)
 class Kind:

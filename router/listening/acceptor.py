@@ -13,10 +13,10 @@ import ssl
 
 import structlog
 
-from router.connection.attached import Attached
+from berth.http_shell.attached import Attached
+from berth.http_shell.server import ServerLink
 from router.core.turns import has_waited_enough, pause
 from router.listening.seats import Port, Seat
-from router.path.inbound.client import ClientConnection
 from router.path.inbound.service import Service
 
 log = structlog.get_logger(__name__)
@@ -117,7 +117,7 @@ class Acceptor:
         self._watch_again_in(_OUT_OF)
 
     def _take(self, taken: socket.socket) -> None:
-        protocol = Attached(ClientConnection(self._service, is_tls=self._tls is not None))
+        protocol = Attached(ServerLink(self._service.links, self._service.accept))
         number = self._number = self._number + 1
         lost = protocol.connection_lost
 

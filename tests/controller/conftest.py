@@ -173,7 +173,7 @@ async def start_controller(database_url: str, tmp_path: Path) -> AsyncIterator[S
                     **values,
                 }
             )
-            stop, ports = asyncio.Event(), service.Ports()
+            stop, ports = asyncio.Event(), service.ControllerPorts()
             running = asyncio.create_task(service.run(settings, stop, ports))
 
             async def end() -> None:

@@ -15,7 +15,7 @@ import httpx
 
 from berth.artifacts.opening import open_store
 from controller.loops import Housekeeping
-from controller.store import journal
+from controller.store import artifacts
 from controller.store.transaction import Transactions
 from doubles.onnx_models import identity, linear
 
@@ -204,7 +204,7 @@ async def test_an_artifact_whose_version_was_never_made_is_collected(
     kept = (await controller.upload("acme/digits", MODEL)).json()["sha256"]
     store = open_store(controller.settings.artifact_store)
     orphan = hashlib.sha256(b"orphan").hexdigest()
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, orphan, 6))
+    assert await transactions.run(lambda tx: artifacts.touch(tx, orphan, 6))
     await store.put(_once(b"orphan"), expected_sha256=orphan, max_bytes=10)
     housekeeping = Housekeeping(transactions, store, tmp_path)
     await housekeeping.tidy(timedelta(hours=1))
@@ -212,7 +212,7 @@ async def test_an_artifact_whose_version_was_never_made_is_collected(
     await housekeeping.tidy(timedelta(0))
     assert not await store.exists(orphan)
     assert await store.exists(kept)
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, orphan, 6))
+    assert await transactions.run(lambda tx: artifacts.touch(tx, orphan, 6))
 
 
 async def test_bytes_that_are_being_collected_are_not_referred_to(
@@ -220,8 +220,8 @@ async def test_bytes_that_are_being_collected_are_not_referred_to(
 ) -> None:
     await controller.tenant("acme")
     digest = hashlib.sha256(MODEL).hexdigest()
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, digest, len(MODEL)))
-    assert await transactions.run(lambda tx: journal.condemn_artifacts(tx, timedelta(0))) == [digest]
+    assert await transactions.run(lambda tx: artifacts.touch(tx, digest, len(MODEL)))
+    assert await transactions.run(lambda tx: artifacts.condemn(tx, timedelta(0))) == [digest]
     waits = await controller.upload("acme/digits", MODEL)
     assert (waits.status_code, waits.headers["retry-after"]) == (503, "2")
     await Housekeeping(transactions, open_store(controller.settings.artifact_store), tmp_path).tidy(timedelta(0))

@@ -21,7 +21,7 @@ from berth.wire import convert
 from controller.autoscaler import Autoscaler
 from controller.leadership import Leadership
 from controller.pools import BadPoolsFile, PoolsFile, parse
-from controller.store import observed as store
+from controller.store import loads as load_store
 from controller.store.transaction import Transactions
 from controller.usecases import scaling
 from controller.usecases.arrivals import awaiting
@@ -388,7 +388,7 @@ async def test_loads_are_merged_until_the_replica_restarts(
         address = replace(made.status.address, incarnation=incarnation)
         status = replace(made.status, address=address, loads=loads, load=ReplicaLoad(9, 2.0, 1.0))
         await report(controller, replace(made, status=status))
-        cells = await transactions.read(lambda tx: store.cell_loads(tx, ["pool"]))
+        cells = await transactions.read(lambda tx: load_store.of_cells(tx, ["pool"]))
         (found,) = cells["local"].replicas["pool"]
         assert (found.completed, found.busy_s, found.queued_s, found.in_flight, found.serving) == (9, 2.0, 1.0, 3, True)
         assert cells["local"].age_s < 60

@@ -1,41 +1,20 @@
 """Limits of a process: bytes of answers that are held back, and connections that nobody uses."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
 
-from berth.auth.peer import PeerCredential
 from berth.http.events import Event, GoingAway, ResponseReceived
 from berth.http.http1.client import Http1Client
 from berth.http.http2.client import Http2Client
-from berth.model import ReplicaAddress, RouteTable
-from router.connection.connection import Common
-from router.connection.dialer import Dialer
-from router.connection.ledger import Ledger
-from router.control.board import RouteBoard
-from router.control.metrics import RouterMetrics
-from router.control.wishes import Wishes
-from router.core.admission import Admission
-from router.core.attempts import Rules
-from router.core.budget import Budgets
-from router.core.hedging import Hedging
-from router.core.latency import Latencies
-from router.core.selection import Selection
-from router.core.tallies import Tallies
-from router.path.gate import Gate
-from router.path.inbound.client import ClientConnection
-from router.path.inbound.service import Limits, Service
-from router.path.race.forward import Forwarder
-from router.path.upstream.pools import Upstreams
-from router.path.watchers.record import Recorder
-from router.settings import RouterSettings
-from router.tfserving.answering import TfServing
+from berth.http_shell.server import ServerLink
+from berth.model import ReplicaAddress
+from doubles.bare_router import make_service
+from router.path.inbound.service import Service
 
 BODY = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"data":[1,2]}]}'
 ALICE = {"authorization": "Bearer alice-key"}
@@ -134,7 +113,7 @@ class Client:
 
     def __init__(self, service: Service, http: Http1Client | Http2Client) -> None:
         self.transport = Transport()
-        self._link = ClientConnection(service, is_tls=False)
+        self._link = ServerLink(service.links, service.accept)
         self._link.connection_made(self.transport)
         self._http = http
         self._heard = 0
@@ -158,29 +137,6 @@ class Client:
     def hear(self) -> list[Event]:
         news, self._heard = self.transport.written[self._heard :], len(self.transport.written)
         return list(self._http.receive(news)) if news else []
-
-
-def make_service() -> Service:
-    settings = RouterSettings(route_feeds="localhost:1", keepalive_s=1000.0, idle_timeout_s=90.0)
-    loop, registry = asyncio.get_running_loop(), CollectorRegistry()
-    dialer = Dialer(Common(loop, Ledger(2**20)), PeerCredential.from_token("t" * 43))
-    board, selection, metrics = RouteBoard(), Selection(), RouterMetrics(registry)
-    board.swap(RouteTable())
-    forwarder = Forwarder(
-        board=board,
-        upstreams=Upstreams({}),
-        selection=selection,
-        gate=Gate(board, Admission(10), Wishes(), metrics),
-        budgets=Budgets(),
-        latencies=Latencies(0.015),
-        hedging=Hedging(selection),
-        rules=Rules(),
-        metrics=metrics,
-        tallies=Tallies(0, 0, ()),
-        dice=random.Random(),
-    )
-    recorder = Recorder(registry, 0.0, random.Random())
-    return Service(dialer, forwarder, TfServing(forwarder, 2**20), recorder, Limits.of(settings), registry)
 
 
 @pytest.mark.looptime

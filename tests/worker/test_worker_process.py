@@ -28,8 +28,7 @@ from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2_grpc
 from doubles import onnx_models
 from doubles.certificates import Authority
-from worker.__main__ import serve
-from worker.cgroup import memory_limit
+from worker.service import run
 from worker.settings import WorkerSettings
 
 TOKEN = "t" * 40
@@ -286,19 +285,16 @@ async def test_everywhere_is_no_address_to_be_reached_at(tmp_path: Path) -> None
     tls = {"BERTH_TLS_CERT": str(files.cert), "BERTH_TLS_KEY": str(files.key), "BERTH_TLS_CA": str(files.ca)}
     settings = WorkerSettings.load(variables(tmp_path, **tls, BERTH_CONTROL_ADDRESS="0.0.0.0:0"))
     with pytest.raises(SettingsError, match="BERTH_ADVERTISE_HOST"):
-        await serve(settings, asyncio.Event())
+        await run(settings, asyncio.Event())
 
 
-async def test_a_container_that_is_too_small_is_said_at_the_start(tmp_path: Path) -> None:
-    limit = memory_limit()
-    settings = WorkerSettings.load(variables(tmp_path, BERTH_LOAD_HEADROOM=str(limit or 2**50)))
-    stop = asyncio.Event()
-    stop.set()
-    if limit is None:
-        await serve(settings, stop)
-    else:
-        with pytest.raises(SettingsError, match="the container has"):
-            await serve(settings, stop)
+async def test_a_container_that_is_too_small_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.opening.memory_limit", lambda: 2**30)
+    settings = WorkerSettings.load(variables(tmp_path, BERTH_LOAD_HEADROOM="1GiB"))
+    with pytest.raises(SettingsError, match="the container has"):
+        await run(settings, asyncio.Event())
 
 
 @pytest.mark.parametrize(
@@ -318,7 +314,7 @@ async def test_a_container_that_is_too_small_is_said_at_the_start(tmp_path: Path
 )
 async def test_wrong_settings_are_named(tmp_path: Path, variable: str, value: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        await serve(WorkerSettings.load(variables(tmp_path, **{variable: value})), asyncio.Event())
+        await run(WorkerSettings.load(variables(tmp_path, **{variable: value})), asyncio.Event())
 
 
 async def test_a_wrong_setting_ends_the_process_with_a_sentence(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from berth.http.events import (
     TrailersReceived,
 )
 from berth.http_shell.server import ServerLink
-from berth.http_shell.wire import OnEvents
 from worker.serving.asked import Asked
 from worker.serving.exchange import Exchange, Service
 from worker.serving.rest import RestExchange
@@ -54,7 +53,7 @@ class Conversation:
         exchange = self._exchanges.get(stream_id)
         if exchange is None:
             # Answered already; what still comes is of no use, and must not use up the window.
-            self._link.connection.consume(stream_id, len(data))
+            self._link.http.consume(stream_id, len(data))
             return
         exchange.complete = ended
         if data:
@@ -82,7 +81,7 @@ class Conversation:
         """The new exchange, if its body is still to come."""
         stream_id, head, ended = event
         asked = Asked.of(head, self._service.credential)
-        if not asked.is_grpc or not self._link.http2:
+        if not asked.is_grpc or not self._link.is_http2:
             kind: type[Exchange] = RestExchange
         elif asked.path == STREAM_INFER:
             kind = StreamExchange
@@ -103,14 +102,12 @@ class Conversation:
             exchange.on_end()
             return None
         if head.expects_continue:
-            connection = self._link.connection
+            connection = self._link.http
             connection.send_informational(stream_id, connection.encode_response(100))
         return exchange
 
+    def on_lost(self) -> None:
+        """Every exchange was told before."""
+
     def _over(self, stream_id: int) -> None:
         self._exchanges.pop(stream_id, None)
-
-
-def converse(service: Service, link: ServerLink) -> OnEvents:
-    """The `on_events` of one connection."""
-    return Conversation(service, link).on_events

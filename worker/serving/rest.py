@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 
 from berth.errors import BerthError
 from berth.headers import CONTENT_TYPE_TEXT, INFERENCE_HEADER_LENGTH, REPLICA, REQUEST_ID, REQUEST_ID_TEXT
-from berth.http_shell.wire import ServerConnection
+from berth.http_shell.server import ServerHttp
 from berth.ids import VersionKey
 from berth.oip import metadata, rest
 from berth.oip.errors import error_body, rest_error
@@ -66,7 +66,7 @@ class RestExchange(Exchange):
             self.refuse_body()
             return
         self._pieces.append(data)
-        self.link.connection.consume(self.stream_id, len(data))
+        self.link.http.consume(self.stream_id, len(data))
 
     def on_end(self) -> None:
         if self._key is None:
@@ -96,7 +96,7 @@ class RestExchange(Exchange):
             self.refuse(outcome)
         else:
             self._send(200, outcome.headers, outcome.content)
-        self.link.flush_soon()
+        self.link.mark()
 
     def refuse(self, error: BerthError) -> None:
         status, headers, body = rest_error(error, self.rid.decode())
@@ -115,11 +115,11 @@ class RestExchange(Exchange):
         self._send(status, _JSON | (headers or {}), error_body(detail))
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, *, not_started: bool = False) -> None:
-        connection = self.link.connection
+        connection = self.link.http
         headers.pop(REQUEST_ID_TEXT, None)
         block = _block(type(connection), status, tuple(headers.items()), self.service.answering.replica, not_started)
         own = [] if self.rid == self.asked.fields.get(REQUEST_ID) else [(REQUEST_ID, self.rid)]
-        if self.link.http2:
+        if self.link.is_http2:
             own.append((b"content-length", b"%d" % len(body)))
         if own:
             block += connection.encode_fields(own)
@@ -130,7 +130,7 @@ class RestExchange(Exchange):
 
 @lru_cache(maxsize=256)
 def _block(
-    kind: type[ServerConnection],
+    kind: type[ServerHttp],
     status: int,
     headers: tuple[tuple[str, str], ...],
     replica: str,

@@ -78,13 +78,13 @@ class RpcExchange(Exchange):
     def _send_head(self) -> None:
         if not self._answered:
             self._answered = True
-            connection = self.link.connection
+            connection = self.link.http
             head = _head(self.service.answering.replica) + connection.encode_fields(((REQUEST_ID, self.rid),))
             connection.send_head(self.stream_id, head)
 
     def _send(self, message: bytes) -> None:
         self._send_head()
-        connection = self.link.connection
+        connection = self.link.http
         size = len(message)
         if size <= _SMALL:
             connection.send_data(self.stream_id, grpc.prefix(size) + message)
@@ -93,7 +93,7 @@ class RpcExchange(Exchange):
             connection.send_data(self.stream_id, message)
 
     def _succeed(self) -> None:
-        self.link.connection.send_trailers(self.stream_id, _OK)
+        self.link.http.send_trailers(self.stream_id, _OK)
         self.close()
 
     def refuse(self, error: BerthError) -> None:
@@ -101,7 +101,7 @@ class RpcExchange(Exchange):
         self._fail(code.value[0], text, (IT_DID_NOT_START,) if isinstance(error, NotStarted) else ())
 
     def _fail(self, code: int, text: str, more: Fields = ()) -> None:
-        connection = self.link.connection
+        connection = self.link.http
         fields = (
             *grpc.status_fields(code, text),
             (REQUEST_ID, self.rid),
@@ -132,7 +132,7 @@ class UnaryExchange(RpcExchange):
             )
 
     def on_data(self, data: bytes) -> None:
-        self.link.connection.consume(self.stream_id, len(data))
+        self.link.http.consume(self.stream_id, len(data))
         self._reader.feed(data)
         try:
             message = self._next()
@@ -163,7 +163,7 @@ class UnaryExchange(RpcExchange):
         else:
             self._send(outcome)
             self._succeed()
-        self.link.flush_soon()
+        self.link.mark()
 
 
 class StreamExchange(RpcExchange):
@@ -198,7 +198,7 @@ class StreamExchange(RpcExchange):
 
     def _go_on(self) -> None:
         """Ask as many questions as can be asked now. Answers given at once make it a loop, not a recursion."""
-        connection = self.link.connection
+        connection = self.link.http
         while not self._asking and connection.unsent(self.stream_id) <= _MOST_UNSENT:
             try:
                 message = self._next()
@@ -230,7 +230,7 @@ class StreamExchange(RpcExchange):
         self._asking = False
         if was_waiting:
             self._go_on()
-            self.link.flush_soon()
+            self.link.mark()
 
 
 def _plain(message: grpc.Message, limit: int) -> bytes:

@@ -68,6 +68,7 @@ class Http2Connection(ABC):
         self._rest = b""
         self._draining = False
         self._closed = False
+        self._cut_off = False
         # The last stream that the peer's GOAWAY lets live.
         self._peer_going_away: int | None = None
 
@@ -296,6 +297,7 @@ class Http2Connection(ABC):
 
     def _end(self, events: list[Event], code: int, detail: str, *, remote: bool) -> None:
         self._closed = True
+        self._cut_off = not remote
         events.extend(self._streams.lose(code, detail, remote=remote))
         self._blocks.forget()
         self._rest = b""

@@ -32,7 +32,7 @@ class KnownVersion(NamedTuple):
     changed_at: float = 0.0
 
 
-class Place(NamedTuple):
+class CopyKey(NamedTuple):
     """Identifies a copy of a model's version. A job is in one cell."""
 
     version: int
@@ -54,8 +54,8 @@ class Copy(NamedTuple):
     left_out_from: int | None = None
 
     @property
-    def place(self) -> Place:
-        return Place(self.version, self.job)
+    def key(self) -> CopyKey:
+        return CopyKey(self.version, self.job)
 
     @property
     def stays(self) -> bool:

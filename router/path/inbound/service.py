@@ -11,9 +11,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from berth.http.http1.grammar import RequestFraming
 from berth.http.limits import Http1Limits, Http2Limits
-from berth.http.memo import Memo
+from berth.http_shell.links import Links, ShellLimits
+from berth.http_shell.server import ServerLink
 from berth.oip import metadata
 from router.connection.dialer import Dialer
 from router.path.inbound.client import ClientConnection
@@ -25,7 +25,10 @@ from router.path.wheel import Wheel
 from router.settings import RouterSettings
 from router.tfserving.answering import TfServing
 
-_TURNS: Final = 16
+# One connection may be used by many at the client's end: a stream that is not read must not stop the others. What comes
+# is taken at once and counted in the ledger: the windows need not be tight.
+_HTTP2: Final = Http2Limits(stream_window=1024 * 1024, connection_window=16 * 1024 * 1024, max_frame=128 * 1024)
+_HTTP1_MEMO: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +68,23 @@ class Service:
         self.limits = limits
         self.scheme = dialer.scheme
         self.tasks: asyncio.TaskGroup
-        self.draining = False
         self.late: Wheel[Inbound] = Wheel(common.loop, 0.01, lambda inbound: inbound.body_late())
-        self.http1_limits = Http1Limits(body=limits.max_body_bytes, memo=64 * 1024)
-        # One connection may be used by many at the client's end: a stream that is not read must not stop the others.
-        # What comes is taken at once and counted in the ledger: the windows need not be tight.
-        self.http2_limits = Http2Limits(
-            stream_window=1024 * 1024, connection_window=16 * 1024 * 1024, max_frame=128 * 1024
+        refused = Counter(
+            "berth_router_connections_refused", "Connections closed at once: one too many.", registry=registry
         )
-        self.http1_memos: dict[bool, Memo[RequestFraming]] = {
-            is_tls: Memo(self.http1_limits.memo) for is_tls in (False, True)
-        }
+        self.links = links = Links(
+            common,
+            ShellLimits(
+                connections=limits.max_connections,
+                head_timeout_s=limits.head_timeout_s,
+                idle_timeout_s=limits.idle_timeout_s,
+                stuck_timeout_s=limits.body_timeout_s,
+                keepalive_s=limits.keepalive_s,
+            ),
+            Http1Limits(body=limits.max_body_bytes, memo=_HTTP1_MEMO),
+            _HTTP2,
+            refused.inc,
+        )
         prefix = "/inference.GRPCInferenceService/"
         self.local_grpc: dict[bytes, Callable[[], bytes]] = {
             f"{prefix}ServerLive".encode(): lambda: metadata.yes_message(True),
@@ -83,81 +92,43 @@ class Service:
             f"{prefix}ServerMetadata".encode(): lambda: metadata.server_metadata_message().SerializeToString(),
         }
         assert self.local_grpc.keys() == LOCAL.keys()
-        self._connections: set[ClientConnection] = set()
-        Gauge("berth_router_connections", "Clients connected.", registry=registry).set_function(
-            lambda: len(self._connections)
-        )
+        Gauge("berth_router_connections", "Clients connected.", registry=registry).set_function(lambda: len(links))
         Gauge("berth_router_buffered_bytes", "Bytes of bodies kept in memory.", registry=registry).set_function(
             lambda: common.ledger.held
         )
-        self._refused = Counter(
-            "berth_router_connections_refused", "Connections closed at once: one too many.", registry=registry
-        )
-        self._empty = asyncio.Event()
         # Ids are to be told apart, not to be secret: random once, counted after.
         self._id_prefix = os.urandom(8).hex().encode()
         self._ids = itertools.count(int.from_bytes(os.urandom(4), "big"))
-        self._turn = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def ready(self) -> bool:
         """Whether requests can be answered."""
-        return self.forwarder.board.ready and not self.draining
+        return self.forwarder.board.ready and not self.links.draining
 
     def new_request_id(self) -> bytes:
         return b"%b%016x" % (self._id_prefix, next(self._ids))
 
-    def connected(self, connection: ClientConnection) -> bool:
-        """False if it is one too many."""
-        if len(self._connections) >= self.limits.max_connections:
-            self._refused.inc()
-            return False
-        self._connections.add(connection)
-        return True
-
-    def disconnected(self, connection: ClientConnection) -> None:
-        self._connections.discard(connection)
-        if not self._connections:
-            self._empty.set()
+    def accept(self, link: ServerLink) -> ClientConnection:
+        """A client has connected, and it is known which protocol it speaks."""
+        return ClientConnection(self, link)
 
     def start(self) -> None:
-        """Begin to watch over connections."""
-        self._timer = self.common.loop.call_later(1.0 / _TURNS, self._tick)
+        """Begin to watch over connections, of clients and to replicas."""
+        self.links.start()
+        self._timer = self.common.loop.call_later(1.0, self._tick)
 
     def _tick(self) -> None:
-        """A part of the connections each time: all at once would hold up the requests of that moment."""
-        self._timer = self.common.loop.call_later(1.0 / _TURNS, self._tick)
-        self._turn = (self._turn + 1) % _TURNS
-        now = self.common.loop.time()
-        for connection in [one for one in self._connections if (id(one) >> 6) % _TURNS == self._turn]:
-            connection.tick(now)
-        if self._turn == 0:
-            self.forwarder.upstreams.tick(now)
+        self._timer = self.common.loop.call_later(1.0, self._tick)
+        self.forwarder.upstreams.tick(self.common.loop.time())
 
     async def drain(self, seconds: float) -> None:
-        """Finish what is under way, for at most so long; then close every connection."""
-        self.draining = True
-        for connection in list(self._connections):
-            connection.drain()
-        idle_at = min(1.0, seconds / 10)
-        await self._until_empty(idle_at)
-        for connection in list(self._connections):
-            connection.close_if_idle()
-        await self._until_empty(seconds - idle_at)
-
-    async def _until_empty(self, seconds: float) -> None:
-        if self._connections:
-            self._empty.clear()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._empty.wait()
-            except TimeoutError:
-                pass
+        """Finish what is under way, for at most so long."""
+        await self.links.drain(seconds, min(1.0, seconds / 10))
 
     def close(self) -> None:
+        """Close every connection."""
         if self._timer is not None:
             self._timer.cancel()
-        for connection in list(self._connections):
-            connection.abort()
+        self.links.close()
         self.late.close()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from router.connection.connection import Connection
+from berth.http_shell.link import Link
+from router.connection.common import Common
 from router.path.request import Copy
 
 
-class Carrier(Connection):
+class Carrier(Link):
     """Keeps the copies that it carries, and tells each what becomes of it."""
 
-    __slots__ = ()
+    __slots__ = ("common",)
+
+    def __init__(self, common: Common) -> None:
+        super().__init__(common)
+        self.common = common
 
     @abstractmethod
     def push(self, copy: Copy, chunk: bytes, ended: bool) -> int:

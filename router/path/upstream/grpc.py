@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 from berth.headers import STARTED
@@ -192,7 +191,7 @@ class GrpcConnection(Carrier):
         if not self.marked:
             self._writes.mark(self)
 
-    def handle(self, events: Sequence[Event]) -> None:
+    def handle(self, events: list[Event]) -> None:
         copies = self.copies
         for event in events:
             if isinstance(event, DataReceived):
@@ -289,10 +288,6 @@ class GrpcConnection(Carrier):
             self.mark()
             if self._pool.anyone_waits:
                 self._pool.send_waiting()
-
-    def tick(self, now: float) -> None:
-        self.handle(self.http.tick(now))
-        self.mark()
 
 
 def open_grpc(dialer: Dialer, beyond: Dialer | None = None) -> OpenUpstream:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 from berth.headers import CONTENT_TYPE, NOT_STARTED, STARTED
@@ -159,7 +158,7 @@ class RestConnection(Carrier):
         if not self.marked:
             self._writes.mark(self)
 
-    def handle(self, events: Sequence[Event]) -> None:
+    def handle(self, events: list[Event]) -> None:
         for event in events:
             copy = self._copy
             if copy is not None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from berth.ids import VersionKey
 from berth.model import ServableStatus
 from berth.states import ServableState, VersionState
-from controller.core.rollout.facts import Copy, Fleet, KnownReplica, KnownVersion, ModelWish, Place, Said
+from controller.core.rollout.facts import Copy, CopyKey, Fleet, KnownReplica, KnownVersion, ModelWish, Said
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.plan import Measured, RolloutPlan, plan
 from controller.core.rollout.target import target, wanted
@@ -81,7 +81,7 @@ ONE, TWO = known(1), known(2)
             [ONE, TWO],
             [copy(1, "east"), copy(2, "east"), copy(1, "west"), copy(2, "west")],
             [said(1, "east"), said(2, "east"), said(1, "west"), said(2, "west", LOADING)],
-            RolloutPlan(release=(Place(1, "east-pool"),)),
+            RolloutPlan(release=(CopyKey(1, "east-pool"),)),
             id="each cell moves by itself",
         ),
         pytest.param(
@@ -97,7 +97,7 @@ ONE, TWO = known(1), known(2)
             [ONE],
             [copy(1, "east"), copy(1, "west")],
             [said(1, "east"), said(1, "west")],
-            RolloutPlan(release=(Place(1, "east-pool"),)),
+            RolloutPlan(release=(CopyKey(1, "east-pool"),)),
             id="the new cell answers",
         ),
         pytest.param(
@@ -105,7 +105,7 @@ ONE, TWO = known(1), known(2)
             [ONE, TWO],
             [copy(1, "east"), copy(2, "east"), copy(1, "west"), copy(2, "west")],
             [said(1, "east"), said(2, "east"), said(1, "west", LOADING), said(2, "west")],
-            RolloutPlan(release=(Place(2, "east-pool"),)),
+            RolloutPlan(release=(CopyKey(2, "east-pool"),)),
             id="a labelled version waits for its own copy",
         ),
         pytest.param(
@@ -113,7 +113,7 @@ ONE, TWO = known(1), known(2)
             [ONE],
             [copy(1, "east", releasing=True)],
             [said(1, "east")],
-            RolloutPlan(keep=(Place(1, "east-pool"),)),
+            RolloutPlan(keep=(CopyKey(1, "east-pool"),)),
             id="wanted again before it has left",
         ),
         pytest.param(
@@ -121,7 +121,7 @@ ONE, TWO = known(1), known(2)
             [ONE],
             [copy(1, "east", releasing=True, left_out_from=1)],
             [],
-            RolloutPlan(free=(Place(1, "east-pool"),), retire=(1,), assign=(Assign(1, "east"),)),
+            RolloutPlan(free=(CopyKey(1, "east-pool"),), retire=(1,), assign=(Assign(1, "east"),)),
             id="wanted again, and it has left",
         ),
         pytest.param(
@@ -129,7 +129,7 @@ ONE, TWO = known(1), known(2)
             [known(1, deleted=True), TWO],
             [copy(1, "east", releasing=True, left_out_from=1), copy(1, "west", releasing=True), copy(2, "east")],
             [said(1, "west"), said(2, "east")],
-            RolloutPlan(free=(Place(1, "east-pool"),)),
+            RolloutPlan(free=(CopyKey(1, "east-pool"),)),
             id="a deleted version stays while another cell holds it",
         ),
         pytest.param(
@@ -137,7 +137,7 @@ ONE, TWO = known(1), known(2)
             [known(1, deleted=True)],
             [copy(1, "east", releasing=True, left_out_from=1)],
             [said(1, "east", END, routed=False)],
-            RolloutPlan(free=(Place(1, "east-pool"),), remove=(1,)),
+            RolloutPlan(free=(CopyKey(1, "east-pool"),), remove=(1,)),
             id="a deleted model goes with its last copy",
         ),
         pytest.param(
@@ -285,7 +285,7 @@ class SeveralCells(RuleBasedStateMachine):
         self.versions: dict[int, KnownVersion] = {}
         self.broken: set[int] = set()
         self.wish = ModelWish()
-        self.copies: dict[Place, Copy] = {}
+        self.copies: dict[CopyKey, Copy] = {}
         self.aspired: dict[str, set[int]] = {cell: set() for cell in CELLS}
         self.acted_on: dict[str, int] = dict.fromkeys(CELLS, 1)
         self.loaded: dict[str, set[int]] = {cell: set() for cell in CELLS}
@@ -298,7 +298,7 @@ class SeveralCells(RuleBasedStateMachine):
     def assign(self, step: Assign) -> None:
         cell = step.cell or "east"
         made = copy(step.version, cell)
-        self.copies[made.place] = made
+        self.copies[made.key] = made
 
     @rule(broken=st.booleans())
     def upload(self, broken: bool) -> None:

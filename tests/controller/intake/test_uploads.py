@@ -18,9 +18,11 @@ from sqlalchemy import Table, func, select, text, update
 from berth.errors import DigestMismatch, QuotaExceeded, RateLimited, UnsupportedArtifact
 from berth.ids import ModelKey
 from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Requester
+from controller.core.jobs import NewJob
+from controller.core.quota import Quota
 from controller.intake.transitions import UploadTakenOver, begin
 from controller.loops import Housekeeping
-from controller.store import jobs, schema
+from controller.store import cells, jobs, schema
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants
 from doubles.mortal_intake import Inspection, Lost, Moment, MortalIntake, incoming
@@ -29,16 +31,8 @@ from doubles.onnx_models import identity
 MODEL = identity()
 OTHER = identity(shape=(2,))
 DIGEST = hashlib.sha256(MODEL).hexdigest()
-QUOTA = {"max_models": 10, "max_bytes": 1 << 30, "requests_per_second": 0.0, "max_concurrent": 0}
-JOB = {
-    "cell": "local",
-    "runtime": "onnxruntime",
-    "hardware": "cpu",
-    "replicas": 1,
-    "memory_per_replica": 1 << 30,
-    "service_class": "prod",
-    "dedicated_tenant": None,
-}
+QUOTA = Quota(max_models=10, max_bytes=1 << 30)
+JOB = NewJob("local", Runtime.ONNXRUNTIME, "cpu", 1, 1 << 30)
 
 Start = Callable[..., MortalIntake]
 
@@ -74,7 +68,7 @@ async def start(database_url: str, tmp_path: Path, transactions: Transactions) -
 async def _prepare(transactions: Transactions) -> None:
     async def use_case(tx: Tx) -> None:
         await tenants.create(tx, "admin", "acme", QUOTA)
-        await jobs.ensure_cell(tx, "local")
+        await cells.ensure(tx, "local")
         await jobs.add(tx, "pool", JOB)
 
     await transactions.run(use_case, fleet=True)
