@@ -17,6 +17,7 @@ from sqlalchemy import Table, func, select, text, update
 
 from berth.errors import DigestMismatch, QuotaExceeded, RateLimited, UnsupportedArtifact
 from berth.ids import ModelKey
+from berth.states import Runtime
 from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Requester
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
