@@ -12,6 +12,7 @@ from berth.composition import Composition, composing
 from berth.registry import LocalRegistry
 from synchronizer.cell.running import running
 from synchronizer.controllers.client import GrpcControllers
+from synchronizer.replay.recording import Write, history_file
 from synchronizer.routers.feed import serve_routes
 from synchronizer.settings import SynchronizerSettings
 from synchronizer.state_dir import StateDir
@@ -32,13 +33,29 @@ async def run(settings: SynchronizerSettings, stop: asyncio.Event) -> None:
         process.hold(state.locked())
         around = await process.open(_surroundings(settings, controllers, state, process))
         workers = GrpcWorkers(process.credential)
+        record = _open_history(process, settings)
         cell = await process.open(
-            running(settings, state, controllers, workers=workers, around=around, registry=process.registry)
+            running(
+                settings,
+                state,
+                controllers,
+                workers=workers,
+                around=around,
+                registry=process.registry,
+                record=record,
+            )
         )
         port = await process.open(serve_routes(cell.publisher, settings.route_feed_address, process.credential))
         admin = await process.serve_admin(cell.not_ready)
         log.info("listening", route_feed_port=port, admin_port=admin)
         await stop.wait()
+
+
+def _open_history(process: Composition, settings: SynchronizerSettings) -> Write | None:
+    """What takes the lines of the cell's history, if it is to be recorded."""
+    if settings.history_dir is None:
+        return None
+    return process.hold(history_file(settings.history_dir, settings.instance, settings.history_bytes))
 
 
 @asynccontextmanager

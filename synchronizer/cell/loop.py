@@ -47,8 +47,18 @@ class CellLoop:
     demand: WantedVersions
     pools: Callable[[], tuple[ObservedPool, ...]]
 
-    def __init__(self, cell: Cell, leadership: Leadership, state: KeptState, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        leadership: Leadership,
+        state: KeptState,
+        metrics: Metrics,
+        *,
+        step: Callable[[list[CellEvent], float], Instructions] | None = None,
+    ) -> None:
+        """`step` steps `cell`, which steps itself without one."""
         self._cell = cell
+        self._step_cell = step or cell.step
         self._leadership = leadership
         self._state = state
         self._metrics = metrics
@@ -140,7 +150,7 @@ class CellLoop:
 
     def _step(self, events: list[CellEvent]) -> Instructions:
         now = asyncio.get_running_loop().time()
-        todo = self._cell.step(events, now)
+        todo = self._step_cell(events, now)
         if todo.publish is not None:
             self.publisher.publish(todo.publish)
         for push in todo.pushes:

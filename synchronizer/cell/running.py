@@ -18,6 +18,7 @@ from synchronizer.controllers.reports import Reporter
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.leadership import Leadership
 from synchronizer.metrics import Metrics
+from synchronizer.replay.recording import Recorder, Write
 from synchronizer.routers.publisher import RoutePublisher
 from synchronizer.routers.wishes import OnWanted, WantedVersions
 from synchronizer.settings import SynchronizerSettings
@@ -36,15 +37,17 @@ async def running(
     around: Surroundings,
     registry: CollectorRegistry,
     on_wanted: OnWanted | None = None,
+    record: Write | None = None,
 ) -> AsyncIterator[CellLoop]:
     """Run a synchronizer while the context is open; the lease is given up at its end. `on_wanted` hears which versions
-    routers want to be loaded, while this synchronizer leads."""
+    routers want to be loaded, while this synchronizer leads. `record` takes the lines of the cell's history."""
     clock = asyncio.get_running_loop().time
     epoch, reserved = await state.read_leadership()
     cell = Cell(settings.cell, Timings(settings.settle_s, settings.router_grace_s, settings.withdraw_timeout_s))
     leadership = Leadership(epoch)
     metrics = Metrics(registry)
-    loop = CellLoop(cell, leadership, state, metrics)
+    step = None if record is None else Recorder(cell, record).step
+    loop = CellLoop(cell, leadership, state, metrics, step=step)
     keeper = LeaseKeeper(
         settings.cell,
         settings.instance,

@@ -21,6 +21,7 @@ from doubles.scripted_worker import ScriptedFleet, ScriptedWorker
 from synchronizer.cell.loop import CellLoop
 from synchronizer.cell.running import running
 from synchronizer.core.events import Discovered
+from synchronizer.replay.playing import play
 from synchronizer.settings import SynchronizerSettings
 from synchronizer.surroundings.ports import Surroundings
 
@@ -86,6 +87,7 @@ class Stage:
         for worker in (self.w1, self.w2):
             worker.before_unload = lambda key, name=worker.address.replica: self._check_unload(name, key)  # type: ignore[misc]
         self.wrong: list[str] = []
+        self.steps_replayed = 0
 
     def _check_unload(self, name: str, key: VersionKey) -> None:
         if name in self.router.replicas(key):
@@ -105,11 +107,15 @@ class Stage:
             workers=self.fleet,
             around=Surroundings(self.discovery),
             registry=CollectorRegistry(),
+            record=(lines := list[str]()).append,
         )
         async with process as loop, asyncio.TaskGroup() as tasks:
             feed = tasks.create_task(stay_connected(router or self.router, loop.publisher.serve))
             yield loop
             feed.cancel()
+        # Whatever the scenario was: what the cell was told, told again, is answered as it was.
+        assert [step.differences() for step in play(lines) if not step.is_the_same] == []
+        self.steps_replayed += len(lines) - 1
 
     @property
     def wanted(self) -> tuple[str, ...]:
