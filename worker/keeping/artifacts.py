@@ -22,10 +22,10 @@ from typing import IO
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.ids import check_sha256
 from berth.model import Artifact
 from berth.settings import SettingsError
+from berth.settling import settle
 from worker.keeping.fetching import ArtifactSource, digest_of, fetch
 
 log = structlog.get_logger(__name__)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from berth.artifacts.intake import settle
 from berth.errors import DigestMismatch
+from berth.settling import settle
 
 
 class ArtifactSource(Protocol):
