@@ -339,6 +339,6 @@ class Event(Resource):
     data: dict[str, Any] = Field(
         default={},
         description="What depends on the kind. `before` and `after` are members of what it happened to, as they were "
-        "and are; of an update those that differ. `from` is the address that the request came from, `request_id` its id; "
-        "neither is there for what the controller does by itself.",
+        "and are; of an update those that differ. `from` is the address that the request came from, `request_id` its "
+        "id; neither is there for what the controller does by itself.",
     )
