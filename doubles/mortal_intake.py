@@ -85,9 +85,9 @@ class MortalTransactions(Transactions):
         super().__init__(url, CollectorRegistry(), pool_size=2)
         self._fate = fate
 
-    async def run(self, use_case: Callable[[Tx], Awaitable[T]], *, fleet: bool = False) -> T:
+    async def run(self, use_case: Callable[[Tx], Awaitable[T]], *, fleet: bool = False, uploads: bool = False) -> T:
         self._fate.check()
-        result = await super().run(use_case, fleet=fleet)
+        result = await super().run(use_case, fleet=fleet, uploads=uploads)
         match result:
             case UploadTicket():
                 self._fate.reach(Moment.BEGUN)

@@ -182,13 +182,11 @@ def next_action(upload: Upload, facts: Facts) -> Action:
             return StoreBytes()
         case UploadStep.RECEIVED if facts.stored:
             return ConfirmStored()
-        case UploadStep.RECEIVED:
-            return WithdrawUpload("its bytes went with the controller that received them")
-        case UploadStep.STORED if facts.spooled or facts.stored:
-            return InspectFile()
+        case _ if not (facts.spooled or facts.stored):
+            return WithdrawUpload("its bytes are gone")
         case UploadStep.STORED:
-            return WithdrawUpload("its bytes are not in the artifact store any more")
-        case UploadStep.INSPECTED:
+            return InspectFile()
+        case _:
             return PlaceVersion()
 
 

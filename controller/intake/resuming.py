@@ -61,7 +61,9 @@ class Resuming:
 
     async def look(self, upload_id: int) -> Outcome:
         """Take the upload over, unless someone holds it, and end it."""
-        upload = await self._transactions.run(lambda tx: uploads.claim(tx, upload_id, self._holder, LEASE_S))
+        upload = await self._transactions.run(
+            lambda tx: uploads.claim(tx, upload_id, self._holder, LEASE_S), uploads=True
+        )
         if upload is not None:
             log.info("taking over an upload", upload=upload_id, step=str(upload.step), losses=upload.losses)
             async with keep_lease(self._transactions, upload.ticket):
@@ -77,7 +79,7 @@ class Resuming:
             raise
         except Retryable as error:
             log.warning("an upload waits", upload=upload.ticket.upload, error=error.detail)
-            await self._transactions.run(lambda tx: uploads.give_back(tx, upload.ticket, _PAUSE_S))
+            await self._transactions.run(lambda tx: uploads.give_back(tx, upload.ticket, _PAUSE_S), uploads=True)
             return "waits"
         except BerthError as error:
             # Its client is gone and hears this when it sends the same again.

@@ -1,7 +1,6 @@
 """The transactions of an upload: each function is one, and decides by `controller.core.intake`.
 
-All of them run SERIALIZABLE: of two that reserve, the second sees what the first reserved. Uploads that are under way
-conflict in PostgreSQL's eyes now and then, since the table is small; `Transactions` runs them again.
+They take turns (`uploads=True` of `Transactions.run`): of two that reserve, the second sees what the first reserved.
 """
 
 from __future__ import annotations

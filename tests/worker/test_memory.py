@@ -28,10 +28,15 @@ def test_the_least_counts(container: int | None, device: int | None, given: int)
     with capture_logs() as logs:
         assert versions_limit(8 * GIB, 512 * MIB, container=container, device=device) == given
     assert bool(logs) is (given < 8 * GIB)
-    for entry in logs:
-        assert entry["log_level"] == "warning"
-        assert entry["asked"] == 8 * GIB
-        assert "512 MiB are for loads" in entry["because"]
+
+
+def test_less_than_what_was_asked_for_is_said_with_its_reason() -> None:
+    with capture_logs() as logs:
+        versions_limit(8 * GIB, 512 * MIB, container=8 * GIB, device=None)
+    [entry] = logs
+    assert entry["log_level"] == "warning"
+    assert entry["asked"] == 8 * GIB
+    assert "512 MiB are for loads" in entry["because"]
 
 
 def test_a_container_without_room_is_a_wrong_setting() -> None:

@@ -66,7 +66,7 @@ def upload(
         (UploadStep.STORED, BOTH, InspectFile()),
         (UploadStep.STORED, HERE, InspectFile()),
         (UploadStep.INSPECTED, BOTH, PlaceVersion()),
-        (UploadStep.INSPECTED, NOTHING, PlaceVersion()),  # placing looks for itself whether the artifact lives
+        (UploadStep.INSPECTED, HERE, PlaceVersion()),
     ],
 )
 def test_the_one_that_received_it(step: UploadStep, facts: Facts, expected: Action) -> None:
@@ -83,6 +83,7 @@ def test_the_one_that_received_it(step: UploadStep, facts: Facts, expected: Acti
         (UploadStep.STORED, STORED, InspectFile()),
         (UploadStep.STORED, NOTHING, "withdraw"),
         (UploadStep.INSPECTED, STORED, PlaceVersion()),
+        (UploadStep.INSPECTED, NOTHING, "withdraw"),
     ],
 )
 def test_one_that_took_over(step: UploadStep, facts: Facts, expected: Action | str) -> None:

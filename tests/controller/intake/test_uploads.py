@@ -292,6 +292,13 @@ async def test_uploads_at_once_cannot_exceed_the_quota_together(
     assert await _left(transactions, tmp_path) == Left(2, 0, 1, 1, 0)
 
 
+async def test_uploads_at_once_take_turns_instead_of_running_again(start: Start) -> None:
+    intake = start("first")
+    answers = await asyncio.gather(*(intake.upload(MODEL, None, f"m{number % 5}") for number in range(15)))
+    assert {answer.status for answer in answers} == {201}
+    assert intake.transactions.retries == 0
+
+
 async def test_a_body_of_unknown_length_is_asked_for_as_it_grows(
     start: Start, transactions: Transactions, tmp_path: Path
 ) -> None:

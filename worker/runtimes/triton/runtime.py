@@ -61,8 +61,9 @@ class TritonRuntime(ABC):
 
     def __init__(self, repository: Repository, *, load_timeout_s: float, on_lost: Callable[[], None]) -> None:
         """`on_lost` is called when nobody looks after Triton any more, for a reason that is no fault of its own."""
-        self._repository = repository
-        self._load_timeout_s = load_timeout_s
+        self.repository = repository
+        # Of loads that begin from now on.
+        self.load_timeout_s = load_timeout_s
         self._on_lost = on_lost
         self._caring: asyncio.Task[None] | None = None
         self._held: dict[str, TritonServable] = {}
@@ -73,6 +74,11 @@ class TritonRuntime(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link} held={len(self._held)} {self.trouble or 'up'}>"
+
+    @property
+    def held(self) -> tuple[TritonServable, ...]:
+        """What is loaded now."""
+        return tuple(self._held.values())
 
     def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
         """Nobody's: each load is measured by itself."""
@@ -87,11 +93,11 @@ class TritonRuntime(ABC):
             signature,
             ask=self._ask,
             let_go=self._let_go,
-            bfloat16_as_bits=not self._repository.native_onnx,
+            bfloat16_as_bits=not self.repository.native_onnx,
         )
         servable.weigh = lambda: spec.reserved[HOST]
         try:
-            await settle(asyncio.to_thread(self._repository.write, servable.name, signature, path))
+            await settle(asyncio.to_thread(self.repository.write, servable.name, signature, path))
             await self._bring_up(servable)
         except BaseException:
             await settle(self._discard(servable))
@@ -142,7 +148,7 @@ class TritonRuntime(ABC):
     async def _wait_until_up(self) -> TritonLink:
         """Raises `LoadFailed`, in time for the keeper to say why."""
         try:
-            async with asyncio.timeout(self._load_timeout_s):
+            async with asyncio.timeout(self.load_timeout_s):
                 await self._up.wait()
         except TimeoutError:
             raise LoadFailed(self.trouble or "Triton is away", permanent=False) from None
@@ -180,16 +186,16 @@ class TritonRuntime(ABC):
             raise NotFit(f"the trial model does not run: {error}") from None
         finally:
             await settle(self._discard(bird))
-            self._repository.scratch(f"{canary.NAME}.onnx").unlink(missing_ok=True)
+            self.repository.scratch(f"{canary.NAME}.onnx").unlink(missing_ok=True)
             self._link = None
         if not canary.is_sound(outputs):
             raise NotFit("it computes wrong values; its Python must have the numpy of the lock file")
 
     def _write_canary(self) -> None:
-        file = self._repository.scratch(f"{canary.NAME}.onnx")
+        file = self.repository.scratch(f"{canary.NAME}.onnx")
         try:
             canary.write_model(file)
-            self._repository.write(canary.NAME, canary.SIGNATURE, file)
+            self.repository.write(canary.NAME, canary.SIGNATURE, file)
         except OSError as error:
             raise LoadFailed(f"the repository cannot be written to: {error.strerror}", permanent=False) from None
 
@@ -200,7 +206,7 @@ class TritonRuntime(ABC):
         servable.link = link
         call = asyncio.ensure_future(failure_of(link.call("RepositoryModelLoad", request)))
         try:
-            await asyncio.wait([call], timeout=self._load_timeout_s)
+            await asyncio.wait([call], timeout=self.load_timeout_s)
         except asyncio.CancelledError:
             await settle(self._call_off(link, servable, call))
             raise
@@ -209,7 +215,7 @@ class TritonRuntime(ABC):
             if error is not None:
                 raise load_failure(error)
             return
-        reason = f"loading took longer than {self._load_timeout_s:g} s"
+        reason = f"loading took longer than {self.load_timeout_s:g} s"
         if await settle(self._call_off(link, servable, call)):
             raise LoadFailed(reason, permanent=False)
         # Tried again it would cost the others their Triton again.
@@ -230,7 +236,7 @@ class TritonRuntime(ABC):
             if error is not None:
                 log.warning("unload failed", servable=servable.name, reason=error.details())
         await self._sweep(servable)
-        await asyncio.to_thread(self._repository.remove, servable.name)
+        await asyncio.to_thread(self.repository.remove, servable.name)
 
     async def _ask(self, servable: TritonServable, request: InferRequest) -> InferResponse:
         if self._link is None:

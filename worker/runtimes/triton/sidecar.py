@@ -144,13 +144,13 @@ class SidecarTriton(TritonRuntime):
         """Empty it, and see whether it computes right. Raises `NotFit` and `AioRpcError`."""
         await self._empty()
         try:
-            await asyncio.to_thread(self._repository.clear)
+            await asyncio.to_thread(self.repository.clear)
         except OSError as error:
             # Something is wrong with the volume that both have mounted. It may pass, and is looked at again.
             raise NotFit(f"its repository cannot be emptied: {error.strerror}") from None
         tries = {TritonBackend.ONNXRUNTIME: [True], TritonBackend.PYTHON: [False]}.get(self._backend, [True, False])
         for native in tries:
-            self._repository.native_onnx = native
+            self.repository.native_onnx = native
             try:
                 await self._try_canary(self._there)
                 break
@@ -158,7 +158,7 @@ class SidecarTriton(TritonRuntime):
                 if native is tries[-1]:
                     raise
         self._is_up(self._there)
-        log.info("triton is here", address=self._there.address, native_onnx=self._repository.native_onnx)
+        log.info("triton is here", address=self._there.address, native_onnx=self.repository.native_onnx)
 
     async def _empty(self) -> None:
         """Raises `NotFit` if it keeps something."""
