@@ -78,7 +78,7 @@ async def change(tx: Tx, command: Command, seen: SeenJob, asked: JobAsked, said:
         job.scaling,
         job.from_file,
         job.scaling_from_file,
-        job.reserved_bytes,
+        job.reserved,
         None if workload is None else workload.replicas,
     )
     change = change_job(stored, asked)

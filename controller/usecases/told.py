@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from berth.resources import HOST
 from controller.core.scaling import document_of
 from controller.store.records import JobRecord, KeyRecord, ModelRecord, TenantRecord, VersionRecord
 
@@ -39,7 +40,7 @@ def job_members(job: JobRecord) -> dict[str, Any]:
         "hardware": job.hardware,
         "replicas": job.replicas,
         "wished_replicas": job.wished_replicas,
-        "memory_per_replica": job.memory_per_replica,
+        "memory_per_replica": job.capacity[HOST],
         "service_class": job.service_class,
         "dedicated_tenant": job.dedicated_tenant,
         "scaling": document_of(job.scaling),

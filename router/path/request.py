@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from berth.errors import BerthError
+from berth.http.grpc import messages
+from berth.http.grpc.status import parse_text
 from berth.http.head import Fields, ResponseHead
 from berth.model import ReplicaAddress
 from router.connection.ledger import Ledger
@@ -47,7 +49,7 @@ class Answer:
         self.status = 0
         self.faulty = False
         self.pushback: float | None = None
-        self.ending: rpc.Status | None = None
+        self.ending: rpc.GrpcEnding | None = None
         self.trailers: Fields = ()
         self.reply: Reply | None = None
 
@@ -71,9 +73,9 @@ class Answer:
         return Reply(
             self.status,
             of.as_text(of.grpc_to_client(self.head.fields)),
-            body[rpc.PREFIX_SIZE :],
+            body[messages.PREFIX_SIZE :],
             of.as_text(self.ending.passed),
-            rpc.percent_decode(self.ending.message),
+            parse_text(self.ending.message),
             faulty=self.faulty,
             pushback=self.pushback,
         )

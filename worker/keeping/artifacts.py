@@ -25,11 +25,11 @@ from typing import IO, Protocol
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.errors import DigestMismatch
 from berth.ids import check_sha256
 from berth.model import Artifact
 from berth.settings import SettingsError
+from berth.settling import settle
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from berth.errors import InvalidArgument
 from berth.headers import GRPC_TIMEOUT, REQUEST_ID
+from berth.http.grpc.timeouts import parse_timeout
 from berth.http.head import RequestHead
 from router.path import fields as of
-from router.path import rpc
 from router.path.headers import request_id_is_good
 from router.path.inbound.grpc import GrpcInbound, Plan
 from router.path.inbound.grpc_stream import GrpcStream
@@ -48,9 +48,9 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
         inbound.deadline = math.inf if plan.stream else now + service.limits.default_timeout_s
     else:
         try:
-            inbound.deadline = now + min(rpc.timeout_of(timeout), service.limits.max_timeout_s)
-        except InvalidArgument as error:
-            inbound.refused(error)
+            inbound.deadline = now + min(parse_timeout(timeout), service.limits.max_timeout_s)
+        except ValueError as error:
+            inbound.refused(InvalidArgument(str(error)))
             return inbound
     if plan.error is not None:
         inbound.give(plan.error)

@@ -14,14 +14,19 @@ from berth.errors import (
     BerthError,
     DeadlineExceeded,
     Internal,
+    InvalidArgument,
     PayloadTooLarge,
     Retryable,
     Unavailable,
 )
 from berth.headers import GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS, GRPC_TIMEOUT, NOT_STARTED, REQUEST_ID, RETRY_AFTER
+from berth.http.compression import ENCODINGS, inflate
+from berth.http.grpc import messages
+from berth.http.grpc.status import UNAVAILABLE, UNIMPLEMENTED, code_name, encode_text
 from berth.http.head import Fields, RequestHead, first
 from berth.http.http2 import header_codec
 from berth.http.limits import BULKY
+from berth.oip import metadata
 from berth.oip.errors import grpc_status
 from router.core.message import name_fields, read_target
 from router.core.paths import Operation
@@ -37,19 +42,17 @@ if TYPE_CHECKING:
     from router.path.inbound.service import Service
 
 PATHS: Final = {
-    b"/%b/%b" % (rpc.SERVICE.encode(), method): operation
+    metadata.GRPC_METHODS + method: operation
     for method, operation in (
         (b"ModelInfer", Operation.INFER),
         (b"ModelMetadata", Operation.METADATA),
         (b"ModelReady", Operation.READY),
     )
 }
-STREAM: Final = b"/%b/ModelStreamInfer" % rpc.SERVICE.encode()
-LOCAL: Final = {
-    b"/%b/%b" % (rpc.SERVICE.encode(), method): method for method in (b"ServerLive", b"ServerReady", b"ServerMetadata")
-}
+STREAM: Final = metadata.GRPC_METHODS + b"ModelStreamInfer"
+LOCAL: Final = {metadata.GRPC_METHODS + method: method for method in (b"ServerLive", b"ServerReady", b"ServerMetadata")}
 
-_HEAD: Final = header_codec.encode_response(200, (rpc.TYPE,))
+_HEAD: Final = header_codec.encode_response(200, (rpc.CONTENT_TYPE_FIELD,))
 _OK: Final = header_codec.encode(((GRPC_STATUS, b"0"),))
 # How the field `x-request-id: …` begins, by the length of the id: a literal that is not indexed, its name in full.
 _ID_NAMES: Final = [b"\x00%c%b%c" % (len(REQUEST_ID), REQUEST_ID, size) for size in range(0x7F)]
@@ -92,7 +95,7 @@ class Plan:
         self.door: of.Door | None = None
         self.door_block = b""
         if head.method != b"POST" or not (head.path in PATHS or self.stream or self.answer is not None):
-            self.error = refusal_of(rpc.UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")
+            self.error = refusal_of(UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")
         else:
             passed = of.grpc_to_worker(head.fields)
             self.block = header_codec.encode_request(
@@ -112,7 +115,7 @@ class GrpcInbound(Inbound):
 
     @property
     def longest_body(self) -> int:
-        return self.client.service.limits.max_body_bytes + rpc.PREFIX_SIZE
+        return self.client.service.limits.max_body_bytes + messages.PREFIX_SIZE
 
     def run(self) -> None:
         if self.plan.answer is not None:
@@ -123,24 +126,30 @@ class GrpcInbound(Inbound):
         self._chunks = []
         try:
             self.body = self._uncompressed(body)
-            self.model, self.version = read_target(self.body, rpc.PREFIX_SIZE)
+            self.model, self.version = read_target(self.body, messages.PREFIX_SIZE)
         except BerthError as error:
             self.refused(error)
             return
         self.start()
 
     def _uncompressed(self, body: bytes) -> bytes:
-        size = len(body) - rpc.PREFIX_SIZE
-        if size < 0 or int.from_bytes(body[1 : rpc.PREFIX_SIZE], "big") != size:
+        size = len(body) - messages.PREFIX_SIZE
+        if size < 0 or messages.size_after(body) != size:
             raise Internal("a unary call carries exactly one message")
         if not body[0]:
             return body
         limit = self.client.service.limits.max_body_bytes
+        if self.plan.encoding not in ENCODINGS:
+            raise InvalidArgument(
+                "the message is compressed in a way that is not supported: use gzip, deflate or identity"
+            )
         try:
-            message = rpc.decompress(memoryview(body)[rpc.PREFIX_SIZE :], self.plan.encoding, limit)
+            message = inflate(memoryview(body)[messages.PREFIX_SIZE :], limit)
         except OverflowError:
             raise too_large(limit) from None
-        return rpc.prefix(len(message)) + message
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+        return messages.prefix(len(message)) + message
 
     def check(self) -> None:
         now = self.client.common.loop.time()
@@ -159,7 +168,7 @@ class GrpcInbound(Inbound):
     # ── To the worker ──────────────────────────────────────────────────────────────────────────────────────────
 
     def message(self) -> bytes:
-        return self.body[rpc.PREFIX_SIZE :]
+        return self.body[messages.PREFIX_SIZE :]
 
     def headers(self) -> Headers:
         return of.as_text(of.grpc_to_worker(self.plan.fields))
@@ -181,10 +190,10 @@ class GrpcInbound(Inbound):
         if not servable:
             return [body]
         tail = name_fields(servable)
-        prefix = rpc.prefix(len(body) - rpc.PREFIX_SIZE + len(tail))
+        prefix = messages.prefix(len(body) - messages.PREFIX_SIZE + len(tail))
         if len(body) < BULKY:
-            return [prefix + body[rpc.PREFIX_SIZE :] + tail]
-        return [prefix, memoryview(body)[rpc.PREFIX_SIZE :], tail]
+            return [prefix + body[messages.PREFIX_SIZE :] + tail]
+        return [prefix, memoryview(body)[messages.PREFIX_SIZE :], tail]
 
     # ── To the client ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,11 +230,11 @@ class GrpcInbound(Inbound):
 
     def broken(self) -> None:
         block = header_codec.encode(
-            ((GRPC_STATUS, b"%d" % rpc.UNAVAILABLE), (GRPC_MESSAGE, b"the replica was lost while it answered"))
+            ((GRPC_STATUS, b"%d" % UNAVAILABLE), (GRPC_MESSAGE, b"the replica was lost while it answered"))
         )
         self.client.http.send_trailers(self.stream_id, block)
         self._stop_reading()
-        self._answered(rpc.UNAVAILABLE)
+        self._answered(UNAVAILABLE)
 
     def refused(self, error: BerthError) -> None:
         passed_by = self.may_be_had_by_sender(error)
@@ -252,7 +261,7 @@ class GrpcInbound(Inbound):
     def _answer_locally(self, message: bytes) -> None:
         http, stream_id = self.client.http, self.stream_id
         http.send_head(stream_id, _HEAD + _id_block(self.request_id))
-        http.send_data(stream_id, rpc.prefix(len(message)) + message)
+        http.send_data(stream_id, messages.prefix(len(message)) + message)
         http.send_trailers(stream_id, _OK)
         self._answered(0)
 
@@ -263,14 +272,14 @@ class GrpcInbound(Inbound):
             return
         http, stream_id = self.client.http, self.stream_id
         http.send_head(stream_id, _HEAD + header_codec.encode(of.as_fields(reply.headers)) + _id_block(self.request_id))
-        self._send_body([rpc.prefix(len(reply.body)), reply.body], end=False)
+        self._send_body([messages.prefix(len(reply.body)), reply.body], end=False)
         http.send_trailers(stream_id, _OK + header_codec.encode(of.as_fields(reply.trailers)))
         self._answered(0)
 
     def _answered(self, code: int) -> None:
         service = self.client.service
         seconds = self.client.common.loop.time() - self.started
-        service.recorder.answered(Wire.GRPC, rpc.code_name(code), seconds, self.request_id, self.model, self.went_to)
+        service.recorder.answered(Wire.GRPC, code_name(code), seconds, self.request_id, self.model, self.went_to)
         self._end()
 
 
@@ -284,8 +293,8 @@ def _id_block(request_id: bytes) -> bytes:
 def refusal_of(code: int, details: str, fields: Fields = ()) -> Answer:
     answer = Answer(None, [], 0)
     answer.status = code
-    message = rpc.percent_encode(details)
-    answer.ending = rpc.Status(
+    message = encode_text(details)
+    answer.ending = rpc.GrpcEnding(
         code,
         False,
         False,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from berth.errors import BerthError, Internal, InvalidArgument
+from berth.http.grpc import messages
 from berth.oip.errors import grpc_status
 from router.core.message import name_fields, read_target
-from router.path import rpc
 from router.path.inbound.grpc import GrpcInbound, Plan, refusal_of, too_large
 from router.path.request import Answer, Copy
 from router.path.wheel import NEVER
@@ -83,9 +83,9 @@ class GrpcStream(GrpcInbound):
         self._chunks.append(chunk)
         self._size += len(chunk)
         self.client.common.ledger.held += len(chunk)
-        if not self._first_size and self._size >= rpc.PREFIX_SIZE:
+        if not self._first_size and self._size >= messages.PREFIX_SIZE:
             self._chunks = [b"".join(self._chunks)]
-            self._first_size = rpc.PREFIX_SIZE + int.from_bytes(self._chunks[0][1 : rpc.PREFIX_SIZE], "big")
+            self._first_size = messages.PREFIX_SIZE + messages.size_after(self._chunks[0])
             if self._first_size > self.longest_body:
                 self.too_large()
                 return
@@ -103,7 +103,7 @@ class GrpcStream(GrpcInbound):
         try:
             if body[0]:
                 raise InvalidArgument("messages of a stream cannot be compressed here")
-            self.model, self.version = read_target(first_message, rpc.PREFIX_SIZE)
+            self.model, self.version = read_target(first_message, messages.PREFIX_SIZE)
         except BerthError as error:
             self.refused(error)
             return
@@ -204,16 +204,16 @@ class GrpcStream(GrpcInbound):
                 if not self._in_message:
                     out.append(self._tail)
                 continue
-            missing = rpc.PREFIX_SIZE - len(self._prefix)
+            missing = messages.PREFIX_SIZE - len(self._prefix)
             self._prefix += chunk[at : at + missing]
             at += missing
-            if len(self._prefix) == rpc.PREFIX_SIZE:
+            if len(self._prefix) == messages.PREFIX_SIZE:
                 if self._prefix[0]:
                     raise InvalidArgument("messages of a stream cannot be compressed here")
-                self._in_message = int.from_bytes(self._prefix[1:], "big")
+                self._in_message = messages.size_after(self._prefix)
                 if self._in_message > self.client.service.limits.max_body_bytes:
                     raise too_large(self.client.service.limits.max_body_bytes)
-                out.append(rpc.prefix(self._in_message + len(self._tail)))
+                out.append(messages.prefix(self._in_message + len(self._tail)))
                 if not self._in_message:
                     out.append(self._tail)
                 self._prefix = b""

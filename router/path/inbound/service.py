@@ -85,11 +85,11 @@ class Service:
             _HTTP2,
             refused.inc,
         )
-        prefix = "/inference.GRPCInferenceService/"
+        prefix = metadata.GRPC_METHODS
         self.local_grpc: dict[bytes, Callable[[], bytes]] = {
-            f"{prefix}ServerLive".encode(): lambda: metadata.yes_message(True),
-            f"{prefix}ServerReady".encode(): lambda: metadata.yes_message(self.ready),
-            f"{prefix}ServerMetadata".encode(): lambda: metadata.server_metadata_message().SerializeToString(),
+            prefix + b"ServerLive": lambda: metadata.yes_message(True),
+            prefix + b"ServerReady": lambda: metadata.yes_message(self.ready),
+            prefix + b"ServerMetadata": lambda: metadata.server_metadata_message().SerializeToString(),
         }
         assert self.local_grpc.keys() == LOCAL.keys()
         Gauge("berth_router_connections", "Clients connected.", registry=registry).set_function(lambda: len(links))

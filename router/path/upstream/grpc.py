@@ -19,6 +19,7 @@ from berth.http.events import (
     StreamReset,
     TrailersReceived,
 )
+from berth.http.grpc.status import parse_text
 from berth.http.head import Fields, ResponseHead
 from berth.http.http2 import header_codec
 from berth.http.http2.client import Http2Client
@@ -239,14 +240,14 @@ class GrpcConnection(Carrier):
         if self.http.open_streams > len(self.copies):
             # It was answered before all of it was sent: the rest is not wanted.
             self.http.reset(copy.stream_id, ErrorCode.NO_ERROR)
-        ending = rpc.read_status(fields, head.status)
-        passed = rpc.passed_of(head)
+        ending = rpc.read_ending(fields, head.status)
+        passed = rpc.answer_head_of(head)
         pushback = ending.pushback if passed.pushback is None else passed.pushback
         if ending.not_started or passed.not_started:
-            copy.failed(Failure.NOT_STARTED, rpc.percent_decode(ending.message), pushback)
+            copy.failed(Failure.NOT_STARTED, parse_text(ending.message), pushback)
             return
         if ending.lost and not copy.begun:
-            copy.failed(Failure.BROKEN, rpc.percent_decode(ending.message), pushback)
+            copy.failed(Failure.BROKEN, parse_text(ending.message), pushback)
             return
         answer = Answer(head, copy.chunks, copy.size)
         answer.status, answer.faulty, answer.pushback = ending.code, ending.faulty, pushback

@@ -10,9 +10,11 @@ from typing import Final
 from urllib.parse import quote
 
 from berth.headers import AUTHORIZATION, CONTENT_TYPE, NO_HEDGE, PASSED_ON, REQUEST_ID, TIMEOUT_MS
+from berth.http.grpc import messages
 from berth.http.head import Fields
 from berth.http.http1 import encoding
 from berth.http.http2 import header_codec
+from berth.oip import metadata
 from router.core.message import name_fields
 from router.core.paths import Operation
 from router.path import fields as of
@@ -51,7 +53,7 @@ def rest_block(call: Call, servable: str, seconds: float, credential: bytes) -> 
 
 
 def grpc_block(call: Call, servable: str, seconds: float, credential: bytes) -> bytes:
-    path = b"/%b/%b" % (rpc.SERVICE.encode(), METHODS[call.operation])
+    path = metadata.GRPC_METHODS + METHODS[call.operation]
     fields = (*GRPC_FIELDS, *of.as_fields(call.headers))
     block = header_codec.encode_request(b"POST", b"http", of.WORKER, path, fields)
     ours = header_codec.encode(((REQUEST_ID, call.request_id.encode()),))
@@ -88,11 +90,11 @@ def block_to_router(call: Call, door: of.Door, seconds: float) -> bytes:
             path = f"/v2/models/{quote(call.model, safe='')}{version}".encode() + suffix
             head = rest_head_to_router(door, method, path, fields)
         return head + encoding.encode_fields((*request_id, (TIMEOUT_MS, b"%d" % milliseconds)))
-    path = b"/%b/%b" % (rpc.SERVICE.encode(), METHODS[call.operation])
+    path = metadata.GRPC_METHODS + METHODS[call.operation]
     head = grpc_head_to_router(door, path, fields) + header_codec.encode(request_id)
     return head if seconds == math.inf else head + rpc.timeout_block(milliseconds)
 
 
 def grpc_body(message: bytes, servable: str) -> bytes:
     tail = name_fields(servable) if servable else b""
-    return b"".join((rpc.prefix(len(message) + len(tail)), message, tail))
+    return b"".join((messages.prefix(len(message) + len(tail)), message, tail))
