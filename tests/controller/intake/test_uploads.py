@@ -18,6 +18,7 @@ from sqlalchemy import Table, func, select, text, update
 from berth.errors import DigestMismatch, NotFound, QuotaExceeded, RateLimited, UnsupportedArtifact
 from berth.ids import ModelKey
 from berth.states import Runtime
+from controller.core.commands import START
 from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Requester
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
@@ -69,7 +70,7 @@ async def start(database_url: str, tmp_path: Path, transactions: Transactions) -
 
 async def _prepare(transactions: Transactions) -> None:
     async def use_case(tx: Tx) -> None:
-        await tenants.create(tx, "admin", "acme", QUOTA)
+        await tenants.create(tx, START, "acme", QUOTA)
         await cells.ensure(tx, "local")
         await jobs.add(tx, "pool", JOB)
 
@@ -338,7 +339,7 @@ async def test_a_broken_upload_frees_its_reservation(start: Start, transactions:
 
 async def test_a_tenant_has_so_many_uploads_at_once(transactions: Transactions) -> None:
     await _prepare(transactions)
-    key, requester = ModelKey("acme", "digits"), Requester("key-1", incoming(b"", None).requester.role, "acme")
+    key, requester = ModelKey("acme", "digits"), Requester(incoming(b"", None).requester.command)
     for _ in range(MAX_UNDER_WAY):
         assert await transactions.run(lambda tx: begin(tx, key, requester, 0, "first")) is not None
     with pytest.raises(RateLimited):
