@@ -62,7 +62,7 @@ class Program(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ProcessCommand:
     """A program of ours: an argument vector and an environment. Its output goes to `log`."""
 
     name: str
