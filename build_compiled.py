@@ -23,6 +23,7 @@ WORK = ROOT / "build" / "compiled"
 COMPILED = (
     "berth/headers.py",
     "berth/http/*.py",
+    "berth/http/grpc/*.py",
     "berth/http/http1/*.py",
     "berth/http/http2/*.py",
     "berth/http_shell/*.py",

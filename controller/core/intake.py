@@ -32,8 +32,8 @@ from typing import NamedTuple
 from berth.errors import RateLimited
 from berth.ids import ModelKey
 from berth.model import Signature
-from berth.states import Role
 from controller.core import quota
+from controller.core.commands import Command
 
 LEASE_S = 20.0
 """How long a holder may be silent, in seconds by the database's clock."""
@@ -80,16 +80,18 @@ class InspectedModel(NamedTuple):
 
 
 class Requester(NamedTuple):
-    """Who asked for an upload: enough to go on in their name. `tenant` is None for a key of the platform's own.
+    """Who asked for an upload: enough to go on in their name.
 
     `fingerprint` says what the idempotency key stands for. It is None until the bytes are known.
     """
 
-    actor: str
-    role: Role
-    tenant: str | None
+    command: Command
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
+
+    @property
+    def actor(self) -> str:
+        return self.command.actor
 
 
 class UploadTicket(NamedTuple):
@@ -180,13 +182,11 @@ def next_action(upload: Upload, facts: Facts) -> Action:
             return StoreBytes()
         case UploadStep.RECEIVED if facts.stored:
             return ConfirmStored()
-        case UploadStep.RECEIVED:
-            return WithdrawUpload("its bytes went with the controller that received them")
-        case UploadStep.STORED if facts.spooled or facts.stored:
-            return InspectFile()
+        case _ if not (facts.spooled or facts.stored):
+            return WithdrawUpload("its bytes are gone")
         case UploadStep.STORED:
-            return WithdrawUpload("its bytes are not in the artifact store any more")
-        case UploadStep.INSPECTED:
+            return InspectFile()
+        case _:
             return PlaceVersion()
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError, Unavailable
 from berth.ids import ModelKey
+from berth.settling import settle
 from controller.core.intake import Blob, Requester, UploadTicket, wish
 from controller.intake import transitions
 from controller.intake.lease import keep_lease
@@ -62,7 +62,7 @@ class Receiving:
         """
         declared = min(incoming.declared_bytes, self._tools.max_artifact_bytes)
         ticket = await self._transactions.run(
-            lambda tx: transitions.begin(tx, incoming.key, incoming.requester, declared, self._holder)
+            lambda tx: transitions.begin(tx, incoming.key, incoming.requester, declared, self._holder), uploads=True
         )
         if ticket is None:
             return await self._repeat(incoming, body)
@@ -84,7 +84,7 @@ class Receiving:
             keyed = incoming.requester.idempotency_key is not None
             fingerprint = incoming.fingerprint(spooled.sha256) if keyed else None
             upload = await self._transactions.run(
-                lambda tx: transitions.record_received(tx, ticket, blobs, fingerprint)
+                lambda tx: transitions.record_received(tx, ticket, blobs, fingerprint), uploads=True
             )
             return await self._steps.finish(upload, spooled)
 
@@ -98,7 +98,8 @@ class Receiving:
                 reserved = await self._transactions.run(
                     lambda tx: transitions.grow(
                         tx, incoming.key, incoming.requester, ticket, needed=size, wished=wished
-                    )
+                    ),
+                    uploads=True,
                 )
 
         return admit

@@ -77,11 +77,11 @@ class Steps:
 
     async def withdraw(self, ticket: UploadTicket) -> None:
         """End an upload and remove its bytes, unless someone else uses them. Raises `Unavailable`."""
-        await self._remove(await self._transactions.run(lambda tx: transitions.withdraw(tx, ticket)))
+        await self._remove(await self._transactions.run(lambda tx: transitions.withdraw(tx, ticket), uploads=True))
 
     async def leave(self, ticket: UploadTicket) -> None:
         """Let another controller go on with the upload, or withdraw it if none could. Raises `Unavailable`."""
-        await self._remove(await self._transactions.run(lambda tx: transitions.leave(tx, ticket)))
+        await self._remove(await self._transactions.run(lambda tx: transitions.leave(tx, ticket), uploads=True))
 
     async def _facts(self, upload: Upload, spooled: Spooled | None) -> Facts:
         if spooled is not None:
@@ -97,11 +97,13 @@ class Steps:
             return await self._record_stored(upload)
         except UploadTakenOver:
             # Whoever withdrew the upload may have looked before the object was there: let the collector know of it.
-            await self._transactions.run(lambda tx: artifacts.touch(tx, spooled.sha256, spooled.size_bytes))
+            await self._transactions.run(
+                lambda tx: artifacts.touch(tx, spooled.sha256, spooled.size_bytes), uploads=True
+            )
             raise
 
     async def _record_stored(self, upload: Upload) -> Upload:
-        return await self._transactions.run(lambda tx: transitions.record_stored(tx, upload.ticket))
+        return await self._transactions.run(lambda tx: transitions.record_stored(tx, upload.ticket), uploads=True)
 
     async def _inspect(self, upload: Upload, spooled: Spooled | None) -> Upload:
         (blob,) = upload.blobs
@@ -109,7 +111,9 @@ class Steps:
             if spooled is None:
                 spooled = await stack.enter_async_context(self._read_back(blob))
             model = await self._tools.inspect(spooled.path)
-        return await self._transactions.run(lambda tx: transitions.record_inspected(tx, upload.ticket, model))
+        return await self._transactions.run(
+            lambda tx: transitions.record_inspected(tx, upload.ticket, model), uploads=True
+        )
 
     def _read_back(self, blob: Blob) -> AbstractAsyncContextManager[Spooled]:
         """A copy of the stored object, checked against its name."""
@@ -117,7 +121,9 @@ class Steps:
 
     async def _place(self, upload: Upload) -> Answer:
         render = self._tools.render
-        answer = await self._transactions.run(lambda tx: transitions.place(tx, upload, render), fleet=True)
+        answer = await self._transactions.run(
+            lambda tx: transitions.place(tx, upload, render), fleet=True, uploads=True
+        )
         self._tools.placed({upload.key})
         return answer
 
@@ -125,5 +131,5 @@ class Steps:
         # Condemned first and forgotten last, as the collector does: a kill in between is made good by it.
         for sha256 in condemned:
             await self._tools.artifacts.delete(sha256)
-            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone))  # type: ignore[misc]
+            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone), uploads=True)  # type: ignore[misc]
             log.info("removed the bytes of an upload that came to nothing", sha256=sha256)

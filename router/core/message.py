@@ -58,14 +58,9 @@ def read_target(message: bytes, start: int = 0) -> NamedModel:
     return NamedModel(name, version)
 
 
-def replace_target(message: bytes, name: str) -> bytes:
-    """`message` with the model's name `name` and no version. `message` must have passed `read_target`."""
-    return message + name_fields(name)
-
-
 @lru_cache(maxsize=8192)
 def name_fields(name: str) -> bytes:
-    """What is to be appended to a message for that."""
+    """What gives a message the model's name `name` and no version, appended. `read_target` must have passed it."""
     encoded = name.encode()
     return b"".join((b"\x0a", _encoded(len(encoded)), encoded, b"\x12\x00"))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from berth.headers import NOT_STARTED
+from berth.http.grpc import messages
+from berth.http.grpc.status import code_name, parse_text
 from berth.http.head import Fields, ResponseHead, first
 from router.path import fields as of
-from router.path import rpc
 from router.path.fields import Headers
 from router.path.request import Wire
 
@@ -64,7 +65,7 @@ class Ending:
         self.written = b""
 
     def __repr__(self) -> str:
-        return f"<Ending {rpc.code_name(self.code)}>"
+        return f"<Ending {code_name(self.code)}>"
 
 
 class HeadRead:
@@ -127,9 +128,9 @@ class Answer:
         return Reply(
             self.status,
             of.as_text(of.grpc_to_client(self.head.fields)),
-            body[rpc.PREFIX_SIZE :],
+            body[messages.PREFIX_SIZE :],
             of.as_text(self.ending.fields),
-            rpc.percent_decode(self.ending.message),
+            parse_text(self.ending.message),
             faulty=self.faulty,
             pushback=self.pushback,
         )

@@ -8,7 +8,6 @@ rows cannot be given a type, is asked for once and remembered.
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from berth.errors import (
     Unavailable,
 )
 from berth.headers import AUTHORIZATION, CONTENT_TYPE_TEXT, DEFAULT_ANSWER_TEXT, INFERENCE_HEADER_LENGTH_TEXT, NO_HEDGE
+from berth.http.compression import inflate
 from berth.http.head import Fields, first
 from berth.ids import VersionKey
 from berth.model import Signature
@@ -265,14 +265,9 @@ def _unpacked(asked: Request, limit: int) -> bytes:
         return asked.body
     if encoding not in ("gzip", "deflate"):
         raise InvalidArgument(f"Content-Encoding is gzip or deflate, not {encoding[:40]!a}")
-    # 32 + 15: the header says whether it is gzip's or zlib's.
-    inflater = zlib.decompressobj(47)
     try:
-        body = inflater.decompress(asked.body, limit + 1)
-    except zlib.error as error:
+        return inflate(asked.body, limit)
+    except OverflowError:
+        raise PayloadTooLarge(f"the body has, unpacked, more than the {limit} bytes that are allowed") from None
+    except ValueError as error:
         raise InvalidArgument(f"the body is not {encoding}: {error}") from None
-    if len(body) > limit:
-        raise PayloadTooLarge(f"the body has, unpacked, more than the {limit} bytes that are allowed")
-    if not inflater.eof:
-        raise InvalidArgument(f"the body is not {encoding}: it is cut off")
-    return body

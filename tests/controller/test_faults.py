@@ -17,8 +17,9 @@ from berth.errors import InsufficientCapacity
 from berth.ids import ModelKey
 from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
-from berth.resources import HOST
+from berth.resources import HOST, Resources
 from berth.states import Role, Runtime
+from controller.core.commands import Caller, Command
 from controller.core.intake import InspectedModel
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
@@ -27,9 +28,8 @@ from controller.store.address import libpq_url
 from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants, versions
-from controller.usecases.keys import Caller
 
-ADMIN = Caller("admin", Role.ADMIN, None)
+ADMIN = Command(Caller("admin", Role.ADMIN, None))
 QUOTA = Quota(max_models=1000, max_bytes=1 << 40)
 ARTIFACT = Artifact("a" * 64, 1_100_000)
 JOB = NewJob("local", Runtime.ONNXRUNTIME, "cpu", 1, 1 << 30)
@@ -106,8 +106,10 @@ async def test_placements_of_two_controllers_never_over_commit(pools: list[Trans
     held = await pools[0].read(lambda tx: assignments.page(tx, EVERY_TENANT, ("", "", 0, ""), 100))
     assert placed == len(held) == 10
     for job in fleet:
-        assert job.reserved_bytes == sum(entry.reserved[HOST] for entry in held if entry.job == job.name)
-        assert job.memory_per_replica - size < job.reserved_bytes <= job.memory_per_replica
+        on_it = [entry.reserved for entry in held if entry.job == job.name]
+        assert job.reserved == sum(on_it, start=Resources())
+        assert job.reserved.fits_in(job.capacity)
+        assert job.capacity[HOST] - size < job.reserved[HOST]
     # The lock makes writers wait for each other instead of failing.
     assert sum(pool.retries for pool in pools) == 0
 
@@ -128,7 +130,7 @@ async def _prepare(transactions: Transactions, first: int, second: int) -> int:
     size = estimate(1_000_000, 1_100_000)
 
     async def use_case(tx: Tx) -> None:
-        await tenants.create(tx, "admin", "acme", QUOTA)
+        await tenants.create(tx, ADMIN, "acme", QUOTA)
         await cells.ensure(tx, "local")
         for name, room in (("first", first), ("second", second)):
             await jobs.add(tx, name, replace(JOB, memory_per_replica=room * size + size // 2))

@@ -16,14 +16,9 @@ SHARED_STILL = frozenset(
         "Answer",
         "Call",
         "Copy",
-        "GiveUp",
-        "Leadership",
-        "Material",
+        "Event",
         "Memo",
-        "Message",
         "Need",
-        "Pause",
-        "Reply",
         "Settings",
     )
 )

@@ -97,7 +97,9 @@ class TrialServable(ScriptedServable):
 async def test_every_stage_is_accounted_for() -> None:
     trial = Trial()
     outcome = await trial.run()
-    assert outcome.report == LoadReport(SECONDS, measured_bytes=700, quickest_run_s=0.25)
+    assert outcome.report == LoadReport(
+        SECONDS, signature=trial.default.signature, measured_bytes=700, quickest_run_s=0.25
+    )
     assert outcome.report.seconds == 15.0
     assert trial.reached == list(Stage)
     assert trial.turns == 0

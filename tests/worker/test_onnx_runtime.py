@@ -19,6 +19,8 @@ from berth.resources import Resources
 from berth.settings import SettingsError
 from doubles import onnx_models
 from tests.worker.runtime_conformance import MODELS, RuntimeConformance, turn
+from worker.core.stages import Stage
+from worker.keeping.loading import load, unload
 from worker.runtimes.onnx import values
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.onnx.values import safe_text
@@ -47,6 +49,19 @@ class OnnxBench:
         loaded = await self.runtime.load(*self.place(data))
         await loaded.warm_up()
         return loaded
+
+
+class OneArtifact:
+    """Where a version is fetched from that lies on this disk, and what it is then leased as."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def obtain(self, artifact: Artifact) -> OneArtifact:
+        return self
+
+    def release(self) -> None:
+        """The file is the test's."""
 
 
 @pytest.fixture
@@ -221,6 +236,21 @@ def test_cuda_that_is_not_there_is_a_wrong_setting() -> None:
 )
 def test_error_texts_tell_nothing_of_the_machine(text: str, safe: str) -> None:
     assert safe_text(text) == safe
+
+
+async def test_stage_by_stage_without_a_keeper(bench: OnnxBench) -> None:
+    """As a process would that only tries a version."""
+    spec, path = bench.place(onnx_models.double())
+    outcome = await load(bench.runtime, OneArtifact(path), spec, within=30.0)
+    report, held = outcome.report, outcome.held
+    assert held is not None
+    assert report.failure is None
+    assert list(report.stages) == list(Stage)
+    assert all(seconds > 0 for seconds in report.stages.values())
+    assert report.signature == held.loaded.signature
+    assert 0 < report.quickest_run_s < 1
+    assert report.measured_bytes > 0
+    await unload(held, within=30.0)
 
 
 # Where it runs

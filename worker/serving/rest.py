@@ -10,13 +10,14 @@ from functools import lru_cache, partial
 
 from berth.errors import BerthError
 from berth.headers import CONTENT_TYPE_TEXT, INFERENCE_HEADER_LENGTH, REPLICA, REQUEST_ID, REQUEST_ID_TEXT
+from berth.http.compression import ENCODINGS
 from berth.http_shell.server import ServerHttp
 from berth.ids import VersionKey
 from berth.oip import metadata, rest
 from berth.oip.errors import error_body, rest_error
 from berth.oip.request import InferRequest
 from worker.serving.answering import NotStarted, Question, servable_key
-from worker.serving.compression import ENCODINGS, USUAL_RATIO, inflate
+from worker.serving.compression import USUAL_RATIO, inflated
 from worker.serving.exchange import IT_DID_NOT_START, Exchange, SlowBody
 
 _JSON = {CONTENT_TYPE_TEXT: "application/json"}
@@ -87,7 +88,7 @@ class RestExchange(Exchange):
 
     def _read(self, key: VersionKey, body: bytes, *, compressed: bool) -> tuple[VersionKey, InferRequest]:
         if compressed:
-            body = inflate(body, self.service.max_body_bytes)
+            body = inflated(body, self.service.max_body_bytes)
         length = self.asked.fields.get(INFERENCE_HEADER_LENGTH)
         return key, rest.decode_request(body, None if length is None else length.decode("latin-1"))
 

@@ -6,9 +6,9 @@ import math
 
 from berth.errors import InvalidArgument
 from berth.headers import GRPC_TIMEOUT, REQUEST_ID
+from berth.http.grpc.timeouts import parse_timeout
 from berth.http.head import RequestHead
 from router.path import fields as of
-from router.path import rpc
 from router.path.headers import request_id_is_good
 from router.path.inbound.grpc import GrpcInbound, GrpcPlan
 from router.path.inbound.grpc_stream import GrpcStream
@@ -44,9 +44,9 @@ def accept(client: Client, stream_id: int, head: RequestHead) -> Inbound:
         inbound.deadline = math.inf if plan.streams else now + terms.limits.default_timeout_s
     else:
         try:
-            inbound.deadline = now + min(rpc.timeout_of(timeout), terms.limits.max_timeout_s)
-        except InvalidArgument as error:
-            inbound.refused(error)
+            inbound.deadline = now + min(parse_timeout(timeout), terms.limits.max_timeout_s)
+        except ValueError as error:
+            inbound.refused(InvalidArgument(str(error)))
             return inbound
     if plan.error is not None:
         inbound.give(plan.error)

@@ -12,7 +12,7 @@ from berth.http.events import (
     StreamReset,
     TrailersReceived,
 )
-from berth.http.grpc import is_grpc
+from berth.http.grpc.messages import is_grpc
 from berth.http.head import RequestHead
 from berth.http_shell.server import ServerLink
 from router.connection.common import Common

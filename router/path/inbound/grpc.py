@@ -14,18 +14,22 @@ from berth.errors import (
     BerthError,
     DeadlineExceeded,
     Internal,
+    InvalidArgument,
     Retryable,
     Unavailable,
 )
-from berth.headers import GRPC_MESSAGE, GRPC_STATUS, GRPC_TIMEOUT, NOT_STARTED, REQUEST_ID, RETRY_AFTER
+from berth.headers import CONTENT_TYPE, GRPC_MESSAGE, GRPC_STATUS, GRPC_TIMEOUT, NOT_STARTED, REQUEST_ID, RETRY_AFTER
+from berth.http.compression import ENCODINGS, inflate
+from berth.http.grpc import messages
+from berth.http.grpc.status import UNAVAILABLE, UNIMPLEMENTED, code_name, encode_text
 from berth.http.head import Fields, RequestHead, ResponseHead, first
 from berth.http.http2 import header_codec
+from berth.oip import metadata
 from berth.oip.errors import grpc_status
 from router.core.message import read_target
 from router.core.paths import Operation
 from router.core.renaming import too_large
 from router.path import fields as of
-from router.path import rpc
 from router.path.answer import Answer, Ending, Reply, read_head
 from router.path.inbound.inbound import Client, Inbound
 from router.path.inbound.terms import ClientTerms
@@ -34,16 +38,17 @@ from router.path.request import Envelope, Wire
 from router.path.request_ids import id_block
 
 PATHS: Final = {
-    b"/%b/%b" % (rpc.SERVICE.encode(), method): operation
+    metadata.GRPC_METHODS + method: operation
     for method, operation in (
         (b"ModelInfer", Operation.INFER),
         (b"ModelMetadata", Operation.METADATA),
         (b"ModelReady", Operation.READY),
     )
 }
-STREAM: Final = b"/%b/ModelStreamInfer" % rpc.SERVICE.encode()
+STREAM: Final = metadata.GRPC_METHODS + b"ModelStreamInfer"
 
-_HEAD: Final = header_codec.encode_response(200, (rpc.TYPE,))
+_TYPE: Final = (CONTENT_TYPE, messages.CONTENT_TYPE)
+_HEAD: Final = header_codec.encode_response(200, (_TYPE,))
 _OK: Final = header_codec.encode(((GRPC_STATUS, b"0"),))
 
 
@@ -63,7 +68,7 @@ class GrpcPlan(Envelope):
         self.timeout = first(head.fields, GRPC_TIMEOUT)
         self.trace = of.trace_of(head.fields)
         if head.method != b"POST" or not (head.path in PATHS or self.streams or self.answer is not None):
-            self.error = refusal_of(rpc.UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")
+            self.error = refusal_of(UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")
 
 
 class GrpcInbound(Inbound):
@@ -74,12 +79,12 @@ class GrpcInbound(Inbound):
     def __init__(self, plan: GrpcPlan, client: Client, stream_id: int) -> None:
         super().__init__(Wire.GRPC, plan.operation, plan, client, stream_id)
         self.plan = plan
-        self.offset = rpc.PREFIX_SIZE
+        self.offset = messages.PREFIX_SIZE
         self.api_key, self.hedge, self.reach, self.sender = plan.said
 
     @property
     def longest_body(self) -> int:
-        return self.client.terms.limits.max_body_bytes + rpc.PREFIX_SIZE
+        return self.client.terms.limits.max_body_bytes + messages.PREFIX_SIZE
 
     def run(self) -> None:
         if self.plan.answer is not None:
@@ -90,24 +95,30 @@ class GrpcInbound(Inbound):
         self._chunks = []
         try:
             self.body = self._uncompressed(body)
-            self.model, self.version = read_target(self.body, rpc.PREFIX_SIZE)
+            self.model, self.version = read_target(self.body, messages.PREFIX_SIZE)
         except BerthError as error:
             self.refused(error)
             return
         self.start()
 
     def _uncompressed(self, body: bytes) -> bytes:
-        size = len(body) - rpc.PREFIX_SIZE
-        if size < 0 or int.from_bytes(body[1 : rpc.PREFIX_SIZE], "big") != size:
+        size = len(body) - messages.PREFIX_SIZE
+        if size < 0 or messages.size_after(body) != size:
             raise Internal("a unary call carries exactly one message")
         if not body[0]:
             return body
         limit = self.client.terms.limits.max_body_bytes
+        if self.plan.encoding not in ENCODINGS:
+            raise InvalidArgument(
+                "the message is compressed in a way that is not supported: use gzip, deflate or identity"
+            )
         try:
-            message = rpc.decompress(memoryview(body)[rpc.PREFIX_SIZE :], self.plan.encoding, limit)
+            message = inflate(memoryview(body)[messages.PREFIX_SIZE :], limit)
         except OverflowError:
             raise too_large(limit) from None
-        return rpc.prefix(len(message)) + message
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+        return messages.prefix(len(message)) + message
 
     def check(self) -> None:
         now = self.client.common.loop.time()
@@ -158,11 +169,11 @@ class GrpcInbound(Inbound):
 
     def broken(self) -> None:
         block = header_codec.encode(
-            ((GRPC_STATUS, b"%d" % rpc.UNAVAILABLE), (GRPC_MESSAGE, b"the replica was lost while it answered"))
+            ((GRPC_STATUS, b"%d" % UNAVAILABLE), (GRPC_MESSAGE, b"the replica was lost while it answered"))
         )
         self.client.http.send_trailers(self.stream_id, block)
         self._stop_reading()
-        self._answered(rpc.UNAVAILABLE)
+        self._answered(UNAVAILABLE)
 
     def refused(self, error: BerthError) -> None:
         passed_by = self.may_be_had_by_sender(error)
@@ -189,7 +200,7 @@ class GrpcInbound(Inbound):
     def _answer_locally(self, message: bytes) -> None:
         http, stream_id = self.client.http, self.stream_id
         http.send_head(stream_id, _HEAD + id_block(self.request_id))
-        http.send_data(stream_id, rpc.prefix(len(message)) + message)
+        http.send_data(stream_id, messages.prefix(len(message)) + message)
         http.send_trailers(stream_id, _OK)
         self._answered(0)
 
@@ -200,14 +211,14 @@ class GrpcInbound(Inbound):
             return
         http, stream_id = self.client.http, self.stream_id
         http.send_head(stream_id, _HEAD + header_codec.encode(of.as_fields(reply.headers)) + id_block(self.request_id))
-        self._send_body([rpc.prefix(len(reply.body)), reply.body], end=False)
+        self._send_body([messages.prefix(len(reply.body)), reply.body], end=False)
         http.send_trailers(stream_id, _OK + header_codec.encode(of.as_fields(reply.trailers)))
         self._answered(0)
 
     def _answered(self, code: int) -> None:
         terms = self.client.terms
         seconds = self.client.common.loop.time() - self.started
-        terms.recorder.answered(Wire.GRPC, rpc.code_name(code), seconds, self.request_id, self.model, self.went_to)
+        terms.recorder.answered(Wire.GRPC, code_name(code), seconds, self.request_id, self.model, self.went_to)
         self._end()
 
 
@@ -216,7 +227,7 @@ def _head_block(head: ResponseHead) -> bytes:
     read, base = read_head(head), head.base
     passed = read.written
     if type(passed) is not bytes:
-        passed = read.written = header_codec.encode_response(200, (rpc.TYPE, *of.grpc_to_client(base.fields)))
+        passed = read.written = header_codec.encode_response(200, (_TYPE, *of.grpc_to_client(base.fields)))
     if base is head:
         return passed
     tail = of.grpc_to_client(head.fields[len(base.fields) :])
@@ -236,5 +247,5 @@ def trailers_of(ending: Ending) -> bytes:
 def refusal_of(code: int, details: str, fields: Fields = ()) -> Answer:
     answer = Answer(None, [], 0)
     answer.status = code
-    answer.ending = Ending(code, rpc.percent_encode(details), fields)
+    answer.ending = Ending(code, encode_text(details), fields)
     return answer

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from berth.errors import BerthError, Internal
+from berth.http.grpc import messages
 from berth.oip.errors import grpc_status
 from router.core.message import read_target
 from router.core.renaming import compressed
-from router.path import rpc
 from router.path.answer import Answer
 from router.path.inbound.grpc import GrpcInbound, GrpcPlan, refusal_of, trailers_of
 from router.path.inbound.inbound import Client
@@ -68,9 +68,9 @@ class GrpcStream(GrpcInbound):
         self._chunks.append(chunk)
         self._size += len(chunk)
         self.client.common.ledger.held += len(chunk)
-        if not self._first_size and self._size >= rpc.PREFIX_SIZE:
+        if not self._first_size and self._size >= messages.PREFIX_SIZE:
             self._chunks = [b"".join(self._chunks)]
-            self._first_size = rpc.PREFIX_SIZE + int.from_bytes(self._chunks[0][1 : rpc.PREFIX_SIZE], "big")
+            self._first_size = messages.PREFIX_SIZE + messages.size_after(self._chunks[0])
             if self._first_size > self.longest_body:
                 self.too_large()
                 return
@@ -88,7 +88,7 @@ class GrpcStream(GrpcInbound):
         try:
             if body[0]:
                 raise compressed()
-            self.model, self.version = read_target(first_message, rpc.PREFIX_SIZE)
+            self.model, self.version = read_target(first_message, messages.PREFIX_SIZE)
         except BerthError as error:
             self.refused(error)
             return

@@ -11,7 +11,6 @@ from berth.oip import metadata
 from router.path.inbound.translated import Translator
 from router.path.race.forward import Forwarder
 from router.path.request_ids import RequestIds
-from router.path.rpc import SERVICE
 from router.path.watchers.record import AnswerRecorder
 from router.settings import RouterSettings
 
@@ -49,9 +48,9 @@ class ClientTerms:
         self.tasks: asyncio.TaskGroup
         self.draining = False
         self.local_grpc: Final[dict[bytes, Callable[[], bytes]]] = {
-            f"/{SERVICE}/ServerLive".encode(): lambda: metadata.yes_message(True),
-            f"/{SERVICE}/ServerReady".encode(): lambda: metadata.yes_message(self.ready),
-            f"/{SERVICE}/ServerMetadata".encode(): lambda: metadata.server_metadata_message().SerializeToString(),
+            metadata.GRPC_METHODS + b"ServerLive": lambda: metadata.yes_message(True),
+            metadata.GRPC_METHODS + b"ServerReady": lambda: metadata.yes_message(self.ready),
+            metadata.GRPC_METHODS + b"ServerMetadata": lambda: metadata.server_metadata_message().SerializeToString(),
         }
 
     @property

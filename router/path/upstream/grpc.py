@@ -19,6 +19,7 @@ from berth.http.events import (
     StreamReset,
     TrailersReceived,
 )
+from berth.http.grpc.status import parse_text
 from berth.http.head import Fields, ResponseHead
 from berth.http.http2 import header_codec
 from berth.http.http2.client import Http2Client
@@ -27,7 +28,6 @@ from router.connection.dialer import Dialer, dialer_for
 from router.core.attempts import Failure
 from router.core.message import name_fields
 from router.core.renaming import Renaming
-from router.path import rpc
 from router.path.answer import Answer, read_head
 from router.path.fields import Door
 from router.path.meeting import Carrier, Copy, OpenUpstream
@@ -249,10 +249,10 @@ class GrpcConnection(Carrier):
         read = read_head(head)
         pushback = ending.pushback if read.pushback is None else read.pushback
         if ending.not_started or read.not_started:
-            copy.failed(Failure.NOT_STARTED, rpc.percent_decode(ending.message), pushback)
+            copy.failed(Failure.NOT_STARTED, parse_text(ending.message), pushback)
             return
         if ending.lost and not copy.begun:
-            copy.failed(Failure.BROKEN, rpc.percent_decode(ending.message), pushback)
+            copy.failed(Failure.BROKEN, parse_text(ending.message), pushback)
             return
         answer = Answer(head, copy.chunks, copy.size)
         answer.status, answer.faulty, answer.pushback = ending.code, ending.faulty, pushback

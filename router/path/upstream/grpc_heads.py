@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Final
 
-from berth.headers import CONTENT_TYPE, PASSED_ON
+from berth.headers import CONTENT_TYPE, GRPC_TIMEOUT, PASSED_ON
+from berth.http.grpc import messages
+from berth.http.grpc.timeouts import encode_timeout
 from berth.http.head import Fields
 from berth.http.http2 import header_codec
 from berth.http.limits import BULKY
+from berth.oip import metadata
 from router.core.message import name_fields
 from router.core.paths import Operation
 from router.path import fields as of
-from router.path import rpc
 from router.path.fields import Door
 from router.path.request import Envelope, Request
 from router.path.request_ids import id_block
@@ -24,7 +27,7 @@ _METHODS: Final = {
 }
 _FIELDS: Final[Fields] = (
     (b"te", b"trailers"),
-    (CONTENT_TYPE, b"application/grpc"),
+    (CONTENT_TYPE, messages.CONTENT_TYPE),
     (b"user-agent", b"berth-router"),
 )
 
@@ -55,7 +58,7 @@ def head_for(request: Request, scheme: bytes, seconds: float, credential: bytes)
         fields = (*_FIELDS, *of.grpc_to_worker(request.envelope.fields))
         kept.block = header_codec.encode_request(b"POST", scheme, of.WORKER, _path_of(request), fields)
     block = kept.block + credential + id_block(request.request_id)
-    return block if seconds == math.inf else block + rpc.timeout_block(max(1, int(seconds * 1000.0)))
+    return block if seconds == math.inf else block + _timeout_block(max(1, int(seconds * 1000.0)))
 
 
 def head_to_router(request: Request, door: Door, seconds: float) -> bytes:
@@ -66,7 +69,7 @@ def head_to_router(request: Request, door: Door, seconds: float) -> bytes:
         kept.door = door
         kept.door_block = header_codec.encode_request(b"POST", door.scheme, door.authority, _path_of(request), fields)
     block = kept.door_block + id_block(request.request_id)
-    return block if seconds == math.inf else block + rpc.timeout_block(max(1, int(seconds * 1000.0)))
+    return block if seconds == math.inf else block + _timeout_block(max(1, int(seconds * 1000.0)))
 
 
 def body_for(request: Request, servable: str) -> list[bytes | memoryview]:
@@ -74,14 +77,20 @@ def body_for(request: Request, servable: str) -> list[bytes | memoryview]:
     body, start = request.body, request.offset
     size = len(body) - start
     if not servable:
-        return [body] if start else [rpc.prefix(size) + body]
+        return [body] if start else [messages.prefix(size) + body]
     tail = name_fields(servable)
-    prefix = rpc.prefix(size + len(tail))
+    prefix = messages.prefix(size + len(tail))
     if size < BULKY:
         return [prefix + body[start:] + tail]
     return [prefix, memoryview(body)[start:], tail]
 
 
+@lru_cache(maxsize=4096)
+def _timeout_block(milliseconds: int) -> bytes:
+    """The encoded field for the next hop."""
+    return header_codec.encode(((GRPC_TIMEOUT, encode_timeout(milliseconds)),))
+
+
 def _path_of(request: Request) -> bytes:
     method = b"ModelStreamInfer" if request.envelope.streams else _METHODS[request.operation]
-    return b"/%b/%b" % (rpc.SERVICE.encode(), method)
+    return metadata.GRPC_METHODS + method

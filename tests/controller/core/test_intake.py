@@ -12,6 +12,7 @@ from berth.errors import QuotaExceeded, RateLimited
 from berth.ids import ModelKey
 from berth.model import Signature
 from berth.states import Role
+from controller.core.commands import Caller, Command
 from controller.core.intake import (
     MAX_AGE_S,
     MAX_LOSSES,
@@ -48,7 +49,7 @@ def upload(
     return Upload(
         UploadTicket(1, fence),
         ModelKey("acme", "digits"),
-        Requester("key-1", Role.DEVELOPER, "acme", key),
+        Requester(Command(Caller("key-1", Role.DEVELOPER, "acme")), key),
         step,
         () if step is UploadStep.RECEIVING else (BLOB,),
         InspectedModel(Signature((), ()), 10) if step is UploadStep.INSPECTED else None,
@@ -65,7 +66,7 @@ def upload(
         (UploadStep.STORED, BOTH, InspectFile()),
         (UploadStep.STORED, HERE, InspectFile()),
         (UploadStep.INSPECTED, BOTH, PlaceVersion()),
-        (UploadStep.INSPECTED, NOTHING, PlaceVersion()),  # placing looks for itself whether the artifact lives
+        (UploadStep.INSPECTED, HERE, PlaceVersion()),
     ],
 )
 def test_the_one_that_received_it(step: UploadStep, facts: Facts, expected: Action) -> None:
@@ -82,6 +83,7 @@ def test_the_one_that_received_it(step: UploadStep, facts: Facts, expected: Acti
         (UploadStep.STORED, STORED, InspectFile()),
         (UploadStep.STORED, NOTHING, "withdraw"),
         (UploadStep.INSPECTED, STORED, PlaceVersion()),
+        (UploadStep.INSPECTED, NOTHING, "withdraw"),
     ],
 )
 def test_one_that_took_over(step: UploadStep, facts: Facts, expected: Action | str) -> None:

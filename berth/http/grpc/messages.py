@@ -1,25 +1,15 @@
-"""gRPC as it lies on HTTP/2: messages behind a prefix of five bytes, a status in the trailers, a deadline in the head.
-
-After gRPC's "PROTOCOL-HTTP2": https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
-"""
+"""Messages in the body of a call: what goes before each, and how they are found again however the body is cut."""
 
 from __future__ import annotations
 
 import struct
 from typing import Final, NamedTuple
-from urllib.parse import quote, unquote
-
-from berth.headers import GRPC_MESSAGE, GRPC_STATUS
 
 CONTENT_TYPE: Final = b"application/grpc"
-OK: Final = (GRPC_STATUS, b"0")
-
 PREFIX_SIZE: Final = 5
+
 _PREFIX: Final = struct.Struct(">BI")
-_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-# Peers bound their header lists at 8 KiB and up; a non-ASCII letter takes up to twelve bytes.
-_LONGEST_TEXT: Final = 1000
+_pack_prefix: Final = _PREFIX.pack
 
 
 def is_grpc(content_type: bytes | None) -> bool:
@@ -29,33 +19,20 @@ def is_grpc(content_type: bytes | None) -> bool:
 
 def prefix(size: int, *, compressed: bool = False) -> bytes:
     """What goes before a message of `size` bytes."""
-    return _PREFIX.pack(compressed, size)
+    return _pack_prefix(compressed, size)
 
 
-def parse_timeout(value: bytes) -> float:
-    """Seconds of a `grpc-timeout`: at most eight digits and a unit. Raises `ValueError`."""
-    digits, unit = value[:-1], value[-1:]
-    if not 1 <= len(digits) <= 8 or not digits.isdigit() or unit not in _UNITS:
-        raise ValueError(f"{value[:20]!r} is not a grpc-timeout")
-    return int(digits) * _UNITS[unit]
+def size_after(prefix: bytes) -> int:
+    """The size of the message that this prefix, or whatever begins with it, announces."""
+    return int.from_bytes(prefix[1:PREFIX_SIZE], "big")
 
 
-def status_fields(code: int, text: str) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-    """The trailers of a call that failed. Text beyond ASCII is percent-encoded UTF-8, as gRPC demands."""
-    return (GRPC_STATUS, b"%d" % code), (GRPC_MESSAGE, quote(text[:_LONGEST_TEXT], safe=_PLAIN).encode())
-
-
-def parse_text(value: bytes) -> str:
-    """The text of a `grpc-message`; what is not properly encoded stays as it is."""
-    return unquote(value.decode("latin-1"), errors="replace")
-
-
-class Message(NamedTuple):
+class GrpcMessage(NamedTuple):
     data: bytes
     compressed: bool
 
 
-class TooLarge(Exception):
+class MessageTooLarge(Exception):
     """A prefix announces a message of `size` bytes, more than the reader takes."""
 
     def __init__(self, size: int) -> None:
@@ -94,8 +71,8 @@ class MessageReader:
             self._pieces.append(data)
             self._size += len(data)
 
-    def next(self) -> Message | None:
-        """The next complete message. Raises `TooLarge`, `ValueError` for a prefix that is none."""
+    def next(self) -> GrpcMessage | None:
+        """The next complete message. Raises `MessageTooLarge`, `ValueError` for a prefix that is none."""
         if self._need < 0 and not self._read_prefix():
             return None
         need = self._need
@@ -109,7 +86,7 @@ class MessageReader:
         self._pieces = [rest] if rest else []
         self._size -= need
         self._need = -1
-        return Message(message, self._compressed)
+        return GrpcMessage(message, self._compressed)
 
     def _read_prefix(self) -> bool:
         if self._size < PREFIX_SIZE:
@@ -121,7 +98,7 @@ class MessageReader:
         if flag > 1:
             raise ValueError(f"a message's first byte is {flag}, not 0 or 1")
         if need > self._limit:
-            raise TooLarge(need)
+            raise MessageTooLarge(need)
         pieces[0] = pieces[0][PREFIX_SIZE:]
         self._pieces, self._size, self._need, self._compressed = pieces, self._size - PREFIX_SIZE, need, bool(flag)
         return True
