@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError, Retryable
 from berth.reconcile import Done, Outcome, Reconciler
+from berth.settling import settle
 from controller.core.intake import LEASE_S, Upload
 from controller.intake.lease import keep_lease
 from controller.intake.metrics import IntakeMetrics

@@ -33,7 +33,7 @@ from synchronizer.core.events import (
     RouterSeen,
     SteppedDown,
 )
-from synchronizer.core.fleet import Fleet
+from synchronizer.core.fleet import CellFleet
 from synchronizer.core.generations import Generations
 from synchronizer.core.observation import observe
 from synchronizer.core.replica import TrackedReplica
@@ -57,7 +57,7 @@ class Cell:
         self.name = name
         self.timings = timings
         self._assigned = AssignedVersions()
-        self._fleet = Fleet()
+        self._fleet = CellFleet()
         self._numbers = Generations()
         self._ledger = self._new_ledger(0.0)
         self._forget(0.0)
