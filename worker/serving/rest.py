@@ -18,13 +18,13 @@ from berth.oip.errors import error_body, rest_error
 from berth.oip.request import InferRequest
 from worker.serving.answering import NotStarted, Question, servable_key
 from worker.serving.compression import USUAL_RATIO, inflated
-from worker.serving.exchange import IT_DID_NOT_START, Exchange, SlowBody
+from worker.serving.exchange import IT_DID_NOT_START, InferenceExchange, SlowBody
 
 _JSON = {CONTENT_TYPE_TEXT: "application/json"}
 _READ = ("GET", "HEAD")
 
 
-class RestExchange(Exchange):
+class RestExchange(InferenceExchange):
     __slots__ = ("_key", "_pieces", "_size")
 
     def begin(self) -> None:

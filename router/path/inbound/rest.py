@@ -367,8 +367,8 @@ class RestInbound(Inbound):
     def _block_of(self, head: ResponseHead) -> bytes:
         base = head.base
         passed = base.derived
-        if type(passed) is not Passed:
-            passed = base.derived = Passed(base.status, base.fields)
+        if type(passed) is not RestAnswerHead:
+            passed = base.derived = RestAnswerHead(base.status, base.fields)
         if self.client.speaks_http2:
             return passed.over_http2 + header_codec.encode(((REQUEST_ID, self.request_id),))
         return b"%bx-request-id: %b\r\n" % (passed.over_http1, self.request_id)
@@ -382,7 +382,7 @@ class RestInbound(Inbound):
         self.client.service.recorder.answered(Wire.REST, status, seconds, self.request_id, self.model, self.went_to)
 
 
-class Passed:
+class RestAnswerHead:
     """What a worker's head becomes on its way to clients."""
 
     __slots__ = ("over_http1", "over_http2")
