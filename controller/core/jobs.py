@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from berth.errors import Conflict, InvalidArgument
+from berth.resources import HOST, Resources
 from berth.states import Runtime, ScalingMode, ServiceClass
 from controller.core.autoscaling.scaler import Decision
 from controller.core.change import UNCHANGED, Unchanged
@@ -19,7 +20,7 @@ from controller.core.scaling import ScalingPolicy, owner
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be made. `memory_per_replica` in bytes; a `scaling` of None leaves it at its defaults."""
+    """A job to be made. `memory_per_replica` in bytes, of the host; a `scaling` of None leaves it at its defaults."""
 
     cell: str
     runtime: Runtime
@@ -68,7 +69,7 @@ class JobAsStored:
     scaling: ScalingPolicy
     from_file: bool
     scaling_from_file: bool
-    reserved_bytes: int
+    reserved: Resources
     observed_replicas: int | None
 
 
@@ -132,9 +133,10 @@ def _replicas(job: JobAsStored, replicas: int) -> dict[str, int | None]:
 def _memory(job: JobAsStored, memory: int) -> int:
     if job.from_file:
         raise managed_by_file(job.name)
-    if memory < job.reserved_bytes:
+    reserved_bytes = job.reserved[HOST]
+    if memory < reserved_bytes:
         raise Conflict(
-            f"{job.reserved_bytes} bytes of job {job.name!r} are reserved, more than {memory}",
-            reserved_bytes=job.reserved_bytes,
+            f"{reserved_bytes} bytes of job {job.name!r} are reserved, more than {memory}",
+            reserved_bytes=reserved_bytes,
         )
     return memory

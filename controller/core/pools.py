@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from berth.resources import HOST, Resources
 from berth.states import Runtime, ServiceClass
 from controller.core.change import UNCHANGED
 from controller.core.jobs import JobChange, NewJob
@@ -58,7 +59,7 @@ class StoredPool:
     pool: PoolSpec
     from_file: bool
     problem: str
-    reserved_bytes: int
+    reserved: Resources
     assignments: int
     scaling: ScalingPolicy = _DEFAULT_SCALING
 
@@ -115,9 +116,9 @@ def _update(pool: PoolSpec, entry: StoredPool) -> PoolStep | None:
     for field in ("hardware", "service_class"):
         if getattr(entry.pool, field) != getattr(pool, field):
             values[field] = getattr(pool, field)
-    if pool.memory_per_replica < entry.reserved_bytes:
+    if pool.memory_per_replica < entry.reserved[HOST]:
         problems.append(
-            f"its memory_per_replica stays {entry.pool.memory_per_replica}: {entry.reserved_bytes} bytes are reserved, "
+            f"its memory_per_replica stays {entry.pool.memory_per_replica}: {entry.reserved[HOST]} bytes are reserved, "
             f"more than {pool.memory_per_replica}"
         )
     elif pool.memory_per_replica != entry.pool.memory_per_replica:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, cast, func
+from sqlalchemy import BigInteger, Column, ColumnElement, cast, func
 from sqlalchemy.dialects.postgresql import JSONB
 
 from berth.resources import HOST, Resources
@@ -30,6 +30,11 @@ def document(amount: Resources) -> dict[str, int]:
     return dict(amount.parts)
 
 
+def with_host(documents: Column[Any], host_bytes: int) -> ColumnElement[Any]:
+    """What to set the documents of one row to, so that other devices keep what they have."""
+    return _merged(documents, [HOST, host_bytes])
+
+
 def raised(host_bytes: Column[int], documents: Column[Any], more: Resources) -> dict[str, Any]:
     """What to set these two columns of one row to, so that they hold `more` than they do; less, if it is below zero.
 
@@ -40,5 +45,9 @@ def raised(host_bytes: Column[int], documents: Column[Any], more: Resources) -> 
     for device, size in more.parts:
         if device != HOST:
             changed += [device, func.coalesce(cast(documents[device].astext, BigInteger), 0) + size]
+    return {host_bytes.name: host, documents.name: _merged(documents, changed)}
+
+
+def _merged(documents: Column[Any], changed: list[Any]) -> ColumnElement[Any]:
     known = func.coalesce(documents, func.jsonb_build_object(type_=JSONB), type_=JSONB)
-    return {host_bytes.name: host, documents.name: known.op("||")(func.jsonb_build_object(*changed, type_=JSONB))}
+    return known.op("||")(func.jsonb_build_object(*changed, type_=JSONB))

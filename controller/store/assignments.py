@@ -12,6 +12,7 @@ from berth.resources import HOST, Resources
 from berth.states import VersionState
 from controller.core.desired import ElsewhereRow
 from controller.store import jobs as job_store
+from controller.store.amounts import amount, document
 from controller.store.mapper import NOW, Mapper, Part, whether
 from controller.store.records import AssignmentRecord, VersionRecord
 from controller.store.schema import assignments, cells, jobs, models, versions
@@ -25,7 +26,7 @@ _ASSIGNMENT = Mapper(
     key=Part((models.c.tenant, models.c.name, assignments.c.version), VersionKey),
     cell=Part((jobs.c.cell,), str),
     artifact=ARTIFACT,
-    reserved=Part((assignments.c.reserved_bytes,), Resources.host),
+    reserved=Part((assignments.c.reserved_bytes, assignments.c.reserved), amount),
     deleted=whether(versions.c.deleted_at),
 )
 
@@ -44,7 +45,11 @@ async def assign(tx: Tx, version: VersionRecord, job: str, reserved: Resources) 
     """Reserve the bytes and assign, in the one way in which either is ever done."""
     await tx.execute(
         assignments.insert().values(
-            model_id=version.model_id, version=version.key.version, job=job, reserved_bytes=reserved[HOST]
+            model_id=version.model_id,
+            version=version.key.version,
+            job=job,
+            reserved_bytes=reserved[HOST],
+            reserved=document(reserved),
         )
     )
     await job_store.reserve(tx, job, reserved)

@@ -7,12 +7,13 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from berth.resources import HOST, Resources
+from berth.resources import Resources
 from berth.states import Runtime, ServiceClass
 from controller.core.autoscaling.scaler import Decision
 from controller.core.jobs import JobChange, NewJob
 from controller.core.placement import JobRoom
 from controller.core.scaling import ScalingPolicy, document_of, policy_of
+from controller.store.amounts import amount, document, raised, with_host
 from controller.store.mapper import NOW, Mapper, Part, plain
 from controller.store.records import JobRecord
 from controller.store.schema import jobs
@@ -43,6 +44,8 @@ _JOB = Mapper(
     jobs,
     runtime=plain(jobs.c.runtime, Runtime),
     service_class=plain(jobs.c.service_class, ServiceClass),
+    capacity=Part((jobs.c.memory_per_replica, jobs.c.capacity), amount),
+    reserved=Part((jobs.c.reserved_bytes, jobs.c.reserved), amount),
     scaling=Part((jobs.c.scaling,), _scaling, _scaling_column),
     decision=Part((jobs.c.desired_replicas, jobs.c.desired_reason), _decision, _decision_columns),
     decided_at=Part((jobs.c.desired_at,), lambda at: at),
@@ -73,8 +76,8 @@ async def rooms(tx: Tx) -> list[JobRoom]:
             service_class=job.service_class,
             dedicated_tenant=job.dedicated_tenant,
             replicas=job.replicas,
-            capacity=Resources.host(job.memory_per_replica),
-            reserved=Resources.host(job.reserved_bytes),
+            capacity=job.capacity,
+            reserved=job.reserved,
         )
         for job in await every(tx)
     ]
@@ -82,17 +85,22 @@ async def rooms(tx: Tx) -> list[JobRoom]:
 
 async def add(tx: Tx, name: str, new: NewJob) -> bool:
     """Whether it was added; False if the name is taken."""
-    statement = insert(jobs).values(name=name, **_JOB.values(new)).on_conflict_do_nothing().returning(jobs.c.name)
+    values = {**_JOB.values(new), "capacity": document(Resources.host(new.memory_per_replica))}
+    statement = insert(jobs).values(name=name, **values).on_conflict_do_nothing().returning(jobs.c.name)
     return (await tx.execute(statement)).one_or_none() is not None
 
 
 async def change(tx: Tx, name: str, change: JobChange) -> None:
     if values := _JOB.values(change):
+        if isinstance(change.memory_per_replica, int):
+            values["capacity"] = with_host(jobs.c.capacity, change.memory_per_replica)
         await tx.execute(update(jobs).where(jobs.c.name == name).values(values))
 
 
 async def reserve(tx: Tx, name: str, more: Resources) -> None:
-    await tx.execute(update(jobs).where(jobs.c.name == name).values(reserved_bytes=jobs.c.reserved_bytes + more[HOST]))
+    await tx.execute(
+        update(jobs).where(jobs.c.name == name).values(raised(jobs.c.reserved_bytes, jobs.c.reserved, more))
+    )
 
 
 async def free(tx: Tx, name: str, what: Resources) -> None:

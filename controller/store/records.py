@@ -59,15 +59,17 @@ class VersionRecord(NamedTuple):
 
 
 class JobRecord(NamedTuple):
+    """`capacity` is each replica's, `reserved` the sum of the job's assignments."""
+
     name: str
     cell: str
     runtime: Runtime
     hardware: str
     replicas: int
-    memory_per_replica: int
+    capacity: Resources
     service_class: ServiceClass
     dedicated_tenant: str | None
-    reserved_bytes: int
+    reserved: Resources
     created_at: datetime
     from_file: bool
     scaling_from_file: bool

@@ -74,7 +74,7 @@ async def change(tx: Tx, actor: str, seen: SeenJob, asked: JobAsked, said: dict[
         job.scaling,
         job.from_file,
         job.scaling_from_file,
-        job.reserved_bytes,
+        job.reserved,
         None if workload is None else workload.replicas,
     )
     change = change_job(stored, asked)

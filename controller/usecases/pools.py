@@ -7,6 +7,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from berth.resources import HOST
 from controller.core.jobs import JobChange
 from controller.core.pools import (
     CreateJob,
@@ -121,9 +122,9 @@ def _stored(job: JobRecord, assigned: int) -> StoredPool:
         cell=job.cell,
         runtime=job.runtime,
         hardware=job.hardware,
-        memory_per_replica=job.memory_per_replica,
+        memory_per_replica=job.capacity[HOST],
         service_class=job.service_class,
         dedicated_tenant=job.dedicated_tenant,
         scaling=job.scaling if job.scaling_from_file else None,
     )
-    return StoredPool(pool, job.from_file, job.file_problem, job.reserved_bytes, assigned, job.scaling)
+    return StoredPool(pool, job.from_file, job.file_problem, job.reserved, assigned, job.scaling)

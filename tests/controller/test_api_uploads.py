@@ -50,6 +50,7 @@ async def test_an_upload_makes_a_placed_version_with_its_signature(controller: A
     assert spooled(controller) == []
     (assignment,) = (await controller.get("/v1/tenants/acme/assignments"))["items"]
     assert assignment["reserved_bytes"] == version["estimated_bytes"]
+    assert assignment["resources"] == {"host": version["estimated_bytes"]}
     state = await controller.desired()
     (spec,) = state.jobs[0].versions
     assert (spec.ref.model, spec.ref.version, spec.artifact.sha256) == ("digits", 1, version["sha256"])

@@ -17,7 +17,7 @@ from berth.errors import InsufficientCapacity
 from berth.ids import ModelKey
 from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
-from berth.resources import HOST
+from berth.resources import HOST, Resources
 from berth.states import Role, Runtime
 from controller.core.intake import InspectedModel
 from controller.core.jobs import NewJob
@@ -106,8 +106,10 @@ async def test_placements_of_two_controllers_never_over_commit(pools: list[Trans
     held = await pools[0].read(lambda tx: assignments.page(tx, EVERY_TENANT, ("", "", 0, ""), 100))
     assert placed == len(held) == 10
     for job in fleet:
-        assert job.reserved_bytes == sum(entry.reserved[HOST] for entry in held if entry.job == job.name)
-        assert job.memory_per_replica - size < job.reserved_bytes <= job.memory_per_replica
+        on_it = [entry.reserved for entry in held if entry.job == job.name]
+        assert job.reserved == sum(on_it, start=Resources())
+        assert job.reserved.fits_in(job.capacity)
+        assert job.capacity[HOST] - size < job.reserved[HOST]
     # The lock makes writers wait for each other instead of failing.
     assert sum(pool.retries for pool in pools) == 0
 

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berth.resources import Resources
 from berth.states import Runtime, ScalingMode, ServiceClass
 from controller.core.jobs import JobChange
 from controller.core.pools import CreateJob, DeleteJob, PoolSpec, StoredPool, UpdateJob, compare
 from controller.core.scaling import ScalingPolicy
 
 POOL = PoolSpec("gpu", "local", Runtime.TRITON, "cpu", 8 << 30, ServiceClass.PROD, None, None)
-STORED = StoredPool(POOL, True, "", 0, 0)
+STORED = StoredPool(POOL, True, "", Resources(), 0)
 AUTO = ScalingPolicy(ScalingMode.BERTH)
 # Another owner of the number of replicas: the old one has nothing to say any more.
 TAKEN = JobChange(scaling=AUTO, scaling_from_file=True, wished_replicas=None, decision=None)
@@ -50,7 +51,7 @@ OF_THE_FILE = ("cell", "runtime", "hardware", "memory_per_replica", "service_cla
         ([replace(POOL, cell="eu")], [STORED], [UpdateJob("gpu", JobChange(cell="eu"), "", False)]),
         (
             [replace(POOL, hardware="h100", memory_per_replica=1 << 30)],
-            [replace(STORED, assignments=3, reserved_bytes=1 << 20)],
+            [replace(STORED, assignments=3, reserved=Resources.host(1 << 20))],
             [UpdateJob("gpu", JobChange(hardware="h100", memory_per_replica=1 << 30), "", False)],
         ),
         ([POOL], [replace(STORED, problem="was bad")], [UpdateJob("gpu", JobChange(), "", True)]),
@@ -61,7 +62,7 @@ def test_steps(pools: list[PoolSpec], stored: list[StoredPool], steps: list[obje
 
 
 def test_what_is_assigned_is_not_moved_or_taken_away() -> None:
-    full = replace(STORED, assignments=3, reserved_bytes=5 << 30)
+    full = replace(STORED, assignments=3, reserved=Resources.host(5 << 30))
     wanted = replace(POOL, cell="eu", runtime=Runtime.ONNXRUNTIME, memory_per_replica=1 << 30, hardware="h100")
     (step,) = compare([wanted], [full])
     assert isinstance(step, UpdateJob)
@@ -89,7 +90,12 @@ pools = st.builds(
     st.sampled_from([None, AUTO, ScalingPolicy()]),
 )
 stored = st.builds(
-    StoredPool, pools, st.booleans(), st.sampled_from(["", "bad"]), st.integers(0, 10), st.integers(0, 2)
+    StoredPool,
+    pools,
+    st.booleans(),
+    st.sampled_from(["", "bad"]),
+    st.integers(0, 10).map(Resources.host),
+    st.integers(0, 2),
 )
 
 
@@ -99,7 +105,7 @@ def test_its_own_outcome_needs_nothing_more(wanted: list[PoolSpec], before: list
     for step in compare(wanted, before):
         match step:
             case CreateJob(pool):
-                after[pool.job] = StoredPool(pool, True, "", 0, 0)
+                after[pool.job] = StoredPool(pool, True, "", Resources(), 0)
             case UpdateJob(job, change, problem, _):
                 entry, values = after[job], change.members()
                 assert not entry.assignments or not {"cell", "runtime", "dedicated_tenant"} & values.keys()
