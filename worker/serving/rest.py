@@ -22,6 +22,7 @@ from worker.serving.exchange import IT_DID_NOT_START, InferenceExchange, SlowBod
 
 _JSON = {CONTENT_TYPE_TEXT: "application/json"}
 _READ = ("GET", "HEAD")
+_READABLE = (b"identity", *ENCODINGS)
 
 
 class RestExchange(InferenceExchange):
@@ -56,7 +57,7 @@ class RestExchange(InferenceExchange):
     def _expect_body(self, servable: str) -> None:
         if self.asked.method != "POST":
             self._decline(405, "Method Not Allowed", {"Allow": "POST"})
-        elif self.asked.fields.get(b"content-encoding", b"identity") not in (b"identity", *ENCODINGS):
+        elif self.asked.fields.get(b"content-encoding", b"identity") not in _READABLE:
             self._decline(415, "Unsupported Media Type", {"Accept-Encoding": "gzip, deflate"})
         else:
             self._key = servable_key(servable)
