@@ -18,7 +18,7 @@ from berth.states import ScalingMode
 from controller.core.autoscaling.readings import JobReading
 from controller.core.autoscaling.scaler import Decision, JobScaler
 from controller.core.settling import Settlement, settle_replicas, start
-from controller.leadership import Leadership
+from controller.leadership import SoleLeadership
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import scaling
 from controller.usecases.jobs import SeenJob
@@ -35,7 +35,7 @@ class Autoscaler:
     def __init__(
         self,
         transactions: Transactions,
-        leadership: Leadership,
+        leadership: SoleLeadership,
         registry: CollectorRegistry,
         clock: Callable[[], float] | None = None,
     ) -> None:

@@ -23,7 +23,7 @@ TTL_S = 10.0
 _RESIGN_S = 1.0
 
 
-class Leadership:
+class SoleLeadership:
     """Of `what`, for `holder`. No cell has such a name: cells have no tilde."""
 
     def __init__(self, transactions: Transactions, what: str, holder: str, ttl_s: float = TTL_S) -> None:
@@ -34,7 +34,7 @@ class Leadership:
         self._epoch: int | None = None
 
     def __repr__(self) -> str:
-        return f"<Leadership of {self._name[1:]} epoch={self._epoch}>"
+        return f"<SoleLeadership of {self._name[1:]} epoch={self._epoch}>"
 
     async def renew(self) -> int | None:
         """The epoch of this controller's lead, None while another leads. Raises `Unavailable`."""

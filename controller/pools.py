@@ -19,7 +19,7 @@ from berth.errors import PreconditionFailed
 from berth.states import Runtime, ServiceClass
 from controller.core.pools import PoolSpec
 from controller.core.scaling import policy_of
-from controller.leadership import Leadership
+from controller.leadership import SoleLeadership
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import pools
 from controller.usecases.pools import PoolsSettled
@@ -95,7 +95,7 @@ class PoolsFile:
     """`tick` is one look. The last good content is in `_pools`; what is wrong with the newest in `problem`."""
 
     def __init__(
-        self, path: Path, transactions: Transactions, leadership: Leadership, registry: CollectorRegistry
+        self, path: Path, transactions: Transactions, leadership: SoleLeadership, registry: CollectorRegistry
     ) -> None:
         self._path = path
         self._transactions = transactions

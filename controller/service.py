@@ -34,7 +34,7 @@ from controller.feed import DesiredFeed
 from controller.intake.composition import compose_intake
 from controller.intake.inspection import Inspector
 from controller.intake.steps import Tools
-from controller.leadership import Leadership
+from controller.leadership import SoleLeadership
 from controller.listen import DatabaseListener
 from controller.loops import Housekeeping, RolloutLoop
 from controller.pools import PoolsFile
@@ -100,10 +100,10 @@ async def run(settings: ControllerSettings, stop: asyncio.Event, ports: Controll
         process.beside("uploads", resuming.run())
         process.beside("closing", _wake_at_end(stop, services.events))
         process.beside("housekeeping", Housekeeping(transactions, artifacts, spool).run())
-        leadership = Leadership(transactions, "autoscaler", holder)
+        leadership = SoleLeadership(transactions, "autoscaler", holder)
         process.beside("autoscaler", Autoscaler(transactions, leadership, process.registry).run())
         if settings.pools_file is not None:
-            leadership = Leadership(transactions, "pools-file", holder)
+            leadership = SoleLeadership(transactions, "pools-file", holder)
             pools = PoolsFile(settings.pools_file, transactions, leadership, process.registry)
             process.beside("pools-file", pools.run())
         if external is not None:

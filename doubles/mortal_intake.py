@@ -23,6 +23,7 @@ from berth.artifacts.store import StoredArtifact
 from berth.ids import ModelKey
 from berth.states import Role
 from controller.api.version_views import render_version
+from controller.core.commands import Caller, Command
 from controller.core.intake import InspectedModel, Requester, Upload, UploadStep, UploadTicket
 from controller.intake.composition import compose_intake
 from controller.intake.inspection import Inspector
@@ -162,7 +163,7 @@ def incoming(content: bytes, key: str | None, model: str = "digits", declared_by
     """An upload of `content` by tenant acme, under the idempotency key `key`."""
     return Incoming(
         key=ModelKey("acme", model),
-        requester=Requester("key-1", Role.DEVELOPER, "acme", key),
+        requester=Requester(Command(Caller("key-1", Role.DEVELOPER, "acme")), key),
         declared_bytes=declared_bytes,
         expected_sha256=hashlib.sha256(content).hexdigest(),
         fingerprint=lambda sha256: hashlib.sha256(f"{model}/{sha256}".encode()).digest(),

@@ -353,4 +353,9 @@ class Event(Resource):
     actor: str = Field(description="Id of the key that asked for it, or `controller`.")
     tenant: Name | None = None
     subject: str = Field(description="What it happened to, such as `model/digits/versions/2`.")
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = Field(
+        default={},
+        description="What depends on the kind. `before` and `after` are members of what it happened to, as they were "
+        "and are; of an update those that differ. `from` is the address that the request came from, `request_id` its "
+        "id; neither is there for what the controller does by itself.",
+    )

@@ -23,10 +23,10 @@ from berth.states import Role
 from berth.wake import Wake
 from controller.api.metrics import ApiMetrics
 from controller.api.views import written_part
+from controller.core.commands import Caller, Command
 from controller.intake.receiving import Incoming
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import keys, naming
-from controller.usecases.keys import Caller
 from controller.usecases.requests import Answer, Memo, once
 
 T = TypeVar("T")
@@ -61,6 +61,12 @@ class Call:
         self.services = services
         self.caller = caller
         self._secret = secret
+
+    @property
+    def command(self) -> Command:
+        """What use cases that write are given: who asks, from where, by which request."""
+        client = self.request.client
+        return Command(self.caller, client.host if client is not None else "", self.request.state.request_id)
 
     def demand(self, roles: frozenset[Role]) -> None:
         """Raises `PermissionDenied` unless the caller's role is one of `roles`."""

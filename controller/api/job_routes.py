@@ -42,7 +42,7 @@ async def create_job(call: Authenticated, body: schemas.JobCreate) -> Response:
 
     async def act(tx: Tx) -> schemas.Job:
         said = body.model_dump(mode="json", exclude={"name"})
-        return views.job(*await jobs.create(tx, call.caller.key_id, body.name, _new_job(body), said))
+        return views.job(*await jobs.create(tx, call.command, body.name, _new_job(body), said))
 
     return await call.create(act, fingerprint=fingerprint_of(body))
 
@@ -62,7 +62,7 @@ async def update_job(call: Authenticated, job: str, body: schemas.JobUpdate) -> 
         seen = await jobs.get(tx, job)
         call.check_match(views.job(*seen))
         said = body.model_dump(mode="json", exclude_none=True)
-        return views.job(*await jobs.change(tx, call.caller.key_id, seen, _asked(body), said))
+        return views.job(*await jobs.change(tx, call.command, seen, _asked(body), said))
 
     return call.show(await call.change(act))
 
@@ -74,7 +74,7 @@ async def delete_job(call: Authenticated, job: str) -> None:
     async def act(tx: Tx) -> None:
         seen = await jobs.get(tx, job)
         call.check_match(views.job(*seen))
-        await jobs.delete(tx, call.caller.key_id, seen)
+        await jobs.delete(tx, call.command, seen)
 
     await call.change(act)
 

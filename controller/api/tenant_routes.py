@@ -46,7 +46,7 @@ async def create_tenant(call: Authenticated, body: schemas.TenantCreate) -> Resp
     call.demand(ADMINS)
 
     async def act(tx: Tx) -> schemas.Tenant:
-        return views.tenant(await tenants.create(tx, call.caller.key_id, body.name, Quota(**body.quota.model_dump())))
+        return views.tenant(await tenants.create(tx, call.command, body.name, Quota(**body.quota.model_dump())))
 
     return await call.create(act, fingerprint=fingerprint_of(body))
 
@@ -64,7 +64,7 @@ async def update_tenant(call: Authenticated, tenant: str, body: schemas.TenantUp
     async def act(tx: Tx) -> schemas.Tenant:
         record = await tenants.get(tx, tenant)
         call.check_match(views.tenant(record))
-        return views.tenant(await tenants.set_quota(tx, call.caller.key_id, record, Quota(**body.quota.model_dump())))
+        return views.tenant(await tenants.set_quota(tx, call.command, record, Quota(**body.quota.model_dump())))
 
     return call.show(await call.change(act))
 
@@ -76,7 +76,7 @@ async def delete_tenant(call: Authenticated, tenant: str) -> None:
     async def act(tx: Tx) -> None:
         record = await tenants.get(tx, tenant)
         call.check_match(views.tenant(record))
-        await tenants.delete(tx, call.caller.key_id, record)
+        await tenants.delete(tx, call.command, record)
 
     await call.change(act)
 
@@ -98,7 +98,7 @@ async def create_platform_key(call: Authenticated, body: schemas.KeyCreate) -> R
 @router.delete("/keys/{key_id}", status_code=204)
 async def revoke_platform_key(call: Authenticated, key_id: str) -> None:
     call.demand(ADMINS)
-    await call.change(lambda tx: keys.revoke(tx, call.caller.key_id, None, key_id))
+    await call.change(lambda tx: keys.revoke(tx, call.command, None, key_id))
 
 
 @router.get("/tenants/{tenant}/keys")
@@ -118,7 +118,7 @@ async def create_key(call: Authenticated, tenant: str, body: schemas.KeyCreate) 
 @router.delete("/tenants/{tenant}/keys/{key_id}", status_code=204)
 async def revoke_key(call: Authenticated, tenant: str, key_id: str) -> None:
     call.demand_tenant(tenant, ADMINS)
-    await call.change(lambda tx: keys.revoke(tx, call.caller.key_id, tenant, key_id))
+    await call.change(lambda tx: keys.revoke(tx, call.command, tenant, key_id))
 
 
 async def _list(call: Call, tenant: str | None, limit: int, cursor: str | None) -> schemas.Page[schemas.Key]:
@@ -138,7 +138,7 @@ async def _create(call: Call, tenant: str | None, body: schemas.KeyCreate) -> Re
 
     async def act(tx: Tx) -> schemas.Key:
         made = await keys.create(
-            tx, call.caller.key_id, tenant, role=Role(body.role), description=body.description, secret=secret
+            tx, call.command, tenant, role=Role(body.role), description=body.description, secret=secret
         )
         return views.key(made)
 

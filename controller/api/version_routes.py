@@ -79,7 +79,7 @@ async def delete_version(call: Authenticated, tenant: str, model: str, version: 
         owner = await models.get(tx, key)
         record = await models.get_version(tx, owner, version)
         call.check_match((await version_views(tx, tenant, [record]))[0])
-        await models.delete_version(tx, call.caller.key_id, owner, record)
+        await models.delete_version(tx, call.command, owner, record)
 
     await call.change(act, key)
 
@@ -113,7 +113,6 @@ def _incoming(call: Call, key: ModelKey, request: Request) -> Incoming:
         raise UnsupportedMediaType(f"an artifact is application/octet-stream, not {media_type}")
     draft = call.memo(b"")  # checks the header before the body is read
     length = request.headers.get("content-length", "0")
-    caller = call.caller
 
     def fingerprint(sha256: str) -> bytes:
         memo = call.memo(sha256.encode())
@@ -122,7 +121,7 @@ def _incoming(call: Call, key: ModelKey, request: Request) -> Incoming:
 
     return Incoming(
         key=key,
-        requester=Requester(caller.key_id, caller.role, caller.tenant, None if draft is None else draft.key),
+        requester=Requester(call.command, None if draft is None else draft.key),
         declared_bytes=int(length) if length.isdigit() else 0,
         expected_sha256=_announced_digest(request.headers.get("content-digest")),
         fingerprint=fingerprint,

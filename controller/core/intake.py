@@ -32,8 +32,8 @@ from typing import NamedTuple
 from berth.errors import RateLimited
 from berth.ids import ModelKey
 from berth.model import Signature
-from berth.states import Role
 from controller.core import quota
+from controller.core.commands import Command
 
 LEASE_S = 20.0
 """How long a holder may be silent, in seconds by the database's clock."""
@@ -80,16 +80,18 @@ class InspectedModel(NamedTuple):
 
 
 class Requester(NamedTuple):
-    """Who asked for an upload: enough to go on in their name. `tenant` is None for a key of the platform's own.
+    """Who asked for an upload: enough to go on in their name.
 
     `fingerprint` says what the idempotency key stands for. It is None until the bytes are known.
     """
 
-    actor: str
-    role: Role
-    tenant: str | None
+    command: Command
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
+
+    @property
+    def actor(self) -> str:
+        return self.command.actor
 
 
 class UploadTicket(NamedTuple):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError, Unavailable
 from berth.ids import ModelKey
+from berth.settling import settle
 from controller.core.intake import Blob, Requester, UploadTicket, wish
 from controller.intake import transitions
 from controller.intake.lease import keep_lease

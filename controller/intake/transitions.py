@@ -17,7 +17,6 @@ from controller.store import artifacts, requests, tenants, uploads
 from controller.store.records import VersionRecord
 from controller.store.transaction import Tx
 from controller.usecases import versions
-from controller.usecases.keys import Caller
 from controller.usecases.requests import Answer, Memo, once
 from controller.usecases.tenants import get as get_tenant
 
@@ -89,8 +88,7 @@ async def place(tx: Tx, upload: Upload, render: Render) -> Answer:
     artifact, model, requester = Artifact(blob.sha256, blob.size_bytes), upload.model, upload.requester
 
     async def act(tx: Tx) -> Answer:
-        caller = Caller(requester.actor, requester.role, requester.tenant)
-        version = await versions.accept(tx, caller, upload.key, artifact, model)
+        version = await versions.accept(tx, requester.command, upload.key, artifact, model)
         return Answer(201, await render(tx, version))
 
     return await once(tx, _memo(requester), act)

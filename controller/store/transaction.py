@@ -22,6 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from berth.errors import Unavailable
+from controller.core.commands import Command
+from controller.core.events import Happening
 from controller.store.address import sqlalchemy_url
 from controller.store.schema import cells, events
 
@@ -67,9 +69,11 @@ class Tx:
             raise AssertionError("desired state changes only under the fleet's lock")
         self.changed = True
 
-    def tell(self, kind: str, actor: str, tenant: str | None, subject: str, **data: Any) -> None:
+    def tell(self, by: Command, what: Happening) -> None:
         """Record an event; it exists if and only if the transaction commits."""
-        self.events.append({"kind": kind, "actor": actor, "tenant": tenant, "subject": subject, "data": data})
+        tenant, path = what.of
+        event = {"kind": what.KIND, "actor": by.actor, "tenant": tenant, "subject": path, "data": what.data(by)}
+        self.events.append(event)
 
 
 class Transactions:

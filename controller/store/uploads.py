@@ -12,6 +12,7 @@ from sqlalchemy import case, delete, func, literal, select, update
 
 from berth.ids import ModelKey
 from berth.states import Role
+from controller.core.commands import Caller, Command
 from controller.core.intake import NEXT, Blob, InspectedModel, Requester, Upload, UploadStep, UploadTicket
 from controller.store.schema import artifacts, uploads, versions
 from controller.store.transaction import Tx
@@ -58,7 +59,7 @@ async def add(tx: Tx, new: NewUpload, lease_s: float) -> UploadTicket:
             step=str(UploadStep.RECEIVING),
             reserved_bytes=new.reserved_bytes,
             actor=new.requester.actor,
-            asked_by={"role": str(new.requester.role), "tenant": new.requester.tenant},
+            asked_by=_asked_by(new.requester.command),
             idempotency_key=new.requester.idempotency_key,
             holder=new.holder,
             lease_until=_after(lease_s),
@@ -170,6 +171,16 @@ async def _is_one(tx: Tx, statement: Any) -> bool:
     return (await tx.execute(statement.returning(uploads.c.id))).one_or_none() is not None
 
 
+def _asked_by(command: Command) -> dict[str, str | None]:
+    caller = command.caller
+    return {
+        "role": str(caller.role),
+        "tenant": caller.tenant,
+        "from": command.address,
+        "request_id": command.request_id,
+    }
+
+
 def _held(ticket: UploadTicket) -> Any:
     return (uploads.c.id == ticket.upload) & (uploads.c.fence == ticket.fence)
 
@@ -184,11 +195,12 @@ def _from_row(row: Any) -> Upload:
         signature = signature_from_json(row.found["signature"])
         model = InspectedModel(signature, row.found["initializer_bytes"])
     fingerprint = None if row.fingerprint is None else bytes(row.fingerprint)
-    role = Role(row.asked_by["role"])
+    by = row.asked_by
+    command = Command(Caller(row.actor, Role(by["role"]), by["tenant"]), by.get("from", ""), by.get("request_id", ""))
     return Upload(
         ticket=UploadTicket(row.id, row.fence),
         key=ModelKey(row.tenant, row.model),
-        requester=Requester(row.actor, role, row.asked_by["tenant"], row.idempotency_key, fingerprint),
+        requester=Requester(command, row.idempotency_key, fingerprint),
         step=UploadStep(row.step),
         blobs=tuple(Blob(item["sha256"], item["size_bytes"]) for item in row.blobs),
         model=model,

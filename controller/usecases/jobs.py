@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from berth.errors import Conflict, InvalidArgument
+from controller.core import events
+from controller.core.commands import Command
 from controller.core.jobs import JobAsked, JobAsStored, NewJob, change_job, managed_by_file
 from controller.core.settling import JobNumbers
 from controller.store import assignments, cells, jobs, tenants, workloads
 from controller.store.records import JobRecord, WorkloadRecord
 from controller.store.transaction import Tx
 from controller.usecases import naming
+from controller.usecases.told import job_members
 
 
 class SeenJob(NamedTuple):
@@ -51,7 +54,7 @@ async def with_workloads(tx: Tx, found: list[JobRecord]) -> list[SeenJob]:
     return [SeenJob(job, running.get((job.cell, job.name))) for job in found]
 
 
-async def create(tx: Tx, actor: str, name: str, new: NewJob, said: dict[str, Any]) -> SeenJob:
+async def create(tx: Tx, command: Command, name: str, new: NewJob, said: dict[str, Any]) -> SeenJob:
     """`said` is what was asked for, as the API spells it.
 
     Raises `Conflict` if the name is taken, `InvalidArgument` if it is dedicated to a tenant that does not exist.
@@ -62,11 +65,12 @@ async def create(tx: Tx, actor: str, name: str, new: NewJob, said: dict[str, Any
     if not await jobs.add(tx, name, new):
         raise Conflict(f"job {name!r} exists already")
     tx.change_desired()
-    tx.tell("job.created", actor, None, f"job/{name}", **said)
-    return await get(tx, name)
+    made = await get(tx, name)
+    tx.tell(command, events.JobCreated(events.job_subject(name), said, job_members(made.job)))
+    return made
 
 
-async def change(tx: Tx, actor: str, seen: SeenJob, asked: JobAsked, said: dict[str, Any]) -> SeenJob:
+async def change(tx: Tx, command: Command, seen: SeenJob, asked: JobAsked, said: dict[str, Any]) -> SeenJob:
     """Set replicas, memory or scaling, as `core.jobs` allows it; `said` is as in `create`."""
     job, workload = seen
     stored = JobAsStored(
@@ -81,11 +85,14 @@ async def change(tx: Tx, actor: str, seen: SeenJob, asked: JobAsked, said: dict[
     if said:
         await jobs.change(tx, job.name, change)
         tx.change_desired()
-        tx.tell("job.updated", actor, None, f"job/{job.name}", **said)
-    return await get(tx, job.name)
+    changed = await get(tx, job.name)
+    if said:
+        before, after = events.difference(job_members(job), job_members(changed.job))
+        tx.tell(command, events.JobUpdated(events.job_subject(job.name), said, before, after))
+    return changed
 
 
-async def delete(tx: Tx, actor: str, seen: SeenJob) -> None:
+async def delete(tx: Tx, command: Command, seen: SeenJob) -> None:
     """Raises `Conflict` while versions are assigned to it, and if it comes from the pools file."""
     job = seen.job
     if job.from_file:
@@ -95,4 +102,4 @@ async def delete(tx: Tx, actor: str, seen: SeenJob) -> None:
         raise Conflict(f"job {job.name!r} still has {count} assignments", assignments=count)
     await jobs.remove(tx, job.name)
     tx.change_desired()
-    tx.tell("job.deleted", actor, None, f"job/{job.name}")
+    tx.tell(command, events.JobDeleted(events.job_subject(job.name), job_members(job)))

@@ -9,15 +9,16 @@ from berth.errors import Conflict, InvalidArgument, NotFound
 from berth.ids import ModelKey, check_name, parse_version
 from berth.states import VersionState
 from controller import default_answer
-from controller.core import quota
+from controller.core import events, quota
+from controller.core.commands import Command
 from controller.store import assignments, cells, models, tenants, versions
 from controller.store.records import AssignmentRecord, ModelRecord, VersionRecord
 from controller.store.transaction import Tx
 from controller.usecases import naming
-from controller.usecases.keys import Caller
 from controller.usecases.placement import assign_wanted
 from controller.usecases.statuses import statuses
 from controller.usecases.tenants import get as get_tenant
+from controller.usecases.told import model_members, version_members
 
 
 async def get(tx: Tx, key: ModelKey) -> ModelRecord:
@@ -38,7 +39,7 @@ async def get_version(tx: Tx, model: ModelRecord, text: str) -> VersionRecord:
     return version
 
 
-async def create(tx: Tx, actor: str, key: ModelKey, description: str, asked: Sequence[str]) -> ModelRecord:
+async def create(tx: Tx, command: Command, key: ModelKey, description: str, asked: Sequence[str]) -> ModelRecord:
     """Raises `NotFound` without the tenant, `Conflict` if the name is taken, `QuotaExceeded`, and `InvalidArgument` for
     a cell that is none.
     """
@@ -50,16 +51,21 @@ async def create(tx: Tx, actor: str, key: ModelKey, description: str, asked: Seq
     quota.check_models(tenant.quota.max_models, count)
     model = await models.add(tx, key, naming.check_text("description", description), await _checked(tx, asked))
     tx.change_desired()
-    tx.tell("model.created", actor, key.tenant, naming.model_subject(key))
+    tx.tell(command, events.ModelCreated(events.model_subject(key), model_members(model)))
     return model
 
 
-async def describe(tx: Tx, actor: str, model: ModelRecord, description: str) -> None:
+async def describe(tx: Tx, command: Command, model: ModelRecord, description: str) -> None:
     await models.describe(tx, model, naming.check_text("description", description))
-    tx.tell("model.updated", actor, model.key.tenant, naming.model_subject(model.key))
+    tx.tell(
+        command,
+        events.ModelUpdated(
+            events.model_subject(model.key), {"description": model.description}, {"description": description}
+        ),
+    )
 
 
-async def ask_for_cells(tx: Tx, caller: Caller, model: ModelRecord, asked: Sequence[str]) -> None:
+async def ask_for_cells(tx: Tx, command: Command, model: ModelRecord, asked: Sequence[str]) -> None:
     """Have a copy of the model in each cell that is `asked` for; none of them: in one, whichever has room.
 
     A copy elsewhere leaves when each of them answers. Raises `InvalidArgument` for a cell that is none, and
@@ -69,9 +75,10 @@ async def ask_for_cells(tx: Tx, caller: Caller, model: ModelRecord, asked: Seque
     if where == list(model.cells):
         return
     await models.set_cells(tx, model, where)
-    await assign_wanted(tx, await get(tx, model.key), caller.tenant)
+    await assign_wanted(tx, await get(tx, model.key), command.caller.tenant)
     tx.change_desired()
-    tx.tell("model.updated", caller.key_id, model.key.tenant, naming.model_subject(model.key), cells=where)
+    subject = events.model_subject(model.key)
+    tx.tell(command, events.ModelUpdated(subject, {"cells": list(model.cells)}, {"cells": where}, cells=where))
 
 
 async def _checked(tx: Tx, asked: Sequence[str]) -> list[str]:
@@ -83,7 +90,7 @@ async def _checked(tx: Tx, asked: Sequence[str]) -> list[str]:
 
 
 async def set_default_answer(
-    tx: Tx, actor: str, model: ModelRecord, outputs: Sequence[Mapping[str, Any]] | None
+    tx: Tx, command: Command, model: ModelRecord, outputs: Sequence[Mapping[str, Any]] | None
 ) -> None:
     """Have routers answer with `outputs`, as OIP spells them, when no replica does in time; None: with an error again.
 
@@ -98,10 +105,11 @@ async def set_default_answer(
         return
     await models.set_default_answer(tx, model, text)
     tx.change_desired()
-    tx.tell("model.updated", actor, model.key.tenant, naming.model_subject(model.key))
+    before, after = events.difference(model_members(model), model_members(model._replace(default_answer=text)))
+    tx.tell(command, events.ModelUpdated(events.model_subject(model.key), before, after))
 
 
-async def serve(tx: Tx, caller: Caller, model: ModelRecord, pinned: int | None) -> None:
+async def serve(tx: Tx, command: Command, model: ModelRecord, pinned: int | None) -> None:
     """Let `pinned` answer requests that name no version, or the newest for None. It is assigned again if it has to be.
 
     Raises `InvalidArgument` for a version that is not there, `InsufficientCapacity` if there is no room for it.
@@ -111,13 +119,16 @@ async def serve(tx: Tx, caller: Caller, model: ModelRecord, pinned: int | None) 
     if pinned == model.pinned:
         return
     await models.pin(tx, model, pinned)
-    await assign_wanted(tx, await get(tx, model.key), caller.tenant)
+    await assign_wanted(tx, await get(tx, model.key), command.caller.tenant)
     tx.change_desired()
-    kind, data = ("model.unpinned", {}) if pinned is None else ("model.pinned", {"version": pinned})
-    tx.tell(kind, caller.key_id, model.key.tenant, naming.model_subject(model.key), **data)
+    subject, before, after = events.model_subject(model.key), {"pinned": model.pinned}, {"pinned": pinned}
+    if pinned is None:
+        tx.tell(command, events.ModelUnpinned(subject, before, after))
+    else:
+        tx.tell(command, events.ModelPinned(subject, pinned, before, after))
 
 
-async def set_label(tx: Tx, caller: Caller, model: ModelRecord, label: str, number: int, *, force: bool) -> None:
+async def set_label(tx: Tx, command: Command, model: ModelRecord, label: str, number: int, *, force: bool) -> None:
     """Point `label` at a version: requests that name the label go there from now on.
 
     So the version must be available, unless `force` says that requests may wait. Raises `Conflict` if it is not.
@@ -135,22 +146,23 @@ async def set_label(tx: Tx, caller: Caller, model: ModelRecord, label: str, numb
     if model.labels.get(label) == number:
         return
     await models.set_label(tx, model, label, number)
-    await assign_wanted(tx, await get(tx, model.key), caller.tenant)
+    await assign_wanted(tx, await get(tx, model.key), command.caller.tenant)
     tx.change_desired()
-    subject = naming.model_subject(model.key)
-    tx.tell("label.set", caller.key_id, model.key.tenant, subject, label=label, version=number)
+    before, after = {"version": model.labels.get(label)}, {"version": number}
+    tx.tell(command, events.LabelPut(events.model_subject(model.key), label, number, before, after))
 
 
-async def remove_label(tx: Tx, actor: str, model: ModelRecord, label: str) -> None:
+async def remove_label(tx: Tx, command: Command, model: ModelRecord, label: str) -> None:
     """Raises `NotFound` if there is no such label."""
     if label not in model.labels:
         raise NotFound(f"model {model.key.model!r} of tenant {model.key.tenant!r} has no label {label!r}")
     await models.remove_label(tx, model, label)
     tx.change_desired()
-    tx.tell("label.removed", actor, model.key.tenant, naming.model_subject(model.key), label=label)
+    before = {"version": model.labels[label]}
+    tx.tell(command, events.LabelRemoved(events.model_subject(model.key), label, before))
 
 
-async def delete(tx: Tx, actor: str, model: ModelRecord) -> None:
+async def delete(tx: Tx, command: Command, model: ModelRecord) -> None:
     """Gone for callers at once. Replicas drain; bytes and rows are freed when none reports a version any more."""
     await models.mark_deleted(tx, model)
     held = await assignments.of_models(tx, model.key.tenant, [model.id])
@@ -160,10 +172,10 @@ async def delete(tx: Tx, actor: str, model: ModelRecord) -> None:
             await versions.remove(tx, version)
     await models.remove_emptied(tx)
     tx.change_desired()
-    tx.tell("model.deleted", actor, model.key.tenant, naming.model_subject(model.key))
+    tx.tell(command, events.ModelDeleted(events.model_subject(model.key), model_members(model)))
 
 
-async def delete_version(tx: Tx, actor: str, model: ModelRecord, version: VersionRecord) -> None:
+async def delete_version(tx: Tx, command: Command, model: ModelRecord, version: VersionRecord) -> None:
     """Like `delete`, for one version. Raises `Conflict` while it is pinned or labelled: that promises that it answers.
 
     Where the newest version goes, the one before it becomes the target; the rollout assigns it when there is room.
@@ -181,7 +193,7 @@ async def delete_version(tx: Tx, actor: str, model: ModelRecord, version: Versio
     if not held:
         await versions.remove(tx, version)
     tx.change_desired()
-    tx.tell("version.deleted", actor, model.key.tenant, naming.model_subject(model.key, number))
+    tx.tell(command, events.VersionDeleted(events.version_subject(version.key), version_members(version)))
 
 
 async def _release(tx: Tx, held: list[AssignmentRecord]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from berth.resources import HOST
+from controller.core import events
+from controller.core.commands import POOLS_FILE
 from controller.core.jobs import JobChange
 from controller.core.pools import (
     CreateJob,
@@ -23,8 +24,7 @@ from controller.core.scaling import document_of
 from controller.store import assignments, cells, jobs, tenants
 from controller.store.records import JobRecord
 from controller.store.transaction import Tx
-
-ACTOR = "pools-file"
+from controller.usecases.told import job_members
 
 
 class PoolsSettled(NamedTuple):
@@ -52,10 +52,8 @@ async def settle(tx: Tx, pools: Collection[PoolSpec]) -> PoolsSettled:
                     await _create(tx, pool)
             case UpdateJob():
                 await _update(tx, step, outcome)
-            case DeleteJob(job):
-                await jobs.remove(tx, job)
-                tx.change_desired()
-                tx.tell("job.deleted", ACTOR, None, f"job/{job}")
+            case DeleteJob(name):
+                await _delete(tx, name)
     return outcome
 
 
@@ -69,18 +67,16 @@ async def _create(tx: Tx, pool: PoolSpec) -> None:
     # Someone may have made a job of this name just now: the next look finds it and adopts it.
     if await jobs.add(tx, pool.job, pool.new_job()):
         tx.change_desired()
-        tx.tell(
-            "job.created",
-            ACTOR,
-            None,
-            f"job/{pool.job}",
-            cell=pool.cell,
-            runtime=str(pool.runtime),
-            hardware=pool.hardware,
-            memory_per_replica=pool.memory_per_replica,
-            service_class=str(pool.service_class),
-            dedicated_tenant=pool.dedicated_tenant,
-        )
+        after = job_members(await _existing(tx, pool.job))
+        said = {name: after[name] for name in _SAID_OF_NEW}
+        tx.tell(POOLS_FILE, events.JobCreated(events.job_subject(pool.job), said, after))
+
+
+async def _delete(tx: Tx, name: str) -> None:
+    before = job_members(await _existing(tx, name))
+    await jobs.remove(tx, name)
+    tx.change_desired()
+    tx.tell(POOLS_FILE, events.JobDeleted(events.job_subject(name), before))
 
 
 async def _update(tx: Tx, step: UpdateJob, outcome: PoolsSettled) -> None:
@@ -91,13 +87,25 @@ async def _update(tx: Tx, step: UpdateJob, outcome: PoolsSettled) -> None:
     change = step.change
     if isinstance(change.cell, str):
         await cells.ensure(tx, change.cell)
-    subject = f"job/{step.job}"
+    subject, old = events.job_subject(step.job), await _existing(tx, step.job)
+    await jobs.change(tx, step.job, replace(change, file_problem=step.problem))
     if change:
-        tx.tell("job.updated", ACTOR, None, subject, **_said(change))
+        before, after = events.difference(job_members(old), job_members(await _existing(tx, step.job)))
+        tx.tell(POOLS_FILE, events.JobUpdated(subject, _said(change), before, after))
         tx.change_desired()
     if step.told:
-        tx.tell("pool.conflict" if step.problem else "pool.resolved", ACTOR, None, subject, reason=step.problem)
-    await jobs.change(tx, step.job, replace(change, file_problem=step.problem))
+        kind = events.PoolConflict if step.problem else events.PoolResolved
+        was, is_now = {"file_problem": old.file_problem}, {"file_problem": step.problem}
+        tx.tell(POOLS_FILE, kind(subject, step.problem, was, is_now))
+
+
+async def _existing(tx: Tx, name: str) -> JobRecord:
+    job = await jobs.find(tx, name)
+    assert job is not None
+    return job
+
+
+_SAID_OF_NEW = ("cell", "runtime", "hardware", "memory_per_replica", "service_class", "dedicated_tenant")
 
 
 def _said(change: JobChange) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def _said(change: JobChange) -> dict[str, Any]:
         said.pop(name, None)
     if "scaling" in said:
         said["scaling"] = document_of(said["scaling"])
-    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in said.items()}
+    return said
 
 
 async def _missing_tenant(tx: Tx, tenant: str | None) -> str | None:

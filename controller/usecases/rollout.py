@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
+from controller.core import events
+from controller.core.commands import ROLLOUT
 from controller.core.rollout.facts import CopyKey
 from controller.core.rollout.plan import RolloutPlan, plan
 from controller.store import assignments, jobs, models, observed
@@ -16,11 +18,8 @@ from controller.store import versions as version_store
 from controller.store.records import AssignmentRecord, VersionRecord
 from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Tx
-from controller.usecases import naming
 from controller.usecases.facts import copy_of, fleet_of, known, said_by, wish_of
 from controller.usecases.placement import find_place
-
-ACTOR = "controller"
 
 
 class ModelWork(NamedTuple):
@@ -88,8 +87,9 @@ async def _write_news(tx: Tx, work: ModelWork) -> None:
     for number, status in work.plan.tell:
         version = work.versions[number]
         await version_store.record_announcement(tx, version, status.state)
-        subject = naming.model_subject(version.key.model_key, number)
-        tx.tell(f"version.{status.state}", ACTOR, version.key.tenant, subject, reason=status.reason)
+        before, after = {"state": version.announced or None}, {"state": status.state}
+        kind = events.STATE_EVENTS[status.state]
+        tx.tell(ROLLOUT, kind(events.version_subject(version.key), status.reason, before, after))
 
 
 async def _move(tx: Tx, work: ModelWork) -> None:

@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 from berth.model import ObservedPool
 from berth.states import ScalingMode
+from controller.core import events
 from controller.core.autoscaling.readings import JobReading
 from controller.core.autoscaling.scaler import Decision
+from controller.core.commands import AUTOSCALER
 from controller.core.scaling import may_sleep
 from controller.core.settling import Settlement
 from controller.store import jobs, loads
 from controller.store.transaction import Tx
 from controller.usecases.arrivals import awaiting
 from controller.usecases.jobs import SeenJob, with_workloads
-
-ACTOR = "autoscaler"
 
 
 class View(NamedTuple):
@@ -79,14 +79,15 @@ async def forget(tx: Tx, wishes: Mapping[str, int]) -> None:
 
 
 def _tell(tx: Tx, settlement: Settlement, decision: Decision) -> None:
-    kind = "job.scaled" if settlement.mode is ScalingMode.BERTH else "job.recommended"
+    kind = events.JobScaled if settlement.mode is ScalingMode.BERTH else events.JobRecommended
     tx.tell(
-        kind,
-        ACTOR,
-        None,
-        f"job/{settlement.job}",
-        replicas=decision.replicas,
-        before=settlement.before,
-        reason=decision.reason,
-        sustainable=round(decision.sustainable, 3),
+        AUTOSCALER,
+        kind(
+            events.job_subject(settlement.job),
+            decision.replicas,
+            settlement.before,
+            decision.reason,
+            round(decision.sustainable, 3),
+            after=decision.replicas,
+        ),
     )

@@ -7,16 +7,16 @@ from berth.errors import Unavailable
 from berth.ids import ModelKey, check_name
 from berth.model import Artifact
 from berth.states import VersionState
-from controller.core import quota
+from controller.core import events, quota
+from controller.core.commands import Command
 from controller.core.intake import InspectedModel
 from controller.core.rollout.target import target
 from controller.store import artifacts, assignments, models, tenants, versions
 from controller.store.records import VersionRecord
 from controller.store.transaction import Tx
-from controller.usecases import naming
-from controller.usecases.keys import Caller
 from controller.usecases.placement import assign_everywhere
 from controller.usecases.tenants import get as get_tenant
+from controller.usecases.told import model_members, version_members
 
 
 async def check_intake(tx: Tx, key: ModelKey, size_bytes: int, *, reserved_bytes: int = 0) -> None:
@@ -32,7 +32,9 @@ async def check_intake(tx: Tx, key: ModelKey, size_bytes: int, *, reserved_bytes
     quota.check_bytes(tenant.quota.max_bytes, stored + reserved_bytes, size_bytes)
 
 
-async def accept(tx: Tx, caller: Caller, key: ModelKey, artifact: Artifact, inspected: InspectedModel) -> VersionRecord:
+async def accept(
+    tx: Tx, command: Command, key: ModelKey, artifact: Artifact, inspected: InspectedModel
+) -> VersionRecord:
     """Give the artifact the model's next version number, a place and a reservation: all of it or nothing.
 
     Creates the model if it is absent. A version that neither the target nor a label wants (the model is pinned) is
@@ -45,7 +47,7 @@ async def accept(tx: Tx, caller: Caller, key: ModelKey, artifact: Artifact, insp
     model = await models.find(tx, key)
     if model is None:
         model = await models.add(tx, key, "")
-        tx.tell("model.created", caller.key_id, key.tenant, naming.model_subject(key))
+        tx.tell(command, events.ModelCreated(events.model_subject(key), model_members(model)))
     number = await models.next_version(tx, key)
     wanted = number == target(model.pinned, {model.latest or 0, number} - {0})
     new = versions.NewVersion(
@@ -59,15 +61,18 @@ async def accept(tx: Tx, caller: Caller, key: ModelKey, artifact: Artifact, insp
     placed: list[str] = []
     if wanted:
         held = await assignments.of_models(tx, key.tenant, [model.id])
-        placed = [answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, caller.tenant)]
+        placed = [
+            answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, command.caller.tenant)
+        ]
     tx.change_desired()
     tx.tell(
-        "version.uploaded",
-        caller.key_id,
-        key.tenant,
-        naming.model_subject(key, number),
-        sha256=artifact.sha256,
-        size_bytes=artifact.size_bytes,
-        job=", ".join(placed) or None,
+        command,
+        events.VersionUploaded(
+            events.version_subject(version.key),
+            artifact.sha256,
+            artifact.size_bytes,
+            job=", ".join(placed) or None,
+            after={**version_members(version), "jobs": placed},
+        ),
     )
     return version

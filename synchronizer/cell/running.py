@@ -18,7 +18,7 @@ from synchronizer.controllers.reports import Reporter
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.leadership import Leadership
 from synchronizer.metrics import Metrics
-from synchronizer.replay.recording import Recorder, Write
+from synchronizer.replay.recording import HistoryRecorder, Write
 from synchronizer.routers.publisher import RoutePublisher
 from synchronizer.routers.wishes import OnWanted, WantedVersions
 from synchronizer.settings import SynchronizerSettings
@@ -46,7 +46,7 @@ async def running(
     cell = Cell(settings.cell, Timings(settings.settle_s, settings.router_grace_s, settings.withdraw_timeout_s))
     leadership = Leadership(epoch)
     metrics = Metrics(registry)
-    step = None if record is None else Recorder(cell, record).step
+    step = None if record is None else HistoryRecorder(cell, record).step
     loop = CellLoop(cell, leadership, state, metrics, step=step)
     keeper = LeaseKeeper(
         settings.cell,

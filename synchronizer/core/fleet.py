@@ -11,7 +11,7 @@ from synchronizer.core.events import Discovered, Reported
 from synchronizer.core.replica import TrackedReplica, says_more
 
 
-class Fleet:
+class CellFleet:
     """Mutated by the cell's step alone.
 
     `touched` are the replicas to be looked at in this step, `lingering` those whose aspired set holds more than is
@@ -32,7 +32,7 @@ class Fleet:
         self._heard: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Fleet replicas={len(self.replicas)} touched={len(self.touched)} lingering={len(self.lingering)}>"
+        return f"<CellFleet replicas={len(self.replicas)} touched={len(self.touched)} lingering={len(self.lingering)}>"
 
     @property
     def all_have_spoken(self) -> bool:

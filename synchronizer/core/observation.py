@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from berth.model import ObservedReplica
-from synchronizer.core.fleet import Fleet
+from synchronizer.core.fleet import CellFleet
 from synchronizer.core.withdrawal import RouteLedger
 
 
-def observe(fleet: Fleet, ledger: RouteLedger, wall_offset: float) -> tuple[ObservedReplica, ...]:
+def observe(fleet: CellFleet, ledger: RouteLedger, wall_offset: float) -> tuple[ObservedReplica, ...]:
     """Each as it reported last, and what every router sends it. `wall_offset` plus the cell's clock gives seconds since
     the Unix epoch."""
     return tuple(

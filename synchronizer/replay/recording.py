@@ -25,7 +25,7 @@ Write = Callable[[str], object]
 """Takes one line, without its end. Must not raise: what is recorded must not harm what is done."""
 
 
-class Recorder:
+class HistoryRecorder:
     """Steps `cell`, which must be a fresh one, and writes down each step."""
 
     def __init__(self, cell: Cell, write: Write) -> None:

@@ -20,8 +20,8 @@ from berth.model import NEVER, Order, RouteDelta, RouteTable
 from berth.race import first_of
 from berth.route_delta import snapshot
 from berth.wake import Wake
+from synchronizer.core.delta_history import DeltaHistory
 from synchronizer.core.events import CellEvent, RouterGone, RouterSeen
-from synchronizer.core.history import DeltaHistory
 from synchronizer.metrics import Metrics
 from synchronizer.routers.wishes import OnWanted
 

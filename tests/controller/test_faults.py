@@ -19,6 +19,7 @@ from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
 from berth.resources import HOST, Resources
 from berth.states import Role, Runtime
+from controller.core.commands import Caller, Command
 from controller.core.intake import InspectedModel
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
@@ -27,9 +28,8 @@ from controller.store.address import libpq_url
 from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants, versions
-from controller.usecases.keys import Caller
 
-ADMIN = Caller("admin", Role.ADMIN, None)
+ADMIN = Command(Caller("admin", Role.ADMIN, None))
 QUOTA = Quota(max_models=1000, max_bytes=1 << 40)
 ARTIFACT = Artifact("a" * 64, 1_100_000)
 JOB = NewJob("local", Runtime.ONNXRUNTIME, "cpu", 1, 1 << 30)
@@ -130,7 +130,7 @@ async def _prepare(transactions: Transactions, first: int, second: int) -> int:
     size = estimate(1_000_000, 1_100_000)
 
     async def use_case(tx: Tx) -> None:
-        await tenants.create(tx, "admin", "acme", QUOTA)
+        await tenants.create(tx, ADMIN, "acme", QUOTA)
         await cells.ensure(tx, "local")
         for name, room in (("first", first), ("second", second)):
             await jobs.add(tx, name, replace(JOB, memory_per_replica=room * size + size // 2))

@@ -19,7 +19,7 @@ from berth.model import ObservedCell, ObservedPool, ObservedReplica, ReplicaLoad
 from berth.states import ServableState
 from berth.wire import convert
 from controller.autoscaler import Autoscaler
-from controller.leadership import Leadership
+from controller.leadership import SoleLeadership
 from controller.pools import BadPoolsFile, PoolsFile, parse
 from controller.store import loads as load_store
 from controller.store.transaction import Transactions
@@ -223,7 +223,7 @@ async def test_overload_is_answered_with_replicas_and_a_reason(controller: Any, 
 def autoscaler(transactions: Transactions) -> Autoscaler:
     """One beside the controller's own, which lets go first; its clock moves two seconds a tick."""
     ticks = itertools.count(1000.0, 2.0)
-    leadership = Leadership(transactions, "test-autoscaler", "test")
+    leadership = SoleLeadership(transactions, "test-autoscaler", "test")
     return Autoscaler(transactions, leadership, CollectorRegistry(), clock=lambda: next(ticks))
 
 
@@ -353,7 +353,7 @@ async def test_nothing_is_decided_before_anything_is_seen(
 
 
 async def test_one_of_two_leads_and_the_other_takes_over(transactions: Transactions) -> None:
-    first, second = (Leadership(transactions, "something", name) for name in ("a", "b"))
+    first, second = (SoleLeadership(transactions, "something", name) for name in ("a", "b"))
     epoch = await first.renew()
     assert epoch is not None
     assert await second.renew() is None
@@ -364,16 +364,16 @@ async def test_one_of_two_leads_and_the_other_takes_over(transactions: Transacti
     # What the first still wants to write is refused, although it has not noticed yet.
     await transactions.run(second.check)
     await second.resign()
-    third = Leadership(transactions, "something", "c")
+    third = SoleLeadership(transactions, "something", "c")
     assert await third.renew() == epoch + 2
     with pytest.raises(PreconditionFailed):
         await transactions.run(second.check)
 
 
 async def test_a_leader_that_was_replaced_unnoticed_is_refused(transactions: Transactions) -> None:
-    first = Leadership(transactions, "something", "a", ttl_s=0.0)
+    first = SoleLeadership(transactions, "something", "a", ttl_s=0.0)
     assert await first.renew() == 1
-    assert await Leadership(transactions, "something", "b").renew() == 2
+    assert await SoleLeadership(transactions, "something", "b").renew() == 2
     with pytest.raises(PreconditionFailed):
         await transactions.run(first.check)
 
@@ -430,7 +430,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reader(transactions: Transactions, file: Path) -> PoolsFile:
-    return PoolsFile(file, transactions, Leadership(transactions, "test-pools", "test"), CollectorRegistry())
+    return PoolsFile(file, transactions, SoleLeadership(transactions, "test-pools", "test"), CollectorRegistry())
 
 
 async def test_jobs_follow_the_file(controller: Any, reader: PoolsFile, file: Path) -> None:
@@ -516,7 +516,7 @@ async def test_a_file_that_moves_a_bound_takes_nothing_back(controller: Any, rea
 
 async def test_a_pool_that_is_refused_no_more_is_not_counted(transactions: Transactions, file: Path) -> None:
     registry = CollectorRegistry()
-    reader = PoolsFile(file, transactions, Leadership(transactions, "test-pools", "test"), registry)
+    reader = PoolsFile(file, transactions, SoleLeadership(transactions, "test-pools", "test"), registry)
     write(file, pool_entry(dedicated_tenant="ghost"))
     await reader.tick()
     assert registry.get_sample_value("berth_pools_refused") == 1
@@ -538,7 +538,7 @@ async def test_a_tenant_that_does_not_exist_refuses_one_pool_and_not_the_others(
 
 
 async def test_a_file_that_is_gone_changes_nothing(controller: Any, transactions: Transactions, file: Path) -> None:
-    gone = PoolsFile(file, transactions, Leadership(transactions, "test-pools", "test"), CollectorRegistry())
+    gone = PoolsFile(file, transactions, SoleLeadership(transactions, "test-pools", "test"), CollectorRegistry())
     await gone.tick()
     assert "cannot be read" in gone.problem
     assert [job["name"] for job in (await controller.get("/v1/jobs"))["items"]] == ["pool"]

@@ -15,6 +15,8 @@ from berth.model import Artifact, Signature
 from berth.resources import Resources
 from berth.states import Role, Runtime
 from controller import store
+from controller.core.commands import START
+from controller.core.events import ModelCreated, model_subject
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
 from controller.store import artifacts, assignments, cells, events, jobs, keys, models, tenants, versions
@@ -65,7 +67,7 @@ async def test_a_scope_is_a_filter(transactions: Transactions) -> None:
             version = await versions.add(tx, model, 1, versions.NewVersion(Artifact("a" * 64, 1), Signature((), ()), 1))
             await assignments.assign(tx, version, "pool", Resources.host(1))
             await keys.add(tx, name, f"key-{name}", name.encode(), role=Role.VIEWER, description="")
-            tx.tell("model.created", "me", name, "model/digits")
+            tx.tell(START, ModelCreated(model_subject(model.key), {}))
             ids.append(model.id)
         await keys.add(tx, PLATFORM, "key-platform", b"p", role=Role.ADMIN, description="")
         return ids

@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from berth.errors import Conflict, Unavailable
+from controller.core.commands import START
+from controller.core.events import TenantDeleted, tenant_subject
 from controller.core.quota import Quota
 from controller.store import events, tenants
 from controller.store.address import libpq_url
@@ -49,7 +51,7 @@ async def test_a_refused_use_case_writes_nothing(transactions: Transactions) -> 
     async def refuse(tx: Tx) -> None:
         await tenants.add(tx, "t", QUOTA)
         tx.change_desired()
-        tx.tell("tenant.created", "me", "t", "tenant/t")
+        tx.tell(START, TenantDeleted(tenant_subject("t"), {}))
         raise Conflict("no")
 
     await transactions.run(lambda tx: tx.execute(cells.insert().values(name="local", generation=1)))
@@ -133,7 +135,7 @@ async def test_events_are_numbered_in_the_order_of_commits(transactions: Transac
 
     async def write(number: int) -> None:
         async def use_case(tx: Tx) -> None:
-            tx.tell("test", "me", None, f"n/{number}")
+            tx.tell(START, TenantDeleted(tenant_subject(f"n{number}"), {}))
 
         await transactions.run(use_case)
 

@@ -51,7 +51,7 @@ from synchronizer.core.events import (
     SteppedDown,
 )
 from synchronizer.replay.playing import play
-from synchronizer.replay.recording import Recorder
+from synchronizer.replay.recording import HistoryRecorder
 
 KEYS = [VersionKey("t", model, version) for model in ("m", "n") for version in (1, 2)]
 WORKERS = {"w1": "j1", "w2": "j1", "w3": "j2"}
@@ -100,7 +100,7 @@ class Node:
     def __init__(self) -> None:
         self.cell = Cell("c", Timings(settle=2.0, router_grace=5.0, withdraw_timeout=LONG))
         self.lines: list[str] = []
-        self.step = Recorder(self.cell, self.lines.append).step
+        self.step = HistoryRecorder(self.cell, self.lines.append).step
         self.streams: dict[str, Stream] = {}
         self.feeds: dict[str, Feed] = {}
 

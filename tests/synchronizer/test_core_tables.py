@@ -20,7 +20,8 @@ from berth.model import (
 from berth.resources import Resources
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
-from synchronizer.core.history import DeltaHistory
+from synchronizer.core.availability import default_version, describe, has_failed
+from synchronizer.core.delta_history import DeltaHistory
 from synchronizer.core.leadership import (
     Denied,
     Fenced,
@@ -32,7 +33,7 @@ from synchronizer.core.leadership import (
     StepDown,
     Unreachable,
 )
-from synchronizer.core.routes import RouteTableBuilder, default_version, describe, has_failed
+from synchronizer.core.routes import RouteTableBuilder
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))

@@ -47,7 +47,7 @@ from synchronizer.core.events import (
 )
 from synchronizer.replay.encoding import event_from_json, event_to_json
 from synchronizer.replay.playing import BadHistory, play
-from synchronizer.replay.recording import Recorder, history_file
+from synchronizer.replay.recording import HistoryRecorder, history_file
 
 V1 = VersionKey("t", "m", 1)
 ADDRESS = ReplicaAddress("w", "j", "c", "1", "c:1", "g:1", "h:1", zone="z")
@@ -103,7 +103,7 @@ LIFE: list[tuple[float, list[CellEvent]]] = [
 
 def record(life: list[tuple[float, list[CellEvent]]] = LIFE) -> tuple[list[str], list[Instructions]]:
     lines: list[str] = []
-    recorder = Recorder(Cell("c", Timings(settle=1.0)), lines.append)
+    recorder = HistoryRecorder(Cell("c", Timings(settle=1.0)), lines.append)
     return lines, [recorder.step(events, now) for now, events in life]
 
 
@@ -152,7 +152,7 @@ def test_a_step_that_raises_is_written_down_too() -> None:
 
     lines: list[str] = []
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        Recorder(FaultyCell("c"), lines.append).step([Led(1)], 1.0)
+        HistoryRecorder(FaultyCell("c"), lines.append).step([Led(1)], 1.0)
 
     (step,) = play(lines)
     assert (step.recorded, step.events) == (None, [{"event": "Led", "epoch": 1}])

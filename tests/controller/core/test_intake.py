@@ -12,6 +12,7 @@ from berth.errors import QuotaExceeded, RateLimited
 from berth.ids import ModelKey
 from berth.model import Signature
 from berth.states import Role
+from controller.core.commands import Caller, Command
 from controller.core.intake import (
     MAX_AGE_S,
     MAX_LOSSES,
@@ -48,7 +49,7 @@ def upload(
     return Upload(
         UploadTicket(1, fence),
         ModelKey("acme", "digits"),
-        Requester("key-1", Role.DEVELOPER, "acme", key),
+        Requester(Command(Caller("key-1", Role.DEVELOPER, "acme")), key),
         step,
         () if step is UploadStep.RECEIVING else (BLOB,),
         InspectedModel(Signature((), ()), 10) if step is UploadStep.INSPECTED else None,

@@ -10,20 +10,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import Table, func, select, text, update
 
-from berth.errors import DigestMismatch, QuotaExceeded, RateLimited, UnsupportedArtifact
+from berth.errors import DigestMismatch, NotFound, QuotaExceeded, RateLimited, UnsupportedArtifact
 from berth.ids import ModelKey
 from berth.states import Runtime
+from controller.core.commands import START
 from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Requester
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
 from controller.intake.transitions import UploadTakenOver, begin
 from controller.loops import Housekeeping
 from controller.store import cells, jobs, schema
+from controller.store import tenants as store_tenants
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants
 from doubles.mortal_intake import Inspection, Lost, Moment, MortalIntake, incoming
@@ -68,7 +70,7 @@ async def start(database_url: str, tmp_path: Path, transactions: Transactions) -
 
 async def _prepare(transactions: Transactions) -> None:
     async def use_case(tx: Tx) -> None:
-        await tenants.create(tx, "admin", "acme", QUOTA)
+        await tenants.create(tx, START, "acme", QUOTA)
         await cells.ensure(tx, "local")
         await jobs.add(tx, "pool", JOB)
 
@@ -337,7 +339,7 @@ async def test_a_broken_upload_frees_its_reservation(start: Start, transactions:
 
 async def test_a_tenant_has_so_many_uploads_at_once(transactions: Transactions) -> None:
     await _prepare(transactions)
-    key, requester = ModelKey("acme", "digits"), Requester("key-1", incoming(b"", None).requester.role, "acme")
+    key, requester = ModelKey("acme", "digits"), Requester(incoming(b"", None).requester.command)
     for _ in range(MAX_UNDER_WAY):
         assert await transactions.run(lambda tx: begin(tx, key, requester, 0, "first")) is not None
     with pytest.raises(RateLimited):
@@ -359,6 +361,35 @@ async def test_a_killed_process(
     assert (answer.body["version"], answer.replayed) == (1, moment is not Moment.RECEIVED)
     # Of the killed one a file stays in its own spool, until a sweep of that folder.
     assert (await _left(transactions, tmp_path))._replace(spooled=0) == ONE_VERSION
+
+
+async def test_a_tenant_deleted_meanwhile_leaves_nothing(
+    start: Start, transactions: Transactions, tmp_path: Path
+) -> None:
+    """A controller of the release before knows no uploads: only models keep it from deleting a tenant."""
+    intake = start("first")
+    intake.artifacts.may_put.clear()
+    under_way = asyncio.create_task(intake.upload(MODEL, "build-7"))
+    await intake.artifacts.putting.wait()
+    await transactions.run(lambda tx: store_tenants.remove(tx, "acme"), fleet=True)
+    intake.artifacts.may_put.set()
+    with pytest.raises(NotFound):
+        await under_way
+    assert await _left(transactions, tmp_path) == NOTHING
+
+
+async def test_a_controller_looks_by_itself_for_uploads_that_were_lost(
+    start: Start, start_controller: Any, transactions: Transactions
+) -> None:
+    with pytest.raises(Lost):
+        await start("first", Moment.STORED).upload(MODEL, "build-7")
+    await _end_leases(transactions)
+    controller = await start_controller()
+    await controller.until("/v1/tenants/acme/models", lambda page: page["items"])
+    versions = await controller.get("/v1/tenants/acme/models/digits/versions")
+    assert [version["sha256"] for version in versions["items"]] == [DIGEST]
+    text = (await controller.api.get("/metrics")).text
+    assert 'berth_uploads_resumed_total{outcome="placed"} 1.0' in text
 
 
 _ROOT = Path(__file__).resolve().parents[3]

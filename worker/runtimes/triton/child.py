@@ -18,11 +18,11 @@ from typing import Any
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.auth.peer import PeerCredential
 from berth.model import VersionSpec
 from berth.reconcile import Backoff
 from berth.settings import SettingsError, environment
+from berth.settling import settle
 from worker.runtimes.protocol import LoadFailed
 from worker.runtimes.triton.installation import Installation, locate
 from worker.runtimes.triton.link import TritonLink

@@ -23,12 +23,12 @@ import grpc.aio
 import structlog
 from tritonclient.grpc import service_pb2
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import VersionSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest, InferResponse
 from berth.resources import HOST
+from berth.settling import settle
 from worker.runtimes.protocol import Loaded, LoadFailed, NotHeld
 from worker.runtimes.triton import canary
 from worker.runtimes.triton.faults import load_failure, run_failure

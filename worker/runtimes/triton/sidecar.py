@@ -18,9 +18,9 @@ import grpc.aio
 import structlog
 from tritonclient.grpc import service_pb2
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError
 from berth.settings import SettingsError
+from berth.settling import settle
 from worker.runtimes.protocol import NotHeld
 from worker.runtimes.triton.link import CHANNEL_OPTIONS, TritonLink, failure_of
 from worker.runtimes.triton.repository import Repository

@@ -1,18 +1,14 @@
-"""What every store does with incoming bytes: limit, regroup, check, and finish cleanly when cancelled."""
+"""What every store does with incoming bytes: limit, regroup and check them; and what it calls them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable
 
 from berth.errors import DigestMismatch, PayloadTooLarge
 from berth.ids import check_sha256
 
 # Large enough that the hop into a thread costs little beside hashing, small enough to be no memory to speak of.
 BLOCK_BYTES = 1 << 20
-
-T = TypeVar("T")
 
 
 async def regroup(chunks: AsyncIterable[bytes], max_bytes: int) -> AsyncGenerator[bytes]:
@@ -46,23 +42,3 @@ def object_name(sha256: str) -> str:
     """The path of an object below the store's root. Raises `InvalidArgument` for anything but a digest."""
     check_sha256(sha256)
     return f"sha256/{sha256[:2]}/{sha256}"
-
-
-async def settle(work: Awaitable[T]) -> T:
-    """Await `work` to its end even if the caller is cancelled meanwhile; the cancellation is raised then.
-
-    For steps that cannot be stopped half-way: a thread that is writing, the removal of what a failure left. `work` must
-    end by itself.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # read, so that asyncio does not report it as lost
-        raise cancelled
-    return task.result()
