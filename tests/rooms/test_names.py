@@ -14,24 +14,16 @@ SHIPPED = ("berth", "controller", "synchronizer", "router", "worker")
 SHARED_STILL = frozenset(
     (
         "Account",
-        "Answer",
-        "Call",
-        "Copy",
         "Event",
         "Exchange",
         "Line",
-        "Memo",
-        "Need",
         "Passed",
         "Plan",
         "Ports",
-        "Refused",
-        "Said",
         "Service",
         "Settings",
         "Standing",
         "Status",
-        "Tally",
         "Upstream",
     )
 )
