@@ -33,7 +33,7 @@ check: lint types contracts proto-check test test-compiled ## All that must hold
 test-compiled: compile ## The tests of what is compiled, compiled; then back to the sources.
 	@trap '$(BIN)/python build_compiled.py --remove' EXIT; $(BIN)/pytest $(SIDE_BY_SIDE) tests/http tests/http_shell tests/router tests/worker
 
-test-pythons: install ## The tests of cores, shells and adapters on each other Python that is here (pyenv's too).
+test-pythons: install ## The tests of cores and shells on each other Python that is here (pyenv's too).
 	@.ci/pythons
 
 test: install triton ## Every test: cores, shells, adapters, and whole processes killed for real.

@@ -91,8 +91,8 @@ def all_to(version: int) -> tuple[Share, ...]:
 class Serving:
     """What a model serves. `versions` divide the requests that name no version; `labels` are names for versions.
 
-    Without `versions` nothing answers a request that names none. Controllers of this release give all requests to one
-    version; routers can divide them (`router.core.split`), so that those of the next release may.
+    Without `versions` nothing answers a request that names none. Today one version has all of them. Routers divide
+    requests wherever they are told to, so that whoever tells them to needs no second format.
     """
 
     versions: tuple[Share, ...] = ()

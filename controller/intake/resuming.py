@@ -12,7 +12,7 @@ from contextlib import suppress
 import structlog
 
 from berth.errors import BerthError, Retryable
-from berth.reconcile import Done, Outcome, Reconciler
+from berth.reconcile import Again, Done, Outcome, Reconciler, Repeater
 from berth.settling import settle
 from controller.core.intake import LEASE_S, Upload
 from controller.intake.lease import keep_lease
@@ -45,12 +45,14 @@ class Resuming:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._loop.run(), name="uploads")
-            while True:
-                try:
-                    await self.sweep()
-                except BerthError as error:
-                    log.warning("uploads wait", error=error.detail)
-                await asyncio.sleep(SWEEP_S)
+            await Repeater(self._sweep_again).run()
+
+    async def _sweep_again(self) -> Outcome:
+        try:
+            await self.sweep()
+        except BerthError as error:
+            log.warning("uploads wait", error=error.detail)
+        return Again(SWEEP_S)
 
     async def sweep(self) -> list[int]:
         """Look soon at all uploads that nobody holds; returns them."""

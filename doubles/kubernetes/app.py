@@ -106,7 +106,7 @@ class App:
 
     def _serve(self, target: Target, query: dict[str, str], content_type: str, body: Any) -> tuple[int, Object]:
         """Everything but watches, in one step."""
-        if target.subresource in {"scale", "eviction", "binding", "token"}:
+        if target.subresource in {"scale", "eviction", "token"}:
             return self._serve_subresource(target, content_type, body)
         registry, (verb, kind, namespace, name, subresource) = self.registry, target
         match verb:
@@ -136,8 +136,6 @@ class App:
                 return 200, subresources.patch_scale(registry, kind, current, content_type, body)
             case "eviction", _:
                 return 201, subresources.evict(registry, namespace, name, _object(body))
-            case "binding", _:
-                return 201, subresources.bind(registry, namespace, name, _object(body))
             case _:
                 status = {"token": self.access.token(namespace, name), "expirationTimestamp": stamp(registry.clock())}
                 return 201, _object(body) | {"status": status}

@@ -13,7 +13,6 @@ _SUBRESOURCE_VERBS = {
     "status": frozenset({"get", "update", "patch"}),
     "scale": frozenset({"get", "update", "patch"}),
     "eviction": frozenset({"create"}),
-    "binding": frozenset({"create"}),
     "token": frozenset({"create"}),
 }
 

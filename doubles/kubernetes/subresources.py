@@ -1,4 +1,4 @@
-"""The subresources that are objects of their own: scale, eviction, binding."""
+"""The subresources that are objects of their own: scale and eviction."""
 
 from __future__ import annotations
 
@@ -102,10 +102,4 @@ def evict(registry: Registry, namespace: str, name: str, eviction: Object) -> Ob
     if deletion.version is None:  # a precondition is about the pod as the caller saw it
         registry.change(PODS, pod, pod | {"status": status}, "status")
     registry.delete(PODS, namespace, name, deletion)
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-
-
-def bind(registry: Registry, namespace: str, name: str, binding: Object) -> Object:
-    """What a scheduler posts: the node that a pod is to run on."""
-    registry.bind(registry.get(PODS, namespace, name), binding["target"]["name"])
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}

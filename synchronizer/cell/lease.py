@@ -49,7 +49,7 @@ class LeaseKeeper:
 
     async def fenced(self, epoch: int) -> None:
         """`epoch`, and all before it, is over or another's."""
-        await self._take(Fenced(epoch), asyncio.get_running_loop().time())
+        await self._decide_on(Fenced(epoch), asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -74,13 +74,13 @@ class LeaseKeeper:
             granted, epoch, expires_in = await self._request(release=False)
         except Unavailable as error:
             log.info("no lease answer", reason=error.detail)
-            await self._take(Unreachable(), asked)
+            await self._decide_on(Unreachable(), asked)
             return self._ttl / 6
         self._answered_at = asked
         if not granted:
-            await self._take(Denied(epoch), asked)
+            await self._decide_on(Denied(epoch), asked)
             return min(self._ttl / 3, max(expires_in, 0.0) + _SOON_S)
-        await self._take(Granted(epoch, self._ttl), asked)
+        await self._decide_on(Granted(epoch, self._ttl), asked)
         if self._leadership.epoch != epoch:
             # Ours, and yet someone has shown it or a later one: a database that was restored from a backup gives
             # epochs out again. Each new holder is given another one, until they are past what workers have seen.
@@ -93,7 +93,7 @@ class LeaseKeeper:
     async def _request(self, *, release: bool) -> tuple[bool, int, float]:
         return await self._leases.lease(self._cell, self._holder, self._ttl, release=release, timeout=self._ttl / 3)
 
-    async def _take(self, event: LeaseEvent, now: float) -> None:
+    async def _decide_on(self, event: LeaseEvent, now: float) -> None:
         instruction = self._leadership.on(event, now)
         if instruction is not None:
             log.info("leadership", phase=self._leadership.phase, instruction=str(instruction))

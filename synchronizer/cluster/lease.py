@@ -138,7 +138,7 @@ class KubernetesLease:
             if error.code in (404, 409):
                 return False
             raise
-        self._take(raw, tenure)
+        self._see(raw, tenure)
         return True
 
     async def _seen(self, cell: str, *, anew: bool) -> Tenure:
@@ -148,14 +148,14 @@ class KubernetesLease:
             self._kept = self._tenure.known
         if anew or self._raw is None:
             try:
-                self._take(await self._api.call("GET", f"{self._folder}/{lease_name(cell)}"), self._tenure)
+                self._see(await self._api.call("GET", f"{self._folder}/{lease_name(cell)}"), self._tenure)
             except ApiFailure as error:
                 if error.code != 404:
                     raise
-                self._take(None, self._tenure)
+                self._see(None, self._tenure)
         return self._tenure
 
-    def _take(self, raw: dict[str, Any] | None, tenure: Tenure) -> None:
+    def _see(self, raw: dict[str, Any] | None, tenure: Tenure) -> None:
         self._raw = raw
         tenure.see(None if raw is None else _record(raw), _now())
 

@@ -79,9 +79,9 @@ class DesiredClient:
             while True:
                 async with asyncio.timeout(self._silence):
                     desired = await anext(feed)
-                await self._take(desired)
+                await self._adopt(desired)
 
-    async def _take(self, desired: DesiredState) -> None:
+    async def _adopt(self, desired: DesiredState) -> None:
         if desired.cell != self._cell or desired.generation < self._known:
             # Acting on it would unload what was placed since. After restoring an old backup of the database,
             # remove the state folder and restart.

@@ -12,7 +12,7 @@ _NO_SPECS: Mapping[VersionKey, VersionSpec] = {}
 
 
 class AssignedVersions:
-    """Mutated by `replace` alone."""
+    """Mutated by `adopt` alone."""
 
     def __init__(self) -> None:
         self._state: DesiredState | None = None
@@ -51,7 +51,7 @@ class AssignedVersions:
         keys = frozenset(versions)
         return frozenset(job for job, specs in self._specs.items() if not keys.isdisjoint(specs))
 
-    def replace(self, state: DesiredState) -> frozenset[str]:
+    def adopt(self, state: DesiredState) -> frozenset[str]:
         """Take over a newer state; the jobs, old and new, for which anything is different."""
         models = {entry.key for entry in state.models}
         specs = {job.name: {spec.key: spec for spec in job.versions} for job in state.jobs}

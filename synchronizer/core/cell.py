@@ -112,7 +112,7 @@ class Cell:
 
     def step(self, events: Iterable[CellEvent], now: float) -> Instructions:
         """Take in what happened, and say what is to be done."""
-        fenced = max((self._take(event, now) for event in events), default=0)
+        fenced = max((self._learn(event, now) for event in events), default=0)
         if not self.leading:
             return Instructions()
         if fenced:
@@ -160,7 +160,7 @@ class Cell:
 
     # --- facts ---------------------------------------------------------------------------------------------------
 
-    def _take(self, event: CellEvent, now: float) -> int:
+    def _learn(self, event: CellEvent, now: float) -> int:
         """Update what is known. Returns the later epoch that the event shows, or 0."""
         match event:
             case Led():
@@ -208,7 +208,7 @@ class Cell:
             self._fleet.touch_all()
         elif state.generation <= known:
             return
-        self._fleet.touch_jobs(self._assigned.replace(state))
+        self._fleet.touch_jobs(self._assigned.adopt(state))
         self._table.set_desired(state)
         self._fleet.changed = True
 

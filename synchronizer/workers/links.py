@@ -85,14 +85,14 @@ class WorkerLinks:
         """Send nothing more; the streams are closed."""
         self._leading = False
         for link in self._links.values():
-            link.take()
+            link.drop()
         self._changed.up()
 
     def send(self, push: Push) -> None:
         """Send a set, instead of one that still waits. Dropped without a stream: a new stream is sent its set anew."""
         link = self._links.get(push.replica)
         if link is not None and link.live and self._leading:
-            link.put(push.aspired)
+            link.queue(push.aspired)
 
     async def run(self) -> None:
         """Keep the streams until cancelled."""
@@ -131,7 +131,7 @@ class WorkerLinks:
         was_live, link.live = link.live, False
         if was_live:
             log.info("replica lost", replica=link.address.replica, reason=reason)
-        link.take()
+        link.drop()
         self._post(Lost(link.address.replica))
         if link.address.replica not in self._addresses:
             self._changed.up()
@@ -165,7 +165,7 @@ class WorkerLinks:
     async def _send(self, link: _Link, stream: WorkerStream) -> None:
         filled = link.filled.waiter()
         while True:
-            aspired = link.take()
+            aspired = link.next_to_send()
             if aspired is not None:
                 async with asyncio.timeout(self._silence):
                     await stream.send(aspired)
@@ -183,10 +183,15 @@ class _Link:
         self.filled = Wake()
         self._waiting: AspiredSet | None = None
 
-    def put(self, aspired: AspiredSet) -> None:
+    def queue(self, aspired: AspiredSet) -> None:
         self._waiting = aspired
         self.filled.up()
 
-    def take(self) -> AspiredSet | None:
+    def drop(self) -> None:
+        """Send nothing of what waits."""
+        self._waiting = None
+
+    def next_to_send(self) -> AspiredSet | None:
+        """The set that waits, which waits no more."""
         aspired, self._waiting = self._waiting, None
         return aspired

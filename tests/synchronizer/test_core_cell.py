@@ -219,14 +219,14 @@ def test_a_newer_state_changes_the_jobs_that_it_changes() -> None:
 
     assigned = AssignedVersions()
     assert assigned.generation is None
-    assert assigned.replace(state(1, a=(V1,), b=(V1,))) == {"a", "b"}
-    assert assigned.replace(state(2, a=(V1,), b=(V1, V2))) == {"b"}
+    assert assigned.adopt(state(1, a=(V1,), b=(V1,))) == {"a", "b"}
+    assert assigned.adopt(state(2, a=(V1,), b=(V1, V2))) == {"b"}
     assert assigned.jobs_of([V2]) == {"b"}
     assert assigned.named("b") == {V1, V2}
-    assert assigned.replace(state(3, a=(V1,))) == {"b"}
+    assert assigned.adopt(state(3, a=(V1,))) == {"b"}
     assert assigned.dropped.keys() == {V1, V2}
     assert (assigned.specs("b"), assigned.named("b")) == ({}, frozenset())
     # Its model is gone: nobody can ask for it by name.
-    assert assigned.replace(replace(state(4, a=(V1,)), models=())) == {"a"}
+    assert assigned.adopt(replace(state(4, a=(V1,)), models=())) == {"a"}
     assert assigned.specs("a").keys() == {V1}
     assert not assigned.named("a")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
+from berth.footprint import PROCESS
 from berth.settings import SettingsError
-from worker.keeping.memory import PROCESS_BYTES, versions_limit
+from worker.keeping.memory import versions_limit
 
 MIB = 2**20
 GIB = 2**30
@@ -17,8 +18,8 @@ GIB = 2**30
     [
         (None, None, 8 * GIB),
         (9 * GIB, None, 8 * GIB),
-        (8 * GIB + 512 * MIB + PROCESS_BYTES, None, 8 * GIB),
-        (8 * GIB, None, 8 * GIB - 512 * MIB - PROCESS_BYTES),
+        (8 * GIB + 512 * MIB + PROCESS, None, 8 * GIB),
+        (8 * GIB, None, 8 * GIB - 512 * MIB - PROCESS),
         (None, 80 * GIB, 8 * GIB),
         (None, 4 * GIB, 4 * GIB - 512 * MIB),
         (6 * GIB, 4 * GIB, 4 * GIB - 512 * MIB),
