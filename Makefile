@@ -157,4 +157,4 @@ lock: install ## Resolve the pinned requirements anew.
 
 clean: ## Remove what was built; data in .berth/ stays.
 	[ ! -x $(BIN)/python ] || $(BIN)/python build_compiled.py --remove
-	rm -rf $(VENV) $(TRITON_VENV) $(PEERS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-3.* $(TRITON_VENV) $(PEERS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -32,10 +32,11 @@ COMPILED = (
     "router/control/board.py",
     "router/control/wishes.py",
     "router/path/*.py",
+    "router/path/answering/answering.py",
     "router/path/inbound/*.py",
     "router/path/race/*.py",
     "router/path/upstream/*.py",
-    "router/path/watchers/record.py",
+    "router/path/watchers/*.py",
 )
 LEFT_OUT = {
     "berth/http/errors.py": "subclasses of RuntimeError, which mypyc does not have",

@@ -32,7 +32,7 @@ from prometheus_client.registry import Collector
 
 from berth.settings import variable_name
 from router.listening.seats import Seats
-from router.listening.shared_ports import SharedPorts, open_shared
+from router.listening.shared_ports import RouterPorts, SharedPorts, open_shared
 from router.settings import Inherited, RouterSettings
 
 log = structlog.get_logger(__name__)
@@ -44,12 +44,6 @@ _POLL = 0.25
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # After its drain a child has so long to end before it is killed.
 _MARGIN = 5.0
-
-
-class Ports(NamedTuple):
-    rest: int
-    grpc: int
-    admin: int
 
 
 class _Child(NamedTuple):
@@ -221,7 +215,7 @@ async def supervise(
     environ: Mapping[str, str],
     settings: RouterSettings,
     stop: asyncio.Event,
-    on_listening: Callable[[Ports], None] = lambda _: None,
+    on_listening: Callable[[RouterPorts], None] = lambda _: None,
 ) -> None:
     """Run `settings.processes` routers until `stop` is set. Raises `SettingsError` if a port cannot be had."""
     from berth.admin import serve_admin
@@ -237,7 +231,7 @@ async def supervise(
             _running(processes, settings.processes),
         ):
             log.info("listening", rest_port=rest, grpc_port=grpc, admin_port=admin, processes=processes.pids)
-            on_listening(Ports(rest, grpc, admin))
+            on_listening(RouterPorts(rest, grpc, admin))
             replacements: set[asyncio.Task[None]] = set()
 
             def replace() -> None:

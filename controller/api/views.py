@@ -15,10 +15,9 @@ from typing import Any, TypeVar
 
 from berth.api import schemas
 from berth.api.schemas import Resource
-from berth.model import Serving
 from berth.resources import HOST
 from berth.states import ScalingMode
-from controller.core.rollout.target import target
+from controller.core.rollout.target import served
 from controller.core.scaling import document_of
 from controller.core.status import VersionStatus
 from controller.default_answer import outputs_of
@@ -60,7 +59,7 @@ def _default_answer(text: str | None) -> schemas.DefaultAnswer | None:
 def _serves(record: records.ModelRecord) -> schemas.ServingView:
     # A pinned version cannot be deleted, so these two are all that the target depends on.
     live = [number for number in (record.pinned, record.latest) if number is not None]
-    serving = Serving.only(target(record.pinned, live), record.labels)
+    serving = served(record.pinned, live, record.labels)
     return schemas.ServingView(
         versions=[schemas.VersionShare(version=share.version, weight=share.weight) for share in serving.versions],
         labels=dict(serving.labels),

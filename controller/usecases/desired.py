@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from berth.model import DesiredState, Serving
+from berth.model import DesiredState
 from controller.core import desired
-from controller.core.rollout.target import target
+from controller.core.rollout.target import served
 from controller.core.scaling import asked_replicas
 from controller.store import assignments, cells, jobs, keys, models, tenants, versions
 from controller.store.scope import EVERY_TENANT
@@ -39,7 +39,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
         models=[
             desired.ModelRow(
                 model.key,
-                Serving.only(target(model.pinned, live.get(model.id, ())), model.labels),
+                served(model.pinned, live.get(model.id, ()), model.labels),
                 (model.default_answer or "").encode(),
             )
             for model in await models.every(tx, EVERY_TENANT)

@@ -8,7 +8,7 @@ from berth import footprint
 from berth.resources import Resources
 from controller.core.placement import Need, Placed, PlacementRefused, place
 from controller.core.rollout.homes import Assign, Keep, fill, homes
-from controller.core.rollout.target import target, wanted
+from controller.core.rollout.target import served, wanted
 from controller.store import assignments, jobs, versions
 from controller.store.records import AssignmentRecord, ModelRecord, VersionRecord
 from controller.store.transaction import Tx
@@ -60,6 +60,6 @@ async def assign_wanted(tx: Tx, model: ModelRecord, asked_by: str | None) -> Non
     held = await assignments.of_models(tx, model.key.tenant, [model.id])
     own = await versions.of_models(tx, model.key.tenant, [model.id])
     live = {version.key.version: version for version in own if not version.deleted}
-    for number in sorted(wanted(target(model.pinned, live), model.labels)):
+    for number in sorted(wanted(served(model.pinned, live, model.labels))):
         if number in live:
             await assign_everywhere(tx, model.cells, live[number], held, asked_by)

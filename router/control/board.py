@@ -9,7 +9,7 @@ from collections.abc import Callable
 from berth.errors import Unavailable
 from berth.model import NEVER, Order, RouteTable
 from router.core.routes import OtherCells, Routes
-from router.core.selection import Place
+from router.core.selection import ReplicaPlace
 
 
 class RouteBoard:
@@ -19,9 +19,9 @@ class RouteBoard:
         self._routes: Routes | None = None
         self._others: OtherCells = others or {}
         # Those are of no table, and stay.
-        self._beyond = frozenset(map(Place.of, self._others.values()))
+        self._beyond = frozenset(map(ReplicaPlace.of, self._others.values()))
         self._changed = asyncio.Event()
-        self._watchers: list[Callable[[frozenset[Place]], None]] = []
+        self._watchers: list[Callable[[frozenset[ReplicaPlace]], None]] = []
 
     def __repr__(self) -> str:
         return f"<RouteBoard {self._routes!r}>"
@@ -51,7 +51,7 @@ class RouteBoard:
     def order(self) -> Order:
         return NEVER if self._routes is None else self._routes.table.order
 
-    def watch(self, on_places: Callable[[frozenset[Place]], None]) -> None:
+    def watch(self, on_places: Callable[[frozenset[ReplicaPlace]], None]) -> None:
         """Have `on_places` called with the places of every new table, after the swap."""
         self._watchers.append(on_places)
 
@@ -60,7 +60,7 @@ class RouteBoard:
         self._routes = Routes(table, self._others, dice=random.random)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        places = self._beyond.union(map(Place.of, table.replicas.values()))
+        places = self._beyond.union(map(ReplicaPlace.of, table.replicas.values()))
         for watcher in self._watchers:
             watcher(places)
 

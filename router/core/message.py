@@ -19,12 +19,12 @@ _LARGEST_TAG: Final = 2**32 - 1
 _TAG_BYTES, _VARINT_BYTES = 5, 10
 
 
-class Target(NamedTuple):
+class NamedModel(NamedTuple):
     name: str
     version: str
 
 
-def read_target(message: bytes, start: int = 0) -> Target:
+def read_target(message: bytes, start: int = 0) -> NamedModel:
     """The name and the version that a protobuf parser would read. Raises `InvalidArgument` for malformed bytes.
 
     The message begins at `start`. Stricter than a parser in one thing: groups, which proto3 cannot write, are refused.
@@ -55,7 +55,7 @@ def read_target(message: bytes, start: int = 0) -> Target:
                 version = _text(message, _varint(message, start)[1], at)
     except IndexError:
         raise InvalidArgument("the message is not valid protobuf: it is cut short") from None
-    return Target(name, version)
+    return NamedModel(name, version)
 
 
 @lru_cache(maxsize=8192)

@@ -16,7 +16,7 @@ from berth.http_shell import listening
 from berth.settings import SettingsError
 from router.listening.acceptor import Acceptor
 from router.listening.seats import Port, Seat, Seats
-from router.path.inbound.service import Service
+from router.path.inbound.clients import Clients
 from router.settings import Inherited
 
 
@@ -30,12 +30,12 @@ class Listening(NamedTuple):
 
 @asynccontextmanager
 async def listen(
-    service: Service, rest: str, grpc: str, *, tls: ssl.SSLContext | None = None
+    clients: Clients, rest: str, grpc: str, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Listening]:
     """Accept clients on two addresses, `host:port`. Raises `SettingsError` if a port cannot be had."""
     async with AsyncExitStack() as stack:
         ports = [
-            await stack.enter_async_context(listening.listen(address, service.links, service.accept, tls=tls))
+            await stack.enter_async_context(listening.listen(address, clients.links, clients.accept, tls=tls))
             for address in (rest, grpc)
         ]
 
@@ -48,7 +48,7 @@ async def listen(
 
 @asynccontextmanager
 async def share(
-    service: Service, inherited: Inherited, ready: Callable[[], bool], *, tls: ssl.SSLContext | None = None
+    clients: Clients, inherited: Inherited, ready: Callable[[], bool], *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Listening]:
     """Accept clients, in turn with other processes, from the sockets that their parent listens on."""
     # Mapped for as long as connections are counted, which is until this process ends.
@@ -57,7 +57,7 @@ async def share(
     seat = Seat(seats, inherited.seat, ready)
     sockets = {Port.REST: socket.socket(fileno=inherited.rest), Port.GRPC: socket.socket(fileno=inherited.grpc)}
     rest, grpc = (held.getsockname()[1] for held in sockets.values())
-    acceptors = [Acceptor(service, held, seat, port, tls) for port, held in sockets.items()]
+    acceptors = [Acceptor(clients, held, seat, port, tls) for port, held in sockets.items()]
 
     def close() -> None:
         seat.leave()

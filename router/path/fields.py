@@ -31,10 +31,11 @@ from berth.headers import (
 from berth.http.head import Field, Fields, first
 from router.core.routes import ANYWHERE, HERE
 from router.path import headers
-from router.path.call import Headers
+
+Headers = tuple[tuple[str, str | bytes], ...]
+"""Pairs with lower-case names. Values are `bytes` only for gRPC's `-bin` metadata."""
 
 TRACE: Final = frozenset((TRACEPARENT, TRACESTATE))
-
 
 # A host of our own for what goes to workers: they have no virtual hosts, and a client's is none of their business.
 WORKER: Final[bytes] = b"berth-worker"
@@ -119,7 +120,7 @@ def grpc_to_client(fields: Fields) -> list[Field]:
     ]
 
 
-class Said(NamedTuple):
+class ClientSaid(NamedTuple):
     """What a client says of itself and its request beside the body."""
 
     api_key: bytes | None
@@ -128,18 +129,18 @@ class Said(NamedTuple):
     sender: str
 
 
-def said_by(fields: Fields) -> Said:
+def said_by(fields: Fields) -> ClientSaid:
     return _said(first(fields, AUTHORIZATION), first(fields, NO_HEDGE), first(fields, PASSED_ON))
 
 
 @lru_cache(maxsize=4096)
-def _said(authorization: bytes | None, no_hedge: bytes | None, passed_on: bytes | None) -> Said:
+def _said(authorization: bytes | None, no_hedge: bytes | None, passed_on: bytes | None) -> ClientSaid:
     given = {} if authorization is None else {AUTHORIZATION_TEXT: authorization.decode("utf-8", "surrogateescape")}
     key = key_from_headers(given)
     asked = {} if no_hedge is None else {NO_HEDGE_TEXT: no_hedge.decode("latin-1")}
     sender = "" if passed_on is None else passed_on[:_LONGEST_NAME].decode("latin-1") or "?"
     reach = HERE if sender else ANYWHERE
-    return Said(None if key is None else digest(key), headers.may_hedge(asked), reach, sender)
+    return ClientSaid(None if key is None else digest(key), headers.may_hedge(asked), reach, sender)
 
 
 def trace_of(fields: Fields) -> Fields:
@@ -148,7 +149,7 @@ def trace_of(fields: Fields) -> Fields:
 
 
 def as_text(fields: list[Field] | Fields) -> Headers:
-    """As the values that know no engine have them; those of names in `-bin` are left as they are sent."""
+    """As values have them; those of names in `-bin` are left as they are sent."""
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
 
 

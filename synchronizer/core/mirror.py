@@ -24,7 +24,7 @@ class Gap(Exception):
 
 
 class Mirror(Generic[T]):
-    """Mutated by `read_list` and `read_event` alone. `read` makes a value of an object: only a change of that counts."""
+    """Mutated by `read_list` and `read_event` alone. `read` makes a value of an object: only its changes count."""
 
     def __init__(self, read: Callable[[Json], T]) -> None:
         self._read = read

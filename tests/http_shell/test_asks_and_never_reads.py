@@ -18,7 +18,7 @@ from berth.http_shell.link import Shared
 from berth.http_shell.links import Links, ShellLimits
 from berth.http_shell.server import MOST_UNSENT, Accept, ServerLink
 from berth.ids import VersionKey
-from doubles.bare_router import make_service
+from doubles.bare_router import make_clients
 from worker.core.loads import Loads
 from worker.runtimes.protocol import Loaded, NotHeld
 from worker.serving.answering import Answering
@@ -90,8 +90,8 @@ class NothingLoaded:
 
 
 def router() -> tuple[Links, Accept]:
-    service = make_service()
-    return service.links, service.accept
+    clients = make_clients()
+    return clients.links, clients.accept
 
 
 def worker() -> tuple[Links, Accept]:

@@ -13,8 +13,8 @@ from berth.http.http1.client import Http1Client
 from berth.http.http2.client import Http2Client
 from berth.http_shell.server import ServerLink
 from berth.model import ReplicaAddress
-from doubles.bare_router import make_service
-from router.path.inbound.service import Service
+from doubles.bare_router import make_clients
+from router.path.inbound.clients import Clients
 
 BODY = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"data":[1,2]}]}'
 ALICE = {"authorization": "Bearer alice-key"}
@@ -111,9 +111,9 @@ class Transport(asyncio.Transport):
 class Client:
     """A client's end, without a socket."""
 
-    def __init__(self, service: Service, http: Http1Client | Http2Client) -> None:
+    def __init__(self, clients: Clients, http: Http1Client | Http2Client) -> None:
         self.transport = Transport()
-        self._link = ServerLink(service.links, service.accept)
+        self._link = ServerLink(clients.links, clients.accept)
         self._link.connection_made(self.transport)
         self._http = http
         self._heard = 0
@@ -141,10 +141,10 @@ class Client:
 
 @pytest.mark.looptime
 async def test_an_idle_connection_is_closed_over_http1() -> None:
-    service = make_service()
-    service.start()
+    clients = make_clients()
+    clients.start()
     loop = asyncio.get_running_loop()
-    idle, used = Client(service, Http1Client()), Client(service, Http1Client())
+    idle, used = Client(clients, Http1Client()), Client(clients, Http1Client())
     for client in (idle, used):
         [answer, *_] = await client.ask()
         assert isinstance(answer, ResponseReceived)
@@ -157,30 +157,30 @@ async def test_an_idle_connection_is_closed_over_http1() -> None:
     assert used.transport.closed_at is None
     assert idle.transport.closed_at is not None
     assert 90.0 <= idle.transport.closed_at - began <= 93.0
-    service.close()
+    clients.close()
 
 
 @pytest.mark.looptime
 async def test_an_idle_connection_is_told_to_go_over_http2() -> None:
-    service = make_service()
-    service.start()
-    client = Client(service, Http2Client())
+    clients = make_clients()
+    clients.start()
+    client = Client(clients, Http2Client())
     assert any(isinstance(event, ResponseReceived) for event in await client.ask())
     await asyncio.sleep(88.0)
     assert not any(isinstance(event, GoingAway) for event in client.hear())
     await asyncio.sleep(5.0)
     assert any(isinstance(event, GoingAway) for event in client.hear())
-    service.close()
+    clients.close()
 
 
 @pytest.mark.looptime
 async def test_a_connection_that_never_says_anything_is_closed_sooner() -> None:
-    service = make_service()
-    service.start()
+    clients = make_clients()
+    clients.start()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    client = Client(service, Http1Client())
+    client = Client(clients, Http1Client())
     await asyncio.sleep(20.0)
     assert client.transport.closed_at is not None
     assert 10.0 <= client.transport.closed_at - began <= 13.0
-    service.close()
+    clients.close()

@@ -22,7 +22,7 @@ from berth.http.http2.credit import ConnectionCredit
 from berth.http.http2.messages import Message, Trailers
 from berth.http.http2.outbound import Outbound
 from berth.http.http2.pings import Pings
-from berth.http.http2.settings import Settings
+from berth.http.http2.settings import SettingsExchange
 from berth.http.http2.stream import Stream
 from berth.http.http2.streams import StreamTable
 from berth.http.limits import Http2Limits
@@ -62,7 +62,7 @@ class Http2Connection(ABC):
         self._outbound = Outbound(self._output, self._streams, burden)
         self._body_in = BodyIn(limits, self._output, self._credit, self._streams, burden)
         self._blocks = HeaderBlocks(limits)
-        self._settings = Settings(self._output, self._outbound, self._body_in, burden, by_client=server)
+        self._settings = SettingsExchange(self._output, self._outbound, self._body_in, burden, by_client=server)
         self._pings = Pings(self._output, burden, keepalive, keepalive_timeout)
         # What came of a frame that has not come whole.
         self._rest = b""

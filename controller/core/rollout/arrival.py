@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from berth.states import ServableState, VersionState
 from controller.core.rollout.facts import AssignedCopy, KnownVersion, ModelWish, ServableReport
-from controller.core.rollout.target import target, wanted
+from controller.core.rollout.target import served, wanted
 
 
 class Arrival(NamedTuple):
@@ -45,11 +45,14 @@ def awaiting(
     wish: ModelWish, versions: Sequence[KnownVersion], copies: Iterable[AssignedCopy], said: Sequence[ServableReport]
 ) -> frozenset[str]:
     """The jobs of those `copies` of a model that are awaited."""
-    aim = target(wish.pinned, [version.number for version in versions if not version.deleted])
-    needed = wanted(aim, wish.labels)
+    live = [version.number for version in versions if not version.deleted]
+    serving = served(wish.pinned, live, wish.labels)
+    needed = wanted(serving)
     announced = {version.number: version.announced for version in versions}
     return frozenset(
-        copy.job for copy in copies if is_awaited(_arrival(copy, announced[copy.version], said), aim, needed)
+        copy.job
+        for copy in copies
+        if is_awaited(_arrival(copy, announced[copy.version], said), serving.default, needed)
     )
 
 

@@ -21,12 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from berth.model import Serving
 from controller.core.rollout.announcing import announce, status_of
 from controller.core.rollout.facts import AssignedCopy, CopyKey, Fleet, KnownVersion, ModelWish, ServableReport
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.leaving import is_gone, tally
 from controller.core.rollout.release import AssignedVersion, CopyTally, releasable
-from controller.core.rollout.target import target, wanted
+from controller.core.rollout.target import served, wanted
 from controller.core.status import VersionStatus
 
 
@@ -82,8 +83,8 @@ def plan(
     """
     wish, is_deleted = wish or ModelWish(), wish is None
     live = {version.number for version in versions if not version.deleted}
-    aim = 0 if is_deleted else target(wish.pinned, live)
-    needed = wanted(aim, wish.labels)
+    serving = Serving() if is_deleted else served(wish.pinned, live, wish.labels)
+    aim, needed = serving.default, wanted(serving)
     where = homes(wish.cells, copies)
     tallies = {copy.key: found for copy in copies if (found := tally(copy, said, fleet)) is not None}
     freed = [copy for copy in copies if is_gone(copy, said, fleet)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from berth.headers import CONTENT_TYPE
 from berth.http.events import (
     BodyTooLarge,
@@ -17,26 +15,21 @@ from berth.http.events import (
 from berth.http.grpc.messages import is_grpc
 from berth.http.head import RequestHead
 from berth.http_shell.server import ServerLink
+from router.connection.common import Common
 from router.path.inbound import accept_grpc
 from router.path.inbound import rest as inbound_rest
-from router.path.inbound.inbound import Inbound
+from router.path.inbound.inbound import Client, Inbound
+from router.path.inbound.terms import ClientTerms
+from router.path.wheel import Wheel
 
-if TYPE_CHECKING:
-    from router.path.inbound.service import Service
 
+class ClientConnection(Client):
+    """Answers go through `http`; whoever sends at another time than while events are handled `mark`s it."""
 
-class ClientConnection:
-    """`inbounds` are the requests that have not been answered. Answers go through `http`, whoever sends at another
-    time than while events are handled `mark`s it."""
+    __slots__ = ("_debts", "_fresh", "_link")
 
-    __slots__ = ("_debts", "_fresh", "_link", "common", "http", "inbounds", "service", "speaks_http2")
-
-    def __init__(self, service: Service, link: ServerLink) -> None:
-        self.service = service
-        self.common = service.common
-        self.http = link.http
-        self.speaks_http2 = link.is_http2
-        self.inbounds: dict[int, Inbound] = {}
+    def __init__(self, common: Common, terms: ClientTerms, late: Wheel[Inbound], link: ServerLink) -> None:
+        super().__init__(common, terms, late, link.http, speaks_http2=link.is_http2)
         self._link = link
         # Requests whose heads came in this batch.
         self._fresh: list[Inbound] = []
@@ -47,13 +40,11 @@ class ClientConnection:
         return f"<ClientConnection {self._link!r} requests={len(self.inbounds)}>"
 
     def mark(self) -> None:
-        """There is something to be written."""
         link = self._link
         if not link.marked:
             link.mark()
 
     def stop_reading(self, stream_id: int) -> None:
-        """A request was answered before all of it came: its client need not send the rest."""
         self._link.reset_soon(stream_id)
 
     def on_lost(self) -> None:
@@ -114,7 +105,6 @@ class ClientConnection:
     # ── What waits for the client ──────────────────────────────────────────────────────────────────────────────
 
     def owe(self, stream_id: int, size: int) -> None:
-        """So many bytes of an answer wait in the connection for the client to take them."""
         self._debts[stream_id] = self._debts.get(stream_id, 0) + size
         self._link.owed += size
         self.common.ledger.held += size

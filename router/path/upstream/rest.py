@@ -25,10 +25,10 @@ from berth.http.memo import Memo
 from router.connection.dialer import Dialer, dialer_for
 from router.core.attempts import Failure
 from router.path import fields as of
+from router.path.answer import Answer
 from router.path.fields import Door
-from router.path.request import Answer, Copy
-from router.path.upstream.carrier import Carrier
-from router.path.upstream.pools import OpenUpstream
+from router.path.meeting import Carrier, Copy, OpenUpstream
+from router.path.upstream.rest_heads import head_for, head_to_router
 
 # Shorter than a worker keeps an idle connection, so that we are the ones who close it.
 _KEEP_ALIVE: Final = 15.0
@@ -141,15 +141,16 @@ class RestConnection(Carrier):
 
     def begin(self, copy: Copy) -> None:
         request, http = copy.request, self.http
-        [body] = request.body_for(copy.servable)
+        seconds = copy.under_way.seconds_left()
         if copy.servable:
-            block = request.block_for(copy.servable, copy.exchange.seconds_left(), self._pool.credential)
+            block = head_for(request, copy.servable, seconds, self._pool.credential)
         else:
-            block = request.block_to_router(self._pool.door, copy.exchange.seconds_left())
+            block = head_to_router(request, self._pool.door, seconds)
         if copy.fields:
             block += encoding.encode_fields(copy.fields)
         self._copy = copy
         copy.carrier = self
+        body = request.message()
         if body:
             copy.stream_id = stream_id = http.open(block, length=len(body))
             http.send_data(stream_id, body, True)
@@ -180,14 +181,14 @@ class RestConnection(Carrier):
             copy.let_go(self.common.ledger)
             copy.failed(Failure.BROKEN, event.detail)
         elif isinstance(event, InformationalReceived) and event.head.get(STARTED) is not None:
-            copy.exchange.begins_to_run(copy)
+            copy.under_way.begins_to_run(copy)
 
     def _on_head(self, copy: Copy, head: ResponseHead, ended: bool) -> None:
         copy.head = head
         if ended:
             self._complete(copy)
         elif head.status < 500 and (not copy.held_back or _is_streamed(head)):
-            copy.exchange.begins(copy)
+            copy.under_way.begins(copy, False)
 
     def _on_data(self, copy: Copy, chunk: bytes, ended: bool) -> None:
         if copy.begun:
@@ -198,7 +199,8 @@ class RestConnection(Carrier):
                 copy.keep(chunk, self.common.ledger)
             if copy.size > copy.held_back and not ended:
                 copy.let_go(self.common.ledger)
-                copy.exchange.begins(copy)
+                head = copy.head
+                copy.under_way.begins(copy, head is not None and head.status >= 500)
         if ended:
             self._complete(copy)
 
@@ -221,7 +223,7 @@ class RestConnection(Carrier):
         answer.status, answer.faulty, answer.pushback = head.status, head.status >= 500, pushback
         copy.answered(answer)
 
-    def push(self, copy: Copy, chunk: bytes, ended: bool) -> int:
+    def push(self, copy: Copy, chunk: bytes, ended: bool) -> None:
         raise TypeError("requests over REST are complete")
 
     def consumed(self, copy: Copy, size: int) -> None:

@@ -23,7 +23,7 @@ from controller.core.rollout.facts import (
 )
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.plan import Measured, RolloutPlan, plan
-from controller.core.rollout.target import target, wanted
+from controller.core.rollout.target import served, wanted
 
 CELLS = ("east", "north", "west")
 AVAILABLE, LOADING, ERROR, END = (
@@ -265,7 +265,7 @@ def test_what_answers_stays_until_all_homes_have_it(
     answers = {place for place, releasing in held.items() if not releasing} & routed
     gone = {(place.version, place.job.removesuffix("-pool")) for place in found.release}
     assert not any(held[place] for place in gone), "what is on its way out is released once"
-    for number in wanted(target(pinned, (1, 2, 3)), labels):
+    for number in wanted(served(pinned, (1, 2, 3), labels)):
         if any((number, home) not in answers for home in where):
             assert not any(left == number for left, _ in gone)
         assert all(cell not in where for left, cell in gone if left == number)

@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from berth.model import Serving
 from controller.core.rollout.release import AssignedVersion as Held
 from controller.core.rollout.release import CopyTally as Seen
 from controller.core.rollout.release import releasable
@@ -24,7 +25,7 @@ def test_target(pinned: int | None, live: list[int], expected: int) -> None:
     [(0, {}, set()), (3, {}, {3}), (3, {"stable": 2, "canary": 3}, {2, 3}), (0, {"stable": 1}, {1})],
 )
 def test_wanted(aim: int, labels: dict[str, int], expected: set[int]) -> None:
-    assert wanted(aim, labels) == expected
+    assert wanted(Serving.only(aim, labels)) == expected
 
 
 NEW = Held(proven=False)
@@ -68,7 +69,7 @@ def test_releasable(
     assigned: dict[int, Held], labels: dict[str, int], observed: dict[int, Seen], expected: set[int]
 ) -> None:
     aim = target(None, [version for version, held in assigned.items() if not held.deleted])
-    assert releasable(assigned, aim, wanted(aim, labels), observed) == expected
+    assert releasable(assigned, aim, wanted(Serving.only(aim, labels)), observed) == expected
 
 
 def test_a_target_on_its_way_out_takes_nothing_over() -> None:
@@ -124,7 +125,7 @@ class Model(RuleBasedStateMachine):
         return target(self.pinned, self.live)
 
     def assign_wanted(self) -> None:
-        for version in wanted(self.aim(), self.labels):
+        for version in wanted(Serving.only(self.aim(), self.labels)):
             held = self.assigned.get(version)
             if held is None:
                 self.assigned[version] = Held(proven=False)
@@ -158,7 +159,8 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def roll(self) -> None:
-        for version in releasable(self.assigned, self.aim(), wanted(self.aim(), self.labels), self.observed):
+        needed = wanted(Serving.only(self.aim(), self.labels))
+        for version in releasable(self.assigned, self.aim(), needed, self.observed):
             self.assigned[version] = self.assigned[version]._replace(releasing=True)
 
     @rule()
@@ -180,7 +182,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def wanted_is_assigned(self) -> None:
-        for version in wanted(self.aim(), self.labels):
+        for version in wanted(Serving.only(self.aim(), self.labels)):
             assert not self.assigned[version].releasing
 
 
