@@ -103,7 +103,7 @@ async def withdraw(tx: Tx, ticket: UploadTicket) -> list[str]:
     if upload is None:
         return []
     await uploads.remove(tx, ticket)
-    return await uploads.condemn_unused(tx, intake.removable(upload))
+    return await artifacts.condemn_unused(tx, [blob.sha256 for blob in intake.removable(upload)])
 
 
 async def leave(tx: Tx, ticket: UploadTicket) -> list[str]:
