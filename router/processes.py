@@ -97,7 +97,7 @@ class Processes:
             self._ready.discard(number)
             log.error("a process ended unasked", process=number, status=child.process.returncode)
 
-    async def replace(self) -> None:
+    async def renew_all(self) -> None:
         """Put a new child in the place of each, one after the other."""
         async with self._replacing:
             for number, old in list(self._children.items()):
@@ -234,12 +234,12 @@ async def supervise(
             on_listening(RouterPorts(rest, grpc, admin))
             replacements: set[asyncio.Task[None]] = set()
 
-            def replace() -> None:
-                task = loop.create_task(processes.replace())
+            def renew() -> None:
+                task = loop.create_task(processes.renew_all())
                 replacements.add(task)
                 task.add_done_callback(replacements.discard)
 
-            loop.add_signal_handler(signal.SIGHUP, replace)
+            loop.add_signal_handler(signal.SIGHUP, renew)
             try:
                 await stop.wait()
                 # First no new connections; then the children are asked to drain.

@@ -56,7 +56,7 @@ class AnswersKept:
         headers = (*(pair for pair in reply.headers if pair[0] != REPLICA_TEXT), (CACHE_TEXT, "hit"))
         trailers = tuple(pair for pair in reply.trailers if pair[0] != REPLICA_TEXT)
         size = len(reply.body) + sum(len(name) + len(value) for name, value in (*headers, *trailers))
-        self._cache.put(
+        self._cache.keep(
             CacheKey(version, request.digest), reply._replace(headers=headers, trailers=trailers), size, now
         )
         self._metrics.cache_bytes.set(self._cache.size)

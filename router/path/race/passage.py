@@ -179,7 +179,7 @@ class Passage(UnderWay):
             if not copy.servable:
                 self._goes_beyond(copy)
         hedge_at = race.enters(copy, now)
-        copy.pool = means.upstreams.take(request.wire, copy.address)
+        copy.pool = means.upstreams.borrow(request.wire, copy.address)
         if means.followers:
             for follower in means.followers:
                 follower.sends(copy, attempt)

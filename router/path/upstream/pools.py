@@ -36,7 +36,7 @@ class Upstreams:
     def __repr__(self) -> str:
         return f"<Upstreams pools={len(self._rest) + len(self._grpc)} closing={self._to_close.qsize()}>"
 
-    def take(self, wire: Wire, address: ReplicaAddress) -> UpstreamPool:
+    def borrow(self, wire: Wire, address: ReplicaAddress) -> UpstreamPool:
         """The pool of a replica; it stays open until it is given back."""
         pools = self._rest if wire is Wire.REST else self._grpc
         place = (address.replica, address.incarnation)
