@@ -23,7 +23,7 @@ from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Re
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
 from controller.intake.transitions import UploadTakenOver, begin
-from controller.loops import Housekeeping
+from controller.loops.housekeeping import Housekeeping
 from controller.store import cells, jobs, schema
 from controller.store import tenants as store_tenants
 from controller.store.transaction import Transactions, Tx
