@@ -27,7 +27,6 @@ from controller.api.calls import Services
 from controller.api.metrics import ApiMetrics
 from controller.api.server import bind, serve
 from controller.api.version_views import render_version
-from controller.autoscaler import Autoscaler
 from controller.database import open_database
 from controller.desired_hub import DesiredHub
 from controller.feed import DesiredFeed
@@ -36,8 +35,10 @@ from controller.intake.inspection import Inspector
 from controller.intake.steps import Tools
 from controller.leadership import SoleLeadership
 from controller.listen import DatabaseListener
-from controller.loops import Housekeeping, RolloutLoop
-from controller.pools import PoolsFile
+from controller.loops.autoscaler import Autoscaler
+from controller.loops.housekeeping import Housekeeping
+from controller.loops.pools_file import PoolsFile
+from controller.loops.rollouts import RolloutLoop
 from controller.settings import ControllerSettings
 from controller.store.transaction import CHANNEL_DESIRED, CHANNEL_EVENTS, Transactions
 

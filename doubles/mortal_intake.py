@@ -31,7 +31,7 @@ from controller.intake.receiving import Incoming, Receiving
 from controller.intake.resuming import Resuming
 from controller.intake.steps import Tools
 from controller.store.transaction import Transactions, Tx
-from controller.usecases.requests import Answer
+from controller.usecases.requests import ApiAnswer
 
 T = TypeVar("T")
 Inspection = Callable[[Path], Awaitable[InspectedModel]]
@@ -93,7 +93,7 @@ class MortalTransactions(Transactions):
                 self._fate.reach(Moment.BEGUN)
             case Upload(step=step):
                 self._fate.reach(_BY_STEP[step])
-            case Answer():
+            case ApiAnswer():
                 self._fate.reach(Moment.PLACED)
         return result
 
@@ -151,7 +151,9 @@ class MortalIntake:
         parts: tuple[Receiving, Resuming] = compose_intake(tools, name, CollectorRegistry())
         self.receiving, self.resuming = parts
 
-    async def upload(self, content: bytes, key: str | None, model: str = "digits", *, declared: bool = True) -> Answer:
+    async def upload(
+        self, content: bytes, key: str | None, model: str = "digits", *, declared: bool = True
+    ) -> ApiAnswer:
         size = len(content) if declared else 0
         return await self.receiving.receive(incoming(content, key, model, size), _in_blocks(content))
 

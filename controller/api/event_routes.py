@@ -16,7 +16,16 @@ from fastapi.responses import Response, StreamingResponse
 from berth.api import schemas
 from berth.errors import BerthError, InvalidArgument, Retryable, Unavailable
 from controller.api import views
-from controller.api.calls import OPERATORS, READERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
+from controller.api.calls import (
+    OPERATORS,
+    READERS,
+    Authenticated,
+    AuthenticatedCall,
+    Cursor,
+    Limit,
+    make_page,
+    read_cursor,
+)
 from controller.store import events
 from controller.store.scope import EVERY_TENANT, TenantScope
 from controller.store.transaction import Tx
@@ -67,7 +76,9 @@ async def list_tenant_events(
     return await _answer(call, tenant, limit, cursor, _start(after, last_event_id))
 
 
-async def _answer(call: Call, scope: TenantScope, limit: int, cursor: str | None, start: int | None) -> Any:
+async def _answer(
+    call: AuthenticatedCall, scope: TenantScope, limit: int, cursor: str | None, start: int | None
+) -> Any:
     if MEDIA_TYPE in call.request.headers.get("accept", ""):
         return await _stream(call, scope, start)
     (position,) = read_cursor(cursor, [start or 0])
@@ -75,7 +86,7 @@ async def _answer(call: Call, scope: TenantScope, limit: int, cursor: str | None
     return make_page([views.event(record) for record in found], limit, lambda item: [item.id])
 
 
-async def _stream(call: Call, scope: TenantScope, start: int | None) -> Response:
+async def _stream(call: AuthenticatedCall, scope: TenantScope, start: int | None) -> Response:
     if call.services.metrics.open_streams >= _MOST_READERS:
         raise Unavailable("too many event streams are open", retry_after=10.0)
     position = await call.read(events.last_id) if start is None else start
@@ -83,7 +94,7 @@ async def _stream(call: Call, scope: TenantScope, start: int | None) -> Response
     return StreamingResponse(_follow(call, scope, position), media_type=MEDIA_TYPE, headers=headers)
 
 
-async def _follow(call: Call, scope: TenantScope, position: int) -> AsyncIterator[str]:
+async def _follow(call: AuthenticatedCall, scope: TenantScope, position: int) -> AsyncIterator[str]:
     services = call.services
     loop = asyncio.get_running_loop()
     spoke_at = loop.time()
@@ -110,7 +121,7 @@ async def _follow(call: Call, scope: TenantScope, position: int) -> AsyncIterato
                 await news.wait(_POLL_S)
 
 
-async def _next(tx: Tx, call: Call, scope: TenantScope, after: int) -> list[schemas.Event]:
+async def _next(tx: Tx, call: AuthenticatedCall, scope: TenantScope, after: int) -> list[schemas.Event]:
     await keys.still_valid(tx, call.caller)
     return [views.event(record) for record in await events.page(tx, scope, after, _BATCH)]
 

@@ -10,7 +10,7 @@ from controller.api.calls import (
     OPERATORS,
     READERS,
     Authenticated,
-    Call,
+    AuthenticatedCall,
     Cursor,
     Limit,
     fingerprint_of,
@@ -107,7 +107,7 @@ async def list_replicas(
 
 
 async def _assignments(
-    call: Call, scope: TenantScope, limit: int, cursor: str | None
+    call: AuthenticatedCall, scope: TenantScope, limit: int, cursor: str | None
 ) -> schemas.Page[schemas.Assignment]:
     owner, model, version, job = read_cursor(cursor, ["", "", 0, ""])
 

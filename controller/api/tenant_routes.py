@@ -11,7 +11,7 @@ from controller.api.calls import (
     ADMINS,
     READERS,
     Authenticated,
-    Call,
+    AuthenticatedCall,
     Cursor,
     Limit,
     fingerprint_of,
@@ -121,7 +121,9 @@ async def revoke_key(call: Authenticated, tenant: str, key_id: str) -> None:
     await call.change(lambda tx: keys.revoke(tx, call.command, tenant, key_id))
 
 
-async def _list(call: Call, tenant: str | None, limit: int, cursor: str | None) -> schemas.Page[schemas.Key]:
+async def _list(
+    call: AuthenticatedCall, tenant: str | None, limit: int, cursor: str | None
+) -> schemas.Page[schemas.Key]:
     (after,) = read_cursor(cursor, [""])
 
     async def query(tx: Tx) -> list[schemas.Key]:
@@ -132,7 +134,7 @@ async def _list(call: Call, tenant: str | None, limit: int, cursor: str | None) 
     return make_page(await call.read(query), limit, lambda item: [item.id])
 
 
-async def _create(call: Call, tenant: str | None, body: schemas.KeyCreate) -> Response:
+async def _create(call: AuthenticatedCall, tenant: str | None, body: schemas.KeyCreate) -> Response:
     fingerprint = fingerprint_of(body)
     secret = keys.make_secret(call.seed(call.memo(fingerprint)))
 

@@ -14,7 +14,16 @@ from berth.api import schemas
 from berth.errors import BerthError, InsufficientCapacity, InvalidArgument
 from berth.headers import ETAG_TEXT
 from berth.ids import MAX_VERSION, ModelKey
-from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
+from controller.api.calls import (
+    READERS,
+    WRITERS,
+    Authenticated,
+    AuthenticatedCall,
+    Cursor,
+    Limit,
+    make_page,
+    read_cursor,
+)
 from controller.api.problems import UnsupportedMediaType
 from controller.api.version_views import version_views
 from controller.core.intake import Requester
@@ -107,7 +116,7 @@ async def upload_version(call: Authenticated, tenant: str, model: str, request: 
     return JSONResponse(answer.body, status_code=answer.status, headers=headers)
 
 
-def _incoming(call: Call, key: ModelKey, request: Request) -> Incoming:
+def _incoming(call: AuthenticatedCall, key: ModelKey, request: Request) -> Incoming:
     media_type = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if media_type != "application/octet-stream":
         raise UnsupportedMediaType(f"an artifact is application/octet-stream, not {media_type}")

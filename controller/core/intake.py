@@ -56,12 +56,12 @@ class UploadStep(StrEnum):
     INSPECTED = "inspected"
 
 
-NEXT: Mapping[UploadStep, UploadStep] = {
-    UploadStep.RECEIVING: UploadStep.RECEIVED,
-    UploadStep.RECEIVED: UploadStep.STORED,
-    UploadStep.STORED: UploadStep.INSPECTED,
+BEFORE: Mapping[UploadStep, UploadStep] = {
+    UploadStep.RECEIVED: UploadStep.RECEIVING,
+    UploadStep.STORED: UploadStep.RECEIVED,
+    UploadStep.INSPECTED: UploadStep.STORED,
 }
-"""Which step follows which. After the last the upload is a version."""
+"""Which step each follows. After the last the upload is a version."""
 _SHARED = frozenset({UploadStep.STORED, UploadStep.INSPECTED})
 
 
@@ -101,8 +101,7 @@ class UploadTicket(NamedTuple):
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """`blobs` is empty until they are received; today there is one. `age_s` is by the database's clock when read.
 
     `losses` is how many of its holders ended without a word.

@@ -5,7 +5,7 @@ Contract of `place`:
 1. A job is chosen only if it matches the need and has room for all of it on every device, so reservations made from its
    answers never exceed a job's capacity as long as the caller holds the fleet still between asking and writing.
 2. If any matching job has room, one is chosen.
-3. A job dedicated to a tenant is never given to another, and never shown to another by `Refused.visible_to`.
+3. A job dedicated to a tenant is never given to another, and never shown to another by `PlacementRefused.visible_to`.
 4. Equal input gives equal output, whatever the order of the fleet.
 
 Among jobs with room the order is: the tenant's own before shared, running before scaled to zero, least room left
@@ -84,13 +84,13 @@ class Placed(NamedTuple):
     reserved: Resources
 
 
-class Refused(NamedTuple):
+class PlacementRefused(NamedTuple):
     """No job can take it. Jobs that match come first, the one nearest to having room leading."""
 
     need: Need
     shortfalls: tuple[Shortfall, ...]
 
-    def visible_to(self, tenant: str | None) -> Refused:
+    def visible_to(self, tenant: str | None) -> PlacementRefused:
         """The refusal without other tenants' dedicated jobs; None is the platform, which sees all."""
         if tenant is None:
             return self
@@ -111,7 +111,7 @@ class Refused(NamedTuple):
         )
 
 
-def place(fleet: Sequence[JobRoom], need: Need) -> Placed | Refused:
+def place(fleet: Sequence[JobRoom], need: Need) -> Placed | PlacementRefused:
     """Choose a job of `fleet` for `need`; see the module's contract."""
     mismatches = {job.name: mismatch(job, need) for job in fleet}
     fitting = [job for job in fleet if mismatches[job.name] is None and need.on(job).fits_in(job.room)]
@@ -120,7 +120,9 @@ def place(fleet: Sequence[JobRoom], need: Need) -> Placed | Refused:
         return Placed(best, need.on(best))
     shortfalls = [_shortfall(job, need, mismatches[job.name]) for job in fleet]
     # A job that does not match is short of no bytes; it is listed after all that do.
-    return Refused(need, tuple(sorted(shortfalls, key=lambda it: (not it.short_of, it.short_of.total, it.job))))
+    return PlacementRefused(
+        need, tuple(sorted(shortfalls, key=lambda it: (not it.short_of, it.short_of.total, it.job)))
+    )
 
 
 def mismatch(job: JobRoom, need: Need) -> str | None:

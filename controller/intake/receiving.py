@@ -23,7 +23,7 @@ from controller.intake.metrics import IntakeMetrics
 from controller.intake.spool import Admit, spool
 from controller.intake.steps import Steps, Tools
 from controller.store.transaction import Tx
-from controller.usecases.requests import Answer, Memo, once
+from controller.usecases.requests import ApiAnswer, RequestMemo, once
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Receiving:
         self._holder = holder
         self._metrics = metrics
 
-    async def receive(self, incoming: Incoming, body: AsyncIterator[bytes]) -> Answer:
+    async def receive(self, incoming: Incoming, body: AsyncIterator[bytes]) -> ApiAnswer:
         """Make a version of `body`, or answer again what the same request was answered before.
 
         Raises `QuotaExceeded` and `RateLimited` before `body` is read, `InsufficientCapacity`, `UnsupportedArtifact`,
@@ -75,7 +75,7 @@ class Receiving:
 
     async def _work(
         self, incoming: Incoming, ticket: UploadTicket, declared: int, body: AsyncIterator[bytes]
-    ) -> Answer:
+    ) -> ApiAnswer:
         admit = self._admit(incoming, ticket, declared)
         tools = self._tools
         async with spool(body, incoming.expected_sha256, tools.max_artifact_bytes, tools.spool, admit) as spooled:
@@ -104,12 +104,12 @@ class Receiving:
 
         return admit
 
-    async def _repeat(self, incoming: Incoming, body: AsyncIterator[bytes]) -> Answer:
+    async def _repeat(self, incoming: Incoming, body: AsyncIterator[bytes]) -> ApiAnswer:
         """The answer of before, if the body is that of before."""
         async with spool(body, incoming.expected_sha256, self._tools.max_artifact_bytes, self._tools.spool) as spooled:
             fingerprint = incoming.fingerprint(spooled.sha256)
         assert incoming.requester.idempotency_key is not None
-        memo = Memo(incoming.requester.actor, incoming.requester.idempotency_key, fingerprint)
+        memo = RequestMemo(incoming.requester.actor, incoming.requester.idempotency_key, fingerprint)
         return await self._transactions.run(lambda tx: once(tx, memo, _forgotten))
 
     async def _end(self, ticket: UploadTicket, error: BaseException) -> None:
@@ -122,5 +122,5 @@ class Receiving:
             log.warning("an upload is left to end by its lease", upload=ticket.upload, error=repr(failure))
 
 
-async def _forgotten(tx: Tx) -> Answer:
+async def _forgotten(tx: Tx) -> ApiAnswer:
     raise Unavailable("the answer to this Idempotency-Key was forgotten just now: ask again")

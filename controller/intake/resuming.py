@@ -67,9 +67,11 @@ class Resuming:
             lambda tx: uploads.claim(tx, upload_id, self._holder, LEASE_S), uploads=True
         )
         if upload is not None:
-            log.info("taking over an upload", upload=upload_id, step=str(upload.step), losses=upload.losses)
-            async with keep_lease(self._transactions, upload.ticket):
-                outcome = await self._take_over(upload)
+            # In the log it goes on as the request that it came with.
+            with structlog.contextvars.bound_contextvars(request_id=upload.requester.command.request_id):
+                log.info("taking over an upload", upload=upload_id, step=str(upload.step), losses=upload.losses)
+                async with keep_lease(self._transactions, upload.ticket):
+                    outcome = await self._take_over(upload)
             self._metrics.resumed.labels(outcome).inc()
         return Done()
 

@@ -34,7 +34,7 @@ from controller.intake.spool import Spooled, spool
 from controller.intake.transitions import Render, UploadTakenOver
 from controller.store import artifacts
 from controller.store.transaction import Transactions
-from controller.usecases.requests import Answer
+from controller.usecases.requests import ApiAnswer
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Steps:
         self._tools = tools
         self._transactions = tools.transactions
 
-    async def finish(self, upload: Upload, spooled: Spooled | None) -> Answer:
+    async def finish(self, upload: Upload, spooled: Spooled | None) -> ApiAnswer:
         """Take `upload` from where it is to a version, and answer with that. `spooled`: its bytes, if they are here.
 
         Raises `Conflict` for one that cannot be finished, `UploadTakenOver`, and what the steps raise. The upload is
@@ -119,7 +119,7 @@ class Steps:
         """A copy of the stored object, checked against its name."""
         return spool(self._tools.artifacts.open(blob.sha256), blob.sha256, blob.size_bytes, self._tools.spool)
 
-    async def _place(self, upload: Upload) -> Answer:
+    async def _place(self, upload: Upload) -> ApiAnswer:
         render = self._tools.render
         answer = await self._transactions.run(
             lambda tx: transitions.place(tx, upload, render), fleet=True, uploads=True

@@ -17,7 +17,7 @@ from controller.store import artifacts, requests, tenants, uploads
 from controller.store.records import VersionRecord
 from controller.store.transaction import Tx
 from controller.usecases import versions
-from controller.usecases.requests import Answer, Memo, once
+from controller.usecases.requests import ApiAnswer, RequestMemo, once
 from controller.usecases.tenants import get as get_tenant
 
 Render = Callable[[Tx, VersionRecord], Awaitable[dict[str, Any]]]
@@ -76,7 +76,7 @@ async def record_inspected(tx: Tx, ticket: UploadTicket, model: InspectedModel) 
     return _held(await uploads.record_inspected(tx, ticket, model))
 
 
-async def place(tx: Tx, upload: Upload, render: Render) -> Answer:
+async def place(tx: Tx, upload: Upload, render: Render) -> ApiAnswer:
     """The upload becomes a version, its reservation the version's bytes. Needs the fleet's lock.
 
     If the same request made one meanwhile, by another upload, its answer is given again.
@@ -87,9 +87,9 @@ async def place(tx: Tx, upload: Upload, render: Render) -> Answer:
     (blob,) = upload.blobs
     artifact, model, requester = Artifact(blob.sha256, blob.size_bytes), upload.model, upload.requester
 
-    async def act(tx: Tx) -> Answer:
+    async def act(tx: Tx) -> ApiAnswer:
         version = await versions.accept(tx, requester.command, upload.key, artifact, model)
-        return Answer(201, await render(tx, version))
+        return ApiAnswer(201, await render(tx, version))
 
     return await once(tx, _memo(requester), act)
 
@@ -103,7 +103,7 @@ async def withdraw(tx: Tx, ticket: UploadTicket) -> list[str]:
     if upload is None:
         return []
     await uploads.remove(tx, ticket)
-    return await uploads.condemn_unused(tx, intake.removable(upload))
+    return await artifacts.condemn_unused(tx, [blob.sha256 for blob in intake.removable(upload)])
 
 
 async def leave(tx: Tx, ticket: UploadTicket) -> list[str]:
@@ -125,8 +125,8 @@ def _taken_over() -> UploadTakenOver:
     return UploadTakenOver("another controller goes on with this upload: ask again with the same Idempotency-Key")
 
 
-def _memo(requester: Requester) -> Memo | None:
+def _memo(requester: Requester) -> RequestMemo | None:
     if requester.idempotency_key is None:
         return None
     assert requester.fingerprint is not None
-    return Memo(requester.actor, requester.idempotency_key, requester.fingerprint)
+    return RequestMemo(requester.actor, requester.idempotency_key, requester.fingerprint)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -29,13 +31,22 @@ async def is_live(tx: Tx, sha256: str) -> bool:
 
 async def condemn(tx: Tx, keep: timedelta, limit: int = 100) -> list[str]:
     """Mark artifacts that no version or upload refers to and none has touched for `keep`; also those marked before."""
-    used = select(versions.c.sha256).where(versions.c.sha256 == artifacts.c.sha256).exists() | referred_by_upload()
-    idle = (artifacts.c.touched_at < func.now() - keep) & ~used
+    idle = (artifacts.c.touched_at < func.now() - keep) & ~_in_use()
     chosen = select(artifacts.c.sha256).where(or_(artifacts.c.condemned_at.is_not(None), idle)).limit(limit)
     statement = update(artifacts).where(artifacts.c.sha256.in_(chosen)).values(condemned_at=func.now())
+    return [row[0] for row in await tx.execute(statement.returning(artifacts.c.sha256))]
+
+
+async def condemn_unused(tx: Tx, digests: Collection[str]) -> list[str]:
+    """Mark those of these artifacts that no version and no upload refers to: their objects are about to be deleted."""
+    statement = update(artifacts).where(artifacts.c.sha256.in_(digests), ~_in_use()).values(condemned_at=func.now())
     return [row[0] for row in await tx.execute(statement.returning(artifacts.c.sha256))]
 
 
 async def remove(tx: Tx, sha256: str) -> None:
     """Forget a condemned artifact whose object is gone."""
     await tx.execute(delete(artifacts).where(artifacts.c.sha256 == sha256, artifacts.c.condemned_at.is_not(None)))
+
+
+def _in_use() -> Any:
+    return select(versions.c.sha256).where(versions.c.sha256 == artifacts.c.sha256).exists() | referred_by_upload()

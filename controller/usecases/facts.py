@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from berth.model import ServableStatus
-from controller.core.rollout.facts import Copy, Fleet, KnownReplica, KnownVersion, ModelWish, Said
+from controller.core.rollout.facts import AssignedCopy, Fleet, KnownReplica, KnownVersion, ModelWish, ServableReport
 from controller.store import records
 
 
@@ -24,9 +24,9 @@ def known(version: records.VersionRecord) -> KnownVersion:
     )
 
 
-def copy_of(assignment: records.AssignmentRecord) -> Copy:
+def copy_of(assignment: records.AssignmentRecord) -> AssignedCopy:
     releasing = assignment.releasing_at
-    return Copy(
+    return AssignedCopy(
         version=assignment.key.version,
         job=assignment.job,
         cell=assignment.cell,
@@ -36,9 +36,9 @@ def copy_of(assignment: records.AssignmentRecord) -> Copy:
     )
 
 
-def said_by(servable: records.ServableRecord) -> Said:
+def said_by(servable: records.ServableRecord) -> ServableReport:
     status = ServableStatus(servable.key, servable.state, servable.reason, servable.since, servable.measured_bytes)
-    return Said(servable.cell, servable.replica, servable.key.version, status, servable.routed)
+    return ServableReport(servable.cell, servable.replica, servable.key.version, status, servable.routed)
 
 
 def fleet_of(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from berth import footprint
 from berth.resources import Resources
-from controller.core.placement import Need, Placed, Refused, place
+from controller.core.placement import Need, Placed, PlacementRefused, place
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.target import served, wanted
 from controller.store import assignments, jobs, versions
@@ -15,7 +15,7 @@ from controller.store.transaction import Tx
 from controller.usecases.facts import copy_of
 
 
-async def find_place(tx: Tx, version: VersionRecord, cell: str | None) -> Placed | Refused:
+async def find_place(tx: Tx, version: VersionRecord, cell: str | None) -> Placed | PlacementRefused:
     """Assign `version` to the best job of `cell` (of any for None). Nothing is written if none has room."""
     need = Need(
         tenant=version.key.tenant,
@@ -47,7 +47,7 @@ async def assign_everywhere(
                 tx.change_desired()
             case Assign():
                 answer = await find_place(tx, version, home)
-                if isinstance(answer, Refused):
+                if isinstance(answer, PlacementRefused):
                     raise answer.as_error(asked_by)
                 placed.append(answer)
             case None:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from berth.artifacts.opening import open_store
-from controller.loops import Housekeeping
+from controller.loops.housekeeping import Housekeeping
 from controller.store import artifacts
 from controller.store.transaction import Transactions
 from doubles.onnx_models import identity, linear
@@ -178,19 +178,21 @@ async def test_repeated_and_simultaneous_uploads_with_one_key_make_one_version(c
 async def test_an_upload_cut_midway_leaves_nothing(controller: Any) -> None:
     await controller.tenant("acme")
     host, port = controller.api.base_url.host, controller.api.base_url.port
-    _, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port)
     writer.write(
         b"POST /v1/tenants/acme/models/digits/versions HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
-        b"Content-Type: application/octet-stream\r\n"
-        b"Authorization: " + controller.api.headers["authorization"].encode() + b"\r\n\r\n" + b"x" * 2_000_000
+        b"Content-Type: application/octet-stream\r\nExpect: 100-continue\r\n"
+        b"Authorization: " + controller.api.headers["authorization"].encode() + b"\r\n\r\n"
     )
-    await writer.drain()
-    async with asyncio.timeout(10):
-        while not spooled(controller):
-            await controller.get("/v1/whoami")
+    async with asyncio.timeout(10), controller.listening() as committed:
+        # It is asked for when there is a place for it.
+        assert b" 100 Continue" in await reader.readline()
+        writer.write(b"x" * 2_000_000)
+        await writer.drain()
+        assert spooled(controller)
         writer.transport.abort()
         while spooled(controller):
-            await controller.get("/v1/whoami")
+            await committed("uploads")
     assert objects(controller) == []
     assert (await controller.get("/v1/tenants/acme/models"))["items"] == []
     text = (await controller.api.get("/metrics")).text

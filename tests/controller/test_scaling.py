@@ -18,9 +18,10 @@ from berth.ids import VersionKey
 from berth.model import ObservedCell, ObservedPool, ObservedReplica, ReplicaLoad, ServableLoad
 from berth.states import ServableState
 from berth.wire import convert
-from controller.autoscaler import Autoscaler
+from berth.wire.v1 import desired_pb2
 from controller.leadership import SoleLeadership
-from controller.pools import BadPoolsFile, PoolsFile, parse
+from controller.loops.autoscaler import Autoscaler
+from controller.loops.pools_file import BadPoolsFile, PoolsFile, parse
 from controller.store import loads as load_store
 from controller.store.transaction import Transactions
 from controller.usecases import scaling
@@ -55,9 +56,15 @@ async def asked(controller: Any, job: str = "pool") -> int | None:
 
 
 async def until_asked(controller: Any, replicas: int | None) -> None:
+    """Wait until the cell is told so; it is told of every change."""
+    request = desired_pb2.WatchDesiredRequest(cell="local")
+    watch = controller.feed.WatchDesired(request, metadata=controller.credential.metadata())
     async with asyncio.timeout(20):
-        while await asked(controller) != replicas:
-            pass
+        async for message in watch:
+            state = convert.desired_from_wire(message)
+            if next(entry.replicas for entry in state.jobs if entry.name == "pool") == replicas:
+                break
+    watch.cancel()
 
 
 class Fleet:
@@ -192,9 +199,12 @@ async def test_overload_is_answered_with_replicas_and_a_reason(controller: Any, 
     await controller.api.patch("/v1/jobs/pool", json={"scaling": AUTO})
     assert await asked(controller) is None
     found: dict[str, Any] = {}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(30), controller.listening() as committed:
         while not found or found["desired_replicas"] in (None, 2):
-            await report(controller, *fleet.serve(200, 2.0, 500, wait_s=1.96), pools=pool)
+            for _ in range(5):
+                await report(controller, *fleet.serve(200, 2.0, 500, wait_s=1.96), pools=pool)
+            # Each of its looks renews its lease.
+            await committed("leases")
             found = await controller.get("/v1/jobs/pool")
     assert 2 < found["desired_replicas"] <= 20
     assert "requests wait" in found["desired_reason"]
@@ -214,9 +224,9 @@ async def test_overload_is_answered_with_replicas_and_a_reason(controller: Any, 
     found = await controller.get("/v1/jobs/pool")
     assert (found["desired_replicas"], found["desired_reason"]) == (None, "")
     assert await asked(controller) is None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20), controller.listening() as committed:
         while "berth_job_max_replicas{" in (await controller.api.get("/metrics")).text:
-            pass
+            await committed("leases")
 
 
 @pytest.fixture

@@ -151,17 +151,17 @@ async def test_events_are_numbered_in_the_order_of_commits(transactions: Transac
 
 
 async def test_one_of_two_equal_requests_acts_and_both_get_its_answer(transactions: Transactions) -> None:
-    memo = requests.Memo("key-1", "again", b"f" * 32)
+    memo = requests.RequestMemo("key-1", "again", b"f" * 32)
     both = asyncio.Barrier(2)
     names = iter(("first", "second"))
 
-    async def act(tx: Tx) -> requests.Answer:
+    async def act(tx: Tx) -> requests.ApiAnswer:
         name = next(names, "third")
         assert await tenants.add(tx, name, QUOTA)
         if name != "third":
             async with asyncio.timeout(5):
                 await both.wait()  # neither sees the other's answer before it has acted
-        return requests.Answer(201, {"name": name})
+        return requests.ApiAnswer(201, {"name": name})
 
     answers = await asyncio.gather(*(transactions.run(lambda tx: requests.once(tx, memo, act)) for _ in range(2)))
     bodies: list[dict[str, Any]] = [answer.body for answer in answers]
@@ -173,12 +173,12 @@ async def test_one_of_two_equal_requests_acts_and_both_get_its_answer(transactio
 
 
 async def test_the_same_key_for_another_request_is_refused(transactions: Transactions) -> None:
-    async def act(_: Tx) -> requests.Answer:
-        return requests.Answer(201, {})
+    async def act(_: Tx) -> requests.ApiAnswer:
+        return requests.ApiAnswer(201, {})
 
-    await transactions.run(lambda tx: requests.once(tx, requests.Memo("k", "x", b"1" * 32), act))
+    await transactions.run(lambda tx: requests.once(tx, requests.RequestMemo("k", "x", b"1" * 32), act))
     with pytest.raises(Conflict, match="different request"):
-        await transactions.run(lambda tx: requests.once(tx, requests.Memo("k", "x", b"2" * 32), act))
+        await transactions.run(lambda tx: requests.once(tx, requests.RequestMemo("k", "x", b"2" * 32), act))
     # Another caller's keys are their own.
-    answer = await transactions.run(lambda tx: requests.once(tx, requests.Memo("other", "x", b"2" * 32), act))
+    answer = await transactions.run(lambda tx: requests.once(tx, requests.RequestMemo("other", "x", b"2" * 32), act))
     assert not answer.replayed

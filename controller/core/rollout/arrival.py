@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from berth.states import ServableState, VersionState
-from controller.core.rollout.facts import Copy, KnownVersion, ModelWish, Said
+from controller.core.rollout.facts import AssignedCopy, KnownVersion, ModelWish, ServableReport
 from controller.core.rollout.target import served, wanted
 
 
@@ -42,7 +42,7 @@ def is_awaited(arrival: Arrival, target: int, wanted: Collection[int]) -> bool:
 
 
 def awaiting(
-    wish: ModelWish, versions: Sequence[KnownVersion], copies: Iterable[Copy], said: Sequence[Said]
+    wish: ModelWish, versions: Sequence[KnownVersion], copies: Iterable[AssignedCopy], said: Sequence[ServableReport]
 ) -> frozenset[str]:
     """The jobs of those `copies` of a model that are awaited."""
     live = [version.number for version in versions if not version.deleted]
@@ -56,7 +56,7 @@ def awaiting(
     )
 
 
-def _arrival(copy: Copy, announced: str, said: Sequence[Said]) -> Arrival:
+def _arrival(copy: AssignedCopy, announced: str, said: Sequence[ServableReport]) -> Arrival:
     here = [it for it in said if it.cell == copy.cell]
     routed = {it.version for it in here if it.routed}
     return Arrival(

@@ -39,7 +39,7 @@ class CopyKey(NamedTuple):
     job: str
 
 
-class Copy(NamedTuple):
+class AssignedCopy(NamedTuple):
     """A version that is assigned to a job.
 
     `assigned_at` and `releasing_at` are seconds since the epoch; `releasing_at` is None unless it is on its way out,
@@ -62,7 +62,7 @@ class Copy(NamedTuple):
         return self.releasing_at is None
 
 
-class Said(NamedTuple):
+class ServableReport(NamedTuple):
     """What one replica said last of one version. `routed`: routers send it requests for the version."""
 
     cell: str

@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 from berth.model import Serving
 from controller.core.rollout.announcing import announce, status_of
-from controller.core.rollout.facts import Copy, CopyKey, Fleet, KnownVersion, ModelWish, Said
+from controller.core.rollout.facts import AssignedCopy, CopyKey, Fleet, KnownVersion, ModelWish, ServableReport
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.leaving import is_gone, tally
-from controller.core.rollout.release import AssignedVersion, Tally, releasable
+from controller.core.rollout.release import AssignedVersion, CopyTally, releasable
 from controller.core.rollout.target import served, wanted
 from controller.core.status import VersionStatus
 
@@ -73,8 +73,8 @@ class RolloutPlan:
 def plan(
     wish: ModelWish | None,
     versions: Sequence[KnownVersion],
-    copies: Sequence[Copy],
-    said: Sequence[Said],
+    copies: Sequence[AssignedCopy],
+    said: Sequence[ServableReport],
     fleet: Fleet,
 ) -> RolloutPlan:
     """What is to be done now for the model with these `versions` and `copies`; see the module's contract.
@@ -107,8 +107,8 @@ def plan(
 
 def _released(
     versions: Sequence[KnownVersion],
-    copies: Sequence[Copy],
-    tallies: Mapping[CopyKey, Tally],
+    copies: Sequence[AssignedCopy],
+    tallies: Mapping[CopyKey, CopyTally],
     *,
     aim: int,
     needed: frozenset[int],
@@ -133,7 +133,9 @@ def _released(
     return released
 
 
-def _serves(number: int, cell: str | None, copies: Sequence[Copy], tallies: Mapping[CopyKey, Tally]) -> bool:
+def _serves(
+    number: int, cell: str | None, copies: Sequence[AssignedCopy], tallies: Mapping[CopyKey, CopyTally]
+) -> bool:
     """Whether routers of `cell` send requests to a version there, and will: a copy on its way out serves for a moment
     only."""
     return any(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +12,10 @@ from berth.model import Signature
 from berth.states import Role
 from controller.core.commands import Caller, Command
 from controller.core.intake import (
+    BEFORE,
     MAX_AGE_S,
     MAX_LOSSES,
     MAX_UNDER_WAY,
-    NEXT,
     Action,
     Blob,
     ConfirmStored,
@@ -162,6 +160,7 @@ def test_every_history_ends_placed_once_or_with_nothing_left(keyed: bool, histor
     also between doing a step and recording it."""
     state = upload(UploadStep.RECEIVED, key="k" if keyed else None)
     spooled, stored, placed = True, False, 0
+    after = {before: step for step, before in BEFORE.items()}
     # After the history nothing fails any more.
     for what in [*history, *["work"] * 6]:
         action = next_action(state, Facts(spooled, stored))
@@ -176,15 +175,15 @@ def test_every_history_ends_placed_once_or_with_nothing_left(keyed: bool, histor
                     placed += 1
                     break
                 model = InspectedModel(Signature((), ()), 10) if isinstance(action, InspectFile) else None
-                state = replace(state, step=NEXT[state.step], model=model)
+                state = state._replace(step=after[state.step], model=model)
                 state.validate()
                 continue
         if what == "given back":
             if not survives(state):
                 return  # its holder withdraws it instead
-            state = replace(state, ticket=UploadTicket(1, state.ticket.fence + 1))
+            state = state._replace(ticket=UploadTicket(1, state.ticket.fence + 1))
         else:
-            state = replace(state, ticket=UploadTicket(1, state.ticket.fence + 1), losses=state.losses + 1)
+            state = state._replace(ticket=UploadTicket(1, state.ticket.fence + 1), losses=state.losses + 1)
         spooled = False
     assert placed == 1
     assert keyed or not state.taken_over

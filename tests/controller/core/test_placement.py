@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from berth.resources import HOST, Resources
 from berth.states import ArtifactFormat, Runtime, ServiceClass
-from controller.core.placement import JobRoom, Need, Placed, Refused, mismatch, place
+from controller.core.placement import JobRoom, Need, Placed, PlacementRefused, mismatch, place
 
 host = Resources.host
 JOB = JobRoom("a", "local", Runtime.ONNXRUNTIME, "cpu", ServiceClass.PROD, None, 1, host(1_000), Resources())
@@ -79,7 +79,7 @@ def test_refusal_names_each_job_nearest_first() -> None:
         replace(JOB, name="full", reserved=host(950)),
     ]
     answer = place(fleet, replace(NEED, hardware="cpu"))
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, PlacementRefused)
     assert [(it.job, it.short_of.total) for it in answer.shortfalls] == [
         ("full", 50),
         ("small", 90),
@@ -96,7 +96,7 @@ def test_refusal_hides_jobs_dedicated_to_others() -> None:
         replace(JOB, name="shared", capacity=host(2)),
     ]
     answer = place(fleet, NEED)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, PlacementRefused)
     assert [it.job for it in answer.visible_to("t").shortfalls] == ["shared", "own"]
     assert {it.job for it in answer.visible_to(None).shortfalls} == {"secret", "own", "shared"}
     error = answer.as_error("t")
@@ -113,7 +113,7 @@ def test_refusal_hides_jobs_dedicated_to_others() -> None:
 
 def test_refusal_of_an_empty_fleet() -> None:
     answer = place([], NEED)
-    assert answer == Refused(NEED, ())
+    assert answer == PlacementRefused(NEED, ())
     assert "there are no jobs" in answer.as_error("t").detail
 
 
@@ -127,7 +127,7 @@ def test_it_must_fit_on_every_device() -> None:
     assert place([GPU_JOB], NEED) == Placed(GPU_JOB, NEED.model)
     half = replace(GPU_JOB, reserved=Resources.of({HOST: 10, "gpu": 200}))
     refused = place([half, JOB], ON_GPU)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, PlacementRefused)
     assert [(it.job, it.why) for it in refused.shortfalls] == [
         ("g", "short of 100 bytes of gpu"),
         ("a", "short of 400 bytes of gpu"),
@@ -184,7 +184,7 @@ def test_any_sequence_never_overcommits_and_places_what_fits(
         shuffled = rng.sample(fleet, len(fleet))
         assert place(shuffled, need) == answer
         fits = [job for job in fleet if mismatch(job, need) is None and fits_on_every_device(need.on(job), job.room)]
-        if isinstance(answer, Refused):
+        if isinstance(answer, PlacementRefused):
             assert not fits
             assert {it.job for it in answer.shortfalls} == {job.name for job in fleet}
             visible = {it.job for it in answer.visible_to(need.tenant).shortfalls}

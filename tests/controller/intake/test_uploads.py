@@ -23,7 +23,7 @@ from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Re
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
 from controller.intake.transitions import UploadTakenOver, begin
-from controller.loops import Housekeeping
+from controller.loops.housekeeping import Housekeeping
 from controller.store import cells, jobs, schema
 from controller.store import tenants as store_tenants
 from controller.store.transaction import Transactions, Tx
@@ -361,6 +361,16 @@ async def test_a_killed_process(
     assert (answer.body["version"], answer.replayed) == (1, moment is not Moment.RECEIVED)
     # Of the killed one a file stays in its own spool, until a sweep of that folder.
     assert (await _left(transactions, tmp_path))._replace(spooled=0) == ONE_VERSION
+
+
+async def test_a_step_of_a_later_release_is_left_to_controllers_that_know_it(
+    start: Start, transactions: Transactions
+) -> None:
+    with pytest.raises(Lost):
+        await start("first", Moment.INSPECTED).upload(MODEL, "build-7")
+    await transactions.run(lambda tx: tx.execute(update(schema.uploads).values(step="probed")), uploads=True)
+    await _end_leases(transactions)
+    assert await start("second").resuming.sweep() == []
 
 
 async def test_a_tenant_deleted_meanwhile_leaves_nothing(
