@@ -37,6 +37,11 @@ COMPILED = (
     "router/path/race/*.py",
     "router/path/upstream/*.py",
     "router/path/watchers/*.py",
+    "worker/serving/asked.py",
+    "worker/serving/conversation.py",
+    "worker/serving/exchange.py",
+    "worker/serving/rest.py",
+    "worker/serving/rpc.py",
 )
 LEFT_OUT = {
     "berth/http/errors.py": "subclasses of RuntimeError, which mypyc does not have",

@@ -56,8 +56,9 @@ class EndableLink(Link):
 
 
 class Links:
-    """`draining`: no more are taken. `refused` and `timed_out` count those that were one too many, and those whose
-    client took too long for a head; `on_refused` is told of each of the former."""
+    """`draining`: each is told to take no more requests than those on their way. `refused` and `timed_out` count those
+    that were one too many, and those whose client took too long for a head; `on_refused` is told of each of the former.
+    """
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Links:
         self.shared = shared
         self.limits = limits
         self.draining = False
+        self._full = limits.connections
         self.refused = 0
         self.timed_out = 0
         self._http1 = http1
@@ -92,7 +94,7 @@ class Links:
 
     def admit(self, link: EndableLink) -> bool:
         """Whether there is room for one more. It is to be forgotten in either case."""
-        if self.draining or len(self._open) >= self.limits.connections:
+        if len(self._open) >= self._full:
             self.refused += 1
             if self._on_refused is not None:
                 self._on_refused()
@@ -128,13 +130,14 @@ class Links:
     async def drain(self, grace_s: float, idle_s: float) -> None:
         """Finish what is under way, for at most `grace_s` seconds. What is left then is for `close`.
 
-        Idle HTTP/1.1 connections are closed after `idle_s`: a client that has just sent a request on one gets its
-        answer, and is told to send no other.
+        Idle HTTP/1.1 connections are closed after `idle_s`, and none is taken from then on: a client that has just
+        sent a request, or whose connection was just accepted, gets its answer, and is told to send no other.
         """
         self.draining = True
         for link in tuple(self._open):
             link.drain()
         await self._until_empty(min(idle_s, grace_s))
+        self._full = 0
         for link in tuple(self._open):
             link.close_if_idle()
         await self._until_empty(grace_s - idle_s)
@@ -149,6 +152,7 @@ class Links:
     def close(self) -> int:
         """Cut off what there still is, and look at nothing any more. Returns how many there were."""
         self.draining = True
+        self._full = 0
         if self._timer is not None:
             self._timer.cancel()
         left = tuple(self._open)

@@ -160,7 +160,7 @@ async def give_back(tx: Tx, ticket: UploadTicket, pause_s: float) -> bool:
 
 
 async def ended_leases(tx: Tx, limit: int = 100) -> list[int]:
-    """Ids of uploads of any tenant that nobody holds. Steps of a later release are left to those who know them."""
+    """Ids of uploads of any tenant that nobody holds, but for those at a step of a later release."""
     ended = (uploads.c.lease_until < func.clock_timestamp()) & uploads.c.step.in_([str(step) for step in UploadStep])
     statement = select(uploads.c.id).where(ended).order_by(uploads.c.lease_until).limit(limit)
     return [row[0] for row in await tx.execute(statement)]

@@ -23,7 +23,7 @@ from worker.core.loads import Loads
 from worker.runtimes.protocol import Loaded, NotHeld
 from worker.serving.answering import Answering
 from worker.serving.conversation import Conversation
-from worker.serving.exchange import Service
+from worker.serving.exchange import InferenceService
 from worker.serving.metrics import InferenceMetrics
 
 HIGH_WATER = 256 * 1024
@@ -96,7 +96,7 @@ def router() -> tuple[Links, Accept]:
 
 def worker() -> tuple[Links, Accept]:
     metrics = InferenceMetrics(CollectorRegistry())
-    service = Service(
+    service = InferenceService(
         Answering(NothingLoaded(), "w-1", metrics, Loads()), PeerCredential.from_token("t" * 43), 1 << 20, 30.0
     )
     links = Links(Shared(asyncio.get_running_loop()), ShellLimits(), Http1Limits(), Http2Limits(control_frames=10_000))

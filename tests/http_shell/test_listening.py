@@ -169,6 +169,26 @@ async def test_draining_finishes_what_is_under_way_and_refuses_connections(make:
         assert len(listener.links) == 0
 
 
+@pytest.mark.looptime
+async def test_who_was_accepted_just_before_a_drain_gets_an_answer_and_nobody_after_it() -> None:
+    site = Site()
+    async with serving(site) as listener, linked(listener, site) as (busy, _):
+        hear(busy, GET % b"later")
+        draining = asyncio.create_task(listener.drain(WAIT_S, idle_s=1.0))
+        await asyncio.sleep(0)
+        async with linked(listener, site) as (link, wires):
+            hear(link, GET % b"now")
+            await asyncio.sleep(0.5)
+            assert b"connection: close" in wires.written
+            assert wires.ended.is_set()
+        await asyncio.sleep(1.0)
+        async with linked(listener, site) as (_, wires):
+            assert wires.ended.is_set()
+        assert listener.links.refused == 1
+        site.release()
+        await draining
+
+
 async def test_an_idle_http1_client_gets_one_more_answer_while_draining() -> None:
     site = Site()
     async with serving(site) as listener, client(listener) as (reader, writer):

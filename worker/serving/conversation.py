@@ -14,23 +14,23 @@ from berth.http.events import (
 )
 from berth.http_shell.server import ServerLink
 from worker.serving.asked import Asked
-from worker.serving.exchange import Exchange, Service
+from worker.serving.exchange import InferenceExchange, InferenceService
 from worker.serving.rest import RestExchange
 from worker.serving.rpc import STREAM_INFER, StreamExchange, UnaryExchange
 
 
 class Conversation:
-    def __init__(self, service: Service, link: ServerLink) -> None:
+    def __init__(self, service: InferenceService, link: ServerLink) -> None:
         self._service = service
         self._link = link
-        self._exchanges: dict[int, Exchange] = {}
+        self._exchanges: dict[int, InferenceExchange] = {}
 
     def __repr__(self) -> str:
         return f"<Conversation {len(self._exchanges)} exchanges on {self._link!r}>"
 
     def on_events(self, events: list[Event]) -> None:
         exchanges = self._exchanges
-        begun: list[Exchange] = []
+        begun: list[InferenceExchange] = []
         for event in events:
             if isinstance(event, DataReceived):
                 self._on_data(event)
@@ -77,12 +77,12 @@ class Conversation:
             exchange.disarm()
             exchange.on_end()
 
-    def _begin(self, event: RequestReceived) -> Exchange | None:
+    def _begin(self, event: RequestReceived) -> InferenceExchange | None:
         """The new exchange, if its body is still to come."""
         stream_id, head, ended = event
         asked = Asked.of(head, self._service.credential)
         if not asked.is_grpc or not self._link.is_http2:
-            kind: type[Exchange] = RestExchange
+            kind: type[InferenceExchange] = RestExchange
         elif asked.path == STREAM_INFER:
             kind = StreamExchange
         else:

@@ -33,7 +33,7 @@ class SlowBody(DeadlineExceeded):
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class InferenceService:
     """What all conversations of a worker share."""
 
     answering: Answering
@@ -43,7 +43,7 @@ class Service:
     tracing: Tracing | None = None
 
 
-class Exchange(ABC):
+class InferenceExchange(ABC):
     """`over` is called with the stream id when it has been answered or refused."""
 
     __slots__ = (
@@ -61,7 +61,7 @@ class Exchange(ABC):
     )
 
     def __init__(
-        self, service: Service, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
+        self, service: InferenceService, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
     ) -> None:
         self.service = service
         self.link = link

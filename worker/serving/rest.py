@@ -18,13 +18,14 @@ from berth.oip.errors import error_body, rest_error
 from berth.oip.request import InferRequest
 from worker.serving.answering import NotStarted, Question, servable_key
 from worker.serving.compression import USUAL_RATIO, inflated
-from worker.serving.exchange import IT_DID_NOT_START, Exchange, SlowBody
+from worker.serving.exchange import IT_DID_NOT_START, InferenceExchange, SlowBody
 
 _JSON = {CONTENT_TYPE_TEXT: "application/json"}
 _READ = ("GET", "HEAD")
+_READABLE = (b"identity", *ENCODINGS)
 
 
-class RestExchange(Exchange):
+class RestExchange(InferenceExchange):
     __slots__ = ("_key", "_pieces", "_size")
 
     def begin(self) -> None:
@@ -56,7 +57,7 @@ class RestExchange(Exchange):
     def _expect_body(self, servable: str) -> None:
         if self.asked.method != "POST":
             self._decline(405, "Method Not Allowed", {"Allow": "POST"})
-        elif self.asked.fields.get(b"content-encoding", b"identity") not in (b"identity", *ENCODINGS):
+        elif self.asked.fields.get(b"content-encoding", b"identity") not in _READABLE:
             self._decline(415, "Unsupported Media Type", {"Accept-Encoding": "gzip, deflate"})
         else:
             self._key = servable_key(servable)

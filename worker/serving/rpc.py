@@ -28,7 +28,7 @@ from berth.oip.request import InferRequest, InferResponse
 from worker.serving.answering import Answering, NotStarted, Question, servable_key
 from worker.serving.asked import Asked
 from worker.serving.compression import USUAL_RATIO, inflated
-from worker.serving.exchange import IT_DID_NOT_START, Exchange, Service
+from worker.serving.exchange import IT_DID_NOT_START, InferenceExchange, InferenceService
 
 # Framing and metadata of a message whose tensors fill the limit.
 _ENVELOPE_BYTES = 64 * 1024
@@ -42,13 +42,13 @@ _OK = Http2Server.encode_fields((OK_FIELD,))
 _KNOWN = frozenset(service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name)
 
 
-class RpcExchange(Exchange):
+class RpcExchange(InferenceExchange):
     """A call. What it sends before its status is a head and any number of messages; a refusal is a head alone."""
 
     __slots__ = ("_answered", "_reader")
 
     def __init__(
-        self, service: Service, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
+        self, service: InferenceService, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
     ) -> None:
         super().__init__(service, link, stream_id, asked, over)
         self._answered = False

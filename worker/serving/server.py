@@ -21,7 +21,7 @@ from worker.core.loads import Loads
 from worker.runtimes.protocol import Servables
 from worker.serving.answering import Answering
 from worker.serving.conversation import Conversation
-from worker.serving.exchange import Service
+from worker.serving.exchange import InferenceService
 from worker.serving.metrics import InferenceMetrics
 
 log = structlog.get_logger(__name__)
@@ -97,7 +97,7 @@ async def serve_inference(
     async with contextlib.AsyncExitStack() as stack:
         answering = Answering(servables, replica, metrics, loads or Loads())
         stack.push_async_callback(answering.close)
-        service = Service(answering, credential, max_body_bytes, body_timeout_s, tracing)
+        service = InferenceService(answering, credential, max_body_bytes, body_timeout_s, tracing)
 
         def accept(link: ServerLink) -> Conversation:
             return Conversation(service, link)

@@ -363,6 +363,16 @@ async def test_a_killed_process(
     assert (await _left(transactions, tmp_path))._replace(spooled=0) == ONE_VERSION
 
 
+async def test_a_step_of_a_later_release_is_left_to_controllers_that_know_it(
+    start: Start, transactions: Transactions
+) -> None:
+    with pytest.raises(Lost):
+        await start("first", Moment.INSPECTED).upload(MODEL, "build-7")
+    await transactions.run(lambda tx: tx.execute(update(schema.uploads).values(step="probed")), uploads=True)
+    await _end_leases(transactions)
+    assert await start("second").resuming.sweep() == []
+
+
 async def test_a_tenant_deleted_meanwhile_leaves_nothing(
     start: Start, transactions: Transactions, tmp_path: Path
 ) -> None:
