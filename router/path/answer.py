@@ -11,6 +11,7 @@ from berth.http.head import Fields, ResponseHead, first
 from router.path import fields as of
 from router.path.fields import Headers
 from router.path.request import Wire
+from router.path.said import pushback_of
 
 # Answers up to this size are held back until they are complete, so that one that breaks off can be had elsewhere.
 # Larger ones pass through as they come.
@@ -75,7 +76,7 @@ class HeadRead:
 
     def __init__(self, fields: Fields) -> None:
         self.not_started = first(fields, NOT_STARTED) is not None
-        self.pushback = of.pushback_of(fields)
+        self.pushback = pushback_of(fields)
         self.written: object = None
 
 

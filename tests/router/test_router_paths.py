@@ -8,8 +8,8 @@ from berth.errors import InvalidArgument, NotFound
 from berth.http.http1.grammar import parse_request
 from router.core.paths import ModelQuestion, Operation, ServerQuestion, method_of, parse_path
 from router.path.fields import grpc_to_client, grpc_to_worker, rest_to_client, rest_to_worker
-from router.path.headers import request_id_is_good, timeout_of
 from router.path.request import Envelope, Request, Wire
+from router.path.said import request_id_is_good, timeout_of
 from router.path.upstream.rest_heads import head_for
 
 

@@ -9,10 +9,10 @@ from berth.headers import GRPC_TIMEOUT, REQUEST_ID
 from berth.http.grpc.timeouts import parse_timeout
 from berth.http.head import RequestHead
 from router.path import fields as of
-from router.path.headers import request_id_is_good
 from router.path.inbound.grpc import GrpcInbound, GrpcPlan
 from router.path.inbound.grpc_stream import GrpcStream
 from router.path.inbound.inbound import Client, Inbound
+from router.path.said import request_id_is_good
 
 
 def accept(client: Client, stream_id: int, head: RequestHead) -> Inbound:

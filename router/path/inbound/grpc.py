@@ -36,6 +36,7 @@ from router.path.inbound.terms import ClientTerms
 from router.path.meeting import Copy
 from router.path.request import Envelope, Wire
 from router.path.request_ids import id_block
+from router.path.said import said_by, trace_of
 
 PATHS: Final = {
     metadata.GRPC_METHODS + method: operation
@@ -62,11 +63,11 @@ class GrpcPlan(Envelope):
         self.operation = PATHS.get(head.path, Operation.INFER)
         self.answer: Callable[[], bytes] | None = terms.local_grpc.get(head.path)
         self.error: Answer | None = None
-        self.said = of.said_by(head.fields)
+        self.said = said_by(head.fields)
         self.encoding = first(head.fields, b"grpc-encoding")
         self.request_id = first(head.fields, REQUEST_ID)
         self.timeout = first(head.fields, GRPC_TIMEOUT)
-        self.trace = of.trace_of(head.fields)
+        self.trace = trace_of(head.fields)
         if head.method != b"POST" or not (head.path in PATHS or self.streams or self.answer is not None):
             self.error = refusal_of(UNIMPLEMENTED, f"no such method: {head.path.decode('latin-1')[:200]}")
 

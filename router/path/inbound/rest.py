@@ -22,10 +22,10 @@ from router.core.paths import WITH_BODY, ModelQuestion, Operation, ServerQuestio
 from router.core.tfserving import TfQuestion, is_tfserving, parse_question
 from router.path import fields as of
 from router.path.answer import Answer, Reply, read_head
-from router.path.headers import request_id_is_good, timeout_of
 from router.path.inbound.inbound import Client, Inbound
 from router.path.meeting import Copy
 from router.path.request import Envelope, Wire
+from router.path.said import request_id_is_good, said_by, timeout_of, trace_of
 
 log = structlog.get_logger(__name__)
 
@@ -43,10 +43,10 @@ class RestPlan(Envelope):
         self.tf: TfQuestion | None = None
         self.error: BerthError | None = None
         self.allowed = ""
-        self.said = of.said_by(head.fields)
+        self.said = said_by(head.fields)
         self.request_id = first(head.fields, REQUEST_ID)
         self.timeout_ms = first(head.fields, TIMEOUT_MS)
-        self.trace = of.trace_of(head.fields)
+        self.trace = trace_of(head.fields)
         path = head.path.partition(b"?")[0].decode("latin-1")
         method = head.method.decode("latin-1")
         try:

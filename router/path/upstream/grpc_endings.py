@@ -10,6 +10,7 @@ from berth.http.grpc.status import CANCELLED, DATA_LOSS, INTERNAL, UNAVAILABLE, 
 from berth.http.head import Fields, first
 from router.path import fields as of
 from router.path.answer import Ending
+from router.path.said import pushback_of
 
 # Another replica might do better.
 _FAULTY: Final = frozenset((UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS))
@@ -28,5 +29,5 @@ def read_ending(fields: Fields, http_status: int = 200) -> Ending:
         faulty=code in _FAULTY,
         lost=code in _LOST and not passed,
         not_started=first(fields, NOT_STARTED) is not None,
-        pushback=of.pushback_of(fields),
+        pushback=pushback_of(fields),
     )

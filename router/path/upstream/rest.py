@@ -24,10 +24,10 @@ from berth.http.limits import Http1Limits
 from berth.http.memo import Memo
 from router.connection.dialer import Dialer, dialer_for
 from router.core.attempts import Failure
-from router.path import fields as of
 from router.path.answer import Answer
 from router.path.fields import Door
 from router.path.meeting import Carrier, Copy, OpenUpstream
+from router.path.said import pushback_of
 from router.path.upstream.rest_heads import head_for, head_to_router
 
 # Shorter than a worker keeps an idle connection, so that we are the ones who close it.
@@ -215,7 +215,7 @@ class RestConnection(Carrier):
             self._pool.free(self)
         else:
             self.mark()
-        pushback = of.pushback_of(head.fields) if head.status >= 400 else None
+        pushback = pushback_of(head.fields) if head.status >= 400 else None
         if head.get(NOT_STARTED) is not None:
             copy.failed(Failure.NOT_STARTED, f"refused with {head.status}", pushback)
             return

@@ -6,11 +6,12 @@ from typing import Final
 from urllib.parse import quote
 
 from berth.headers import PASSED_ON
+from berth.http.head import Field
 from berth.http.http1 import encoding
 from router.core.paths import Operation
 from router.path import fields as of
 from router.path.fields import Door
-from router.path.request import Envelope, Request
+from router.path.request import Envelope, Request, Wire
 
 _ROUTES: Final = {
     Operation.INFER: (b"POST", b"/infer"),
@@ -47,7 +48,7 @@ def head_for(request: Request, servable: str, seconds: float, credential: bytes)
     if kept.servable != servable:
         method, suffix = _ROUTES[request.operation]
         path = b"/v2/models/%b%b" % (servable.encode(), suffix)
-        kept.block = encoding.encode_request(method, of.WORKER, path, of.rest_to_worker(request.envelope.fields))
+        kept.block = encoding.encode_request(method, of.WORKER, path, _for_worker(request))
         kept.servable = servable
     return b"%b%bx-request-id: %b\r\nberth-timeout-ms: %d\r\n" % (
         kept.block, credential, request.request_id, max(1, int(seconds * 1000.0)),
@@ -65,6 +66,12 @@ def head_to_router(request: Request, door: Door, seconds: float) -> bytes:
     return b"%bx-request-id: %b\r\nberth-timeout-ms: %d\r\n" % (
         kept.door_block, request.request_id, max(1, int(seconds * 1000.0)),
     )  # fmt: skip
+
+
+def _for_worker(request: Request) -> list[Field]:
+    """What gRPC says of its own messages is not for a worker that is asked over REST."""
+    pass_on = of.rest_to_worker if request.wire is Wire.REST else of.grpc_to_worker
+    return pass_on(request.envelope.fields)
 
 
 def _asked_by_router(request: Request) -> tuple[bytes, bytes]:
