@@ -7,7 +7,7 @@ import json
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -104,9 +104,9 @@ async def _first_table(
     if settings.state_dir is None:
         return
     board = router.board
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_FEED_GRACE):
-            await board.next_change.wait()
+    changes = board.changes.waiter()
+    if not board.ready:
+        await changes.wait(_FEED_GRACE)
     if not board.ready and (saved := load_table(settings.state_dir)) is not None:
         log.warning("no route feed answers: serving from the table on disk", models=len(saved.models))
         board.swap(saved)

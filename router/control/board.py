@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
+from typing import Final
 
 from berth.errors import Unavailable
 from berth.model import NEVER, Order, RouteTable
+from berth.wake import Wake
 from router.core.routes import OtherCells, Routes
 from router.core.selection import ReplicaPlace
 
@@ -20,7 +21,8 @@ class RouteBoard:
         self._others: OtherCells = others or {}
         # Those are of no table, and stay.
         self._beyond = frozenset(map(ReplicaPlace.of, self._others.values()))
-        self._changed = asyncio.Event()
+        # Up after every swap.
+        self.changes: Final = Wake()
         self._watchers: list[Callable[[frozenset[ReplicaPlace]], None]] = []
 
     def __repr__(self) -> str:
@@ -58,13 +60,7 @@ class RouteBoard:
     def swap(self, table: RouteTable) -> None:
         """From now on requests are routed by `table`."""
         self._routes = Routes(table, self._others, dice=random.random)
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self.changes.up()
         places = self._beyond.union(map(ReplicaPlace.of, table.replicas.values()))
         for watcher in self._watchers:
             watcher(places)
-
-    @property
-    def next_change(self) -> asyncio.Event:
-        """Set by the next swap. Take it before looking at the table, so that no swap falls between."""
-        return self._changed

@@ -283,11 +283,11 @@ async def test_routers_share_a_tenants_limits(world: World) -> None:
 
 async def test_wishes_follow_the_held(world: World) -> None:
     stream = world.wishes.notices()
-    wish = world.wishes.next_wish
+    wish = world.wishes.news.waiter()
     world.board.swap(table("a", "b"))
     held = [asyncio.ensure_future(world.use(0.0, call(tenant))) for tenant in "aab"]
     await asyncio.wait(held, timeout=0.01)
-    assert wish.is_set()
+    assert wish.is_due
     wanted = {VersionKey(tenant, "m", 1) for tenant in "ab"}
     assert set(stream.take(now())) == wanted
     await asyncio.wait(held, timeout=1.5)
