@@ -27,11 +27,14 @@ up: install $(if $(filter triton,$(RUNTIME)),triton) ## Start the stack and leav
 
 ##@ Check
 
-.PHONY: check test test-compiled unit e2e kube e2e-kubernetes lint format types contracts proto-check
+.PHONY: check test test-compiled test-pythons unit e2e kube e2e-kubernetes lint format types contracts proto-check
 check: lint types contracts proto-check test test-compiled ## All that must hold before a commit: format, lint, types, contracts, tests.
 
 test-compiled: compile ## The tests of what is compiled, compiled; then back to the sources.
 	@trap '$(BIN)/python build_compiled.py --remove' EXIT; $(BIN)/pytest $(SIDE_BY_SIDE) tests/http tests/http_shell tests/router tests/worker
+
+test-pythons: install ## The tests of cores and shells on each other Python that is here (pyenv's too).
+	@.ci/pythons
 
 test: install triton ## Every test: cores, shells, adapters, and whole processes killed for real.
 	$(BIN)/pytest $(SIDE_BY_SIDE) tests
@@ -154,4 +157,4 @@ lock: install ## Resolve the pinned requirements anew.
 
 clean: ## Remove what was built; data in .berth/ stays.
 	[ ! -x $(BIN)/python ] || $(BIN)/python build_compiled.py --remove
-	rm -rf $(VENV) $(TRITON_VENV) $(PEERS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-3.* $(TRITON_VENV) $(PEERS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

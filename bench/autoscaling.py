@@ -27,7 +27,7 @@ from bench.results import Row, show, write
 from berth.states import ScalingMode, ServiceClass
 from controller.core.autoscaling.readings import Counters, JobReading, ReplicaReading
 from controller.core.autoscaling.scaler import JobScaler
-from controller.core.scaling import Scaling
+from controller.core.scaling import ScalingPolicy
 
 TICK_S = 0.05
 STARTUP_S = 20.0
@@ -78,7 +78,7 @@ class Berth:
 
     def __init__(self, replicas: int) -> None:
         self._scaler = JobScaler(replicas, 0.0)
-        self._scaling = Scaling(ScalingMode.BERTH, 1, _MOST_REPLICAS)
+        self._scaling = ScalingPolicy(ScalingMode.BERTH, 1, _MOST_REPLICAS)
         # What each replica has said: the pool's growth is dealt out evenly among those that are ready.
         self._said: list[list[float]] = []
         self._before = Seen(0.0, replicas, replicas, 0, 0, 0, 0.0, 0.0)

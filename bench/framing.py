@@ -53,14 +53,6 @@ def message(payload: bytes) -> bytes:
     return b"\0" + struct.pack(">I", len(payload)) + payload
 
 
-def data_frames(stream: int, payload: bytes, *, end: bool) -> bytes:
-    pieces = []
-    for start in range(0, len(payload), MOST_DATA):
-        last = end and start + MOST_DATA >= len(payload)
-        pieces.append(frame(DATA, END_STREAM if last else 0, stream, payload[start : start + MOST_DATA]))
-    return b"".join(pieces)
-
-
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
     yield from struct.iter_unpack(">HI", payload)
 

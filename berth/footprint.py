@@ -1,6 +1,6 @@
 """What a version takes of a replica's memory: every number that controllers and workers count with, and what it is for.
 
-Four questions, which have four answers. None stands in for another:
+Five questions, which have five answers. None stands in for another:
 
 * **What to reserve before it was ever loaded** (`estimate`): an upper bound, from the file alone. ONNX Runtime keeps
   initializers at 1.0 to 1.6 times their size, a session costs about 70 KiB, and what is not an initializer (nodes,
@@ -12,16 +12,22 @@ Four questions, which have four answers. None stands in for another:
   where it cannot measure, and uses it to tell a measurement from what requests allocated meanwhile.
 * **What a load takes for a moment** (`transient`): while a session is created, the parsed graph and prepacked copies
   lie beside the file's bytes, 2 to 4 times the initializers in all. The reservation covers the first time; the worker's
-  ledger counts two more. It is not reserved: it lasts for the load, so it is owed once for each load under
-  way and not once per version. To reserve it with each would leave three quarters of a loaded job empty for good. So
-  what a replica's process may use must exceed the memory that its job offers by the worker's load headroom.
+  ledger counts two more. It is not reserved: it lasts for the load, so it is owed once for each load under way and not
+  once per version. To reserve it with each would leave three quarters of a loaded job empty for good. So what a
+  replica's process may use must exceed the memory that its job offers by the worker's load headroom.
+* **What the worker takes without any version** (`PROCESS`): interpreter, libraries, buffers. It comes on top as well.
 
-Measured on ONNX Runtime 1.31 (differences of the C heap: `tests/berth/test_footprint.py` has the table) and on Triton
-2.73 with its Python backend (resident size of the processes).
+Measured on ONNX Runtime 1.31 (differences of the C heap: `tests/berth/test_footprint.py` has the table) and on the
+Triton of nvidia-pytriton 0.7.0 with its Python backend (resident size of the processes).
 
-Known to be too much: what Triton's workers measure is the whole process of a model (and with a Triton in a container of
-its own they report what was reserved). Placement adds `BESIDE_THE_MODEL` to that once more when the version is placed
-again. That wastes 30 MiB and never over-commits. To mend it, a measurement has to say on which runtime it was made.
+Two things are known to be wrong, and stay as they are until measurements say how they were made:
+
+* Too much on Triton: its workers measure the whole process of a model (and with a Triton in a container of its own they
+  report what was reserved). Placement adds `BESIDE_THE_MODEL` to that once more when the version is placed again. That
+  wastes 30 MiB.
+* Too little for ensembles of trees where nothing can be measured (on a GPU, or without the C library's statistics):
+  `likely` knows the artifact's size alone, and says 20 MiB of the forest below that takes 62. `corrected` believes it
+  when the version is placed again.
 """
 
 from __future__ import annotations
@@ -43,6 +49,9 @@ _DEAD_BAND_QUARTERS = 3
 
 BESIDE_THE_MODEL: Mapping[Runtime, int] = {Runtime.ONNXRUNTIME: 0, Runtime.TRITON: 30 << 20}
 """Bytes that a runtime takes for each version beside the model itself."""
+
+PROCESS = 200 << 20
+"""Bytes that a worker takes without any version."""
 
 # The middle of 1.0 to 1.6, of the whole artifact; and a session with what its first runs leave behind.
 _LIKELY_FACTOR = 1.3

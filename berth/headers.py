@@ -2,7 +2,7 @@
 
 Names are in lower case, as HTTP/2 has them. They are bytes, since that is what the framing handles; `…_TEXT` is the
 same name as `str`, for those who work with libraries. Which headers pass a process is the process's own matter
-(`router.headers`), as is what it believes of their values.
+(`router.path.fields`), as is what it believes of their values.
 
 Names that begin with `berth-` are Berth's own: a router takes them out of what clients and workers send, but for those
 that are said to go through.

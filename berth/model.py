@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from berth.ids import ModelKey, VersionKey
+from berth.resources import Resources
 from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
 
 
@@ -52,11 +53,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class VersionSpec:
-    """All a worker needs to hold a version; `reserved_bytes` is what placement set aside on the job."""
+    """All a worker needs to hold a version; `reserved` is what placement set aside on the job."""
 
     key: VersionKey
     artifact: Artifact
-    reserved_bytes: int
+    reserved: Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ def all_to(version: int) -> tuple[Share, ...]:
 class Serving:
     """What a model serves. `versions` divide the requests that name no version; `labels` are names for versions.
 
-    Without `versions` nothing answers a request that names none. Controllers of this release give all requests to one
-    version; routers can divide them (`router.core.split`), so that those of the next release may.
+    Without `versions` nothing answers a request that names none. Today one version has all of them. Routers divide
+    requests wherever they are told to, so that whoever tells them to needs no second format.
     """
 
     versions: tuple[Share, ...] = ()

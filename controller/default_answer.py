@@ -6,20 +6,22 @@ A router gives the stored bytes as they are, so all checking is done here, when 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from berth.api import schemas
 from berth.errors import InvalidArgument, PayloadTooLarge
 from berth.model import Signature, TensorSpec
 
 MAX_BYTES = 64 * 1024
 
 
-def encode(model: str, answer: schemas.DefaultAnswer) -> str:
-    """The answer as a router gives it. Raises `InvalidArgument` for NaN and infinities, `PayloadTooLarge`."""
+def encode(model: str, outputs: Sequence[Mapping[str, Any]]) -> str:
+    """The answer as a router gives it, with `outputs` as OIP spells them.
+
+    Raises `InvalidArgument` for NaN and infinities, `PayloadTooLarge`.
+    """
     try:
-        text = json.dumps(
-            {"model_name": model, "outputs": answer.model_dump()["outputs"]}, separators=(",", ":"), allow_nan=False
-        )
+        text = json.dumps({"model_name": model, "outputs": list(outputs)}, separators=(",", ":"), allow_nan=False)
     except ValueError:
         raise InvalidArgument("default_answer: JSON has no word for a number that is not finite") from None
     if len(text) > MAX_BYTES:
@@ -27,9 +29,10 @@ def encode(model: str, answer: schemas.DefaultAnswer) -> str:
     return text
 
 
-def answer_of(text: str) -> schemas.DefaultAnswer:
+def outputs_of(text: str) -> list[dict[str, Any]]:
     """The inverse of `encode`."""
-    return schemas.DefaultAnswer(outputs=json.loads(text)["outputs"])
+    outputs: list[dict[str, Any]] = json.loads(text)["outputs"]
+    return outputs
 
 
 def check(text: str, signature: Signature | None) -> None:

@@ -14,7 +14,7 @@ from berth.reconcile import Again, Outcome, Repeater
 from berth.wake import Wake
 from berth.wire import convert
 from berth.wire.v1 import desired_pb2
-from controller.store import jobs
+from controller.store import cells
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import desired
 
@@ -85,7 +85,7 @@ class DesiredHub:
     async def _refresh(self) -> None:
         if not self._watchers:
             return
-        generations = await self._transactions.read(jobs.generations)
+        generations = await self._transactions.read(cells.generations)
         for cell in list(self._watchers):
             state = self._states.get(cell)
             if state is None or state.generation != generations.get(cell, 0):

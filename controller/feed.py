@@ -16,7 +16,7 @@ from berth.ids import ModelKey, check_name
 from berth.wire import convert
 from berth.wire.v1 import desired_pb2, desired_pb2_grpc
 from controller.desired_hub import DesiredHub
-from controller.store import jobs
+from controller.store import cells
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import observe, scaling
 
@@ -104,10 +104,10 @@ class DesiredFeed(desired_pb2_grpc.DesiredFeedServicer):
     async def _ensure_cell(self, cell: str) -> None:
         """A cell exists as soon as someone watches it: it has keys and limits before it has jobs."""
         check_name("cell", cell)
-        if cell in self._known_cells or cell in await self._transactions.read(jobs.generations):
+        if cell in self._known_cells or cell in await self._transactions.read(cells.generations):
             self._known_cells.add(cell)
             return
-        await self._transactions.run(lambda tx: jobs.ensure_cell(tx, cell), fleet=True)
+        await self._transactions.run(lambda tx: cells.ensure(tx, cell), fleet=True)
         self._known_cells.add(cell)
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from berth.errors import BerthError, PreconditionFailed
 from berth.reconcile import Again, Outcome, Repeater
-from controller.store import observed
+from controller.store import leases
 from controller.store.transaction import Transactions, Tx
 
 log = structlog.get_logger(__name__)
@@ -23,7 +23,7 @@ TTL_S = 10.0
 _RESIGN_S = 1.0
 
 
-class Leadership:
+class SoleLeadership:
     """Of `what`, for `holder`. No cell has such a name: cells have no tilde."""
 
     def __init__(self, transactions: Transactions, what: str, holder: str, ttl_s: float = TTL_S) -> None:
@@ -34,18 +34,18 @@ class Leadership:
         self._epoch: int | None = None
 
     def __repr__(self) -> str:
-        return f"<Leadership of {self._name[1:]} epoch={self._epoch}>"
+        return f"<SoleLeadership of {self._name[1:]} epoch={self._epoch}>"
 
     async def renew(self) -> int | None:
         """The epoch of this controller's lead, None while another leads. Raises `Unavailable`."""
         self._epoch = None
-        lease = await self._transactions.run(lambda tx: observed.lease(tx, self._name, self._holder, self._ttl_s))
+        lease = await self._transactions.run(lambda tx: leases.lease(tx, self._name, self._holder, self._ttl_s))
         self._epoch = lease.epoch if lease.granted else None
         return self._epoch
 
     async def check(self, tx: Tx) -> None:
         """Raises `PreconditionFailed` within `tx` if another leads by now."""
-        if self._epoch is None or await observed.current_epoch(tx, self._name) != self._epoch:
+        if self._epoch is None or await leases.current_epoch(tx, self._name) != self._epoch:
             raise PreconditionFailed(f"another controller has {self._name[1:]} now")
 
     async def repeat(self, tick: Callable[[], Awaitable[None]], every_s: float) -> None:
@@ -71,4 +71,4 @@ class Leadership:
         self._epoch = None
         with suppress(BerthError, TimeoutError):
             async with asyncio.timeout(_RESIGN_S):
-                await self._transactions.run(lambda tx: observed.release_lease(tx, self._name, self._holder))
+                await self._transactions.run(lambda tx: leases.release(tx, self._name, self._holder))

@@ -32,7 +32,7 @@ from prometheus_client.registry import Collector
 
 from berth.settings import variable_name
 from router.listening.seats import Seats
-from router.listening.shared_ports import SharedPorts, open_shared
+from router.listening.shared_ports import RouterPorts, SharedPorts, open_shared
 from router.settings import Inherited, RouterSettings
 
 log = structlog.get_logger(__name__)
@@ -44,12 +44,6 @@ _POLL = 0.25
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # After its drain a child has so long to end before it is killed.
 _MARGIN = 5.0
-
-
-class Ports(NamedTuple):
-    rest: int
-    grpc: int
-    admin: int
 
 
 class _Child(NamedTuple):
@@ -103,7 +97,7 @@ class Processes:
             self._ready.discard(number)
             log.error("a process ended unasked", process=number, status=child.process.returncode)
 
-    async def replace(self) -> None:
+    async def renew_all(self) -> None:
         """Put a new child in the place of each, one after the other."""
         async with self._replacing:
             for number, old in list(self._children.items()):
@@ -221,7 +215,7 @@ async def supervise(
     environ: Mapping[str, str],
     settings: RouterSettings,
     stop: asyncio.Event,
-    on_listening: Callable[[Ports], None] = lambda _: None,
+    on_listening: Callable[[RouterPorts], None] = lambda _: None,
 ) -> None:
     """Run `settings.processes` routers until `stop` is set. Raises `SettingsError` if a port cannot be had."""
     from berth.admin import serve_admin
@@ -237,15 +231,15 @@ async def supervise(
             _running(processes, settings.processes),
         ):
             log.info("listening", rest_port=rest, grpc_port=grpc, admin_port=admin, processes=processes.pids)
-            on_listening(Ports(rest, grpc, admin))
+            on_listening(RouterPorts(rest, grpc, admin))
             replacements: set[asyncio.Task[None]] = set()
 
-            def replace() -> None:
-                task = loop.create_task(processes.replace())
+            def renew() -> None:
+                task = loop.create_task(processes.renew_all())
                 replacements.add(task)
                 task.add_done_callback(replacements.discard)
 
-            loop.add_signal_handler(signal.SIGHUP, replace)
+            loop.add_signal_handler(signal.SIGHUP, renew)
             try:
                 await stop.wait()
                 # First no new connections; then the children are asked to drain.

@@ -43,6 +43,15 @@ class SynchronizerSettings(ProcessSettings):
     state_dir: Path = Field(
         description="Folder of this synchronizer alone: the last desired state, its epoch, the generations given out."
     )
+    history_dir: Path | None = Field(
+        default=None,
+        description="Folder for the cell's history: each event and what was answered, to be played again by "
+        "`python -m synchronizer.replay`. For finding faults: it has names of tenants and hashes of their keys. Empty: "
+        "nothing is recorded.",
+    )
+    history_bytes: int = Field(
+        default=1 << 30, gt=0, description="Size of a history in bytes after which nothing more is recorded."
+    )
     lease_ttl_s: float = Field(
         default=3.0, ge=0.5, description="Seconds after which a standby may take over from a leader that went silent."
     )

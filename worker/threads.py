@@ -7,7 +7,7 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import TypeVar
 
-from berth.artifacts.intake import settle
+from berth.settling import settle
 
 T = TypeVar("T")
 

@@ -20,12 +20,13 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from berth.errors import BerthError
+from berth.http.grpc.status import parse_text
+from berth.http.grpc.timeouts import parse_timeout
 from berth.model import Signature, TensorSpec
 from berth.oip import request as oip
 from berth.oip import rest, rpc
 from router.core.message import read_target
 from router.core.paths import parse_path
-from router.path import rpc as engine_rpc
 from router.tfserving import documents, examples, predict
 
 _SIGNATURE = Signature(
@@ -56,8 +57,9 @@ def _tfserving(body: bytes) -> None:
 def _head(body: bytes) -> None:
     with contextlib.suppress(BerthError):
         parse_path(body.decode("latin-1"))
-    engine_rpc.percent_decode(body)
-    engine_rpc.timeout_of(body)
+    parse_text(body)
+    with contextlib.suppress(ValueError):
+        parse_timeout(body)
 
 
 def _target(body: bytes) -> None:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
+from berth.resources import Resources
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.protocol import Loaded
 from worker.scheduling.local import ScheduledRuntime
@@ -42,7 +43,7 @@ class Held:
 async def serve(folder: Path) -> None:
     """Until the process is ended."""
     runtime = ScheduledRuntime(OnnxRuntime(intra_op_threads=1), threads=1)
-    loaded = await runtime.load(VersionSpec(KEY, Artifact("0" * 64, 1), 1 << 20), folder / "model.onnx")
+    loaded = await runtime.load(VersionSpec(KEY, Artifact("0" * 64, 1), Resources.host(1 << 20)), folder / "model.onnx")
     await loaded.warm_up()
     async with serve_inference(
         Held(loaded),

@@ -278,10 +278,26 @@ class Workload(Resource):
     ready: int
 
 
+ByDevice = Annotated[
+    dict[str, Bytes], Field(description="Bytes by device; `host` is the machine's memory. None of those left out.")
+]
+
+
+class JobResources(Resource):
+    """What each replica has, and how much of it is reserved."""
+
+    capacity: ByDevice = {}
+    reserved: ByDevice = {}
+
+
 class Job(JobCreate):
-    """`desired_replicas` is the autoscaler's last answer, `desired_reason` why it differs from the one before."""
+    """`memory_per_replica` and `reserved_bytes` are the host's part of `resources`.
+
+    `desired_replicas` is the autoscaler's last answer, `desired_reason` why it differs from the one before.
+    """
 
     reserved_bytes: Bytes
+    resources: JobResources = JobResources()
     from_file: bool = Field(default=False, description="It comes from the pools file, which alone can delete it.")
     file_problem: str = Field(default="", description="Why what the pools file says of it cannot be done.")
     wished_replicas: int | None = None
@@ -299,6 +315,7 @@ class Assignment(Resource):
     version: VersionNumber
     job: Name
     reserved_bytes: Bytes
+    resources: ByDevice = {}
     releasing: bool = Field(description="True once the version is to leave the job; its bytes are still reserved.")
     created_at: datetime
 
@@ -336,4 +353,9 @@ class Event(Resource):
     actor: str = Field(description="Id of the key that asked for it, or `controller`.")
     tenant: Name | None = None
     subject: str = Field(description="What it happened to, such as `model/digits/versions/2`.")
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = Field(
+        default={},
+        description="What depends on the kind. `before` and `after` are members of what it happened to, as they were "
+        "and are; of an update those that differ. `from` is the address that the request came from, `request_id` its "
+        "id; neither is there for what the controller does by itself.",
+    )

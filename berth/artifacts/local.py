@@ -20,10 +20,11 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
-from berth.artifacts.intake import BLOCK_BYTES, object_name, regroup, settle, verify
+from berth.artifacts.blocks import BLOCK_BYTES, object_name, regroup, verify
 from berth.artifacts.store import DAY, StoredArtifact
 from berth.errors import NotFound, Unavailable
 from berth.ids import check_sha256
+from berth.settling import settle
 
 log = structlog.get_logger(__name__)
 

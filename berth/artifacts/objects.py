@@ -20,13 +20,14 @@ import structlog
 from obstore.exceptions import BaseError
 from obstore.store import MemoryStore, ObjectStore, S3Store
 
+from berth.artifacts.blocks import object_name, regroup, verify
 from berth.artifacts.faults import store_faults
-from berth.artifacts.intake import object_name, regroup, settle, verify
 from berth.artifacts.store import DAY, StoredArtifact
 from berth.artifacts.upload import PART_BYTES, upload
 from berth.errors import NotFound
 from berth.ids import check_sha256
 from berth.settings import SettingsError
+from berth.settling import settle
 
 log = structlog.get_logger(__name__)
 

@@ -15,8 +15,8 @@ import obstore
 from obstore.store import ObjectStore
 
 from berth.artifacts.faults import store_faults
-from berth.artifacts.intake import settle
 from berth.errors import BerthError
+from berth.settling import settle
 
 PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 2

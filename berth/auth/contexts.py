@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 
-class Material(Protocol):
+class TlsMaterial(Protocol):
     """What connections are made with at one moment; a fresh context of it."""
 
     def context(self, *, server_side: bool) -> ssl.SSLContext: ...
 
 
-class Source(Protocol):
+class TlsSource(Protocol):
     """Where it comes from: the same object for as long as it is the same."""
 
-    def current(self) -> Material: ...
+    def current(self) -> TlsMaterial: ...
 
 
 class RotatingContext(ssl.SSLContext):
@@ -32,7 +32,7 @@ class RotatingContext(ssl.SSLContext):
 
     def __new__(
         cls,
-        certificates: Source,
+        certificates: TlsSource,
         *,
         server_side: bool,
         peer_name: str = "",
@@ -42,7 +42,7 @@ class RotatingContext(ssl.SSLContext):
 
     def __init__(
         self,
-        certificates: Source,
+        certificates: TlsSource,
         *,
         server_side: bool,
         peer_name: str = "",
@@ -53,7 +53,7 @@ class RotatingContext(ssl.SSLContext):
         self._peer_name = peer_name
         self._common_names = frozenset(common_names)
         self._alpn: list[str] = []
-        self._made_of: Material | None = None
+        self._made_of: TlsMaterial | None = None
         self._plain: ssl.SSLContext
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:

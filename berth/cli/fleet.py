@@ -265,7 +265,12 @@ def _print_replicas(replicas: list[Replica]) -> None:
     print_table(columns, rows, empty="No replica has been seen yet.", title="Replicas")
 
 
+def _is_for_a_row(name: str, value: object) -> bool:
+    """What is left out is long, or says again what the rest says; `--json` shows it."""
+    return name not in ("after", "from", "request_id") and not (name == "before" and isinstance(value, dict))
+
+
 def _event_row(event: Event) -> tuple[object, ...]:
-    details = ", ".join(f"{name}={value}" for name, value in event.data.items())
+    details = ", ".join(f"{name}={value}" for name, value in event.data.items() if _is_for_a_row(name, value))
     at = event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     return event.id, at, event.tenant or "", event.kind, event.subject, event.actor, details

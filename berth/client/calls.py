@@ -27,7 +27,7 @@ class Server(StrEnum):
     ROUTER = "router"
 
 
-class Reply(NamedTuple):
+class HttpReply(NamedTuple):
     """A successful answer. Header names are in lower case."""
 
     status: int
@@ -45,12 +45,12 @@ class FileBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[T]):
+class ApiCall(Generic[T]):
     """One request, and how to read its answer. `repeatable`: sending it twice has the effect of sending it once."""
 
     method: str
     path: str
-    parse: Callable[[Reply], T]
+    parse: Callable[[HttpReply], T]
     server: Server = Server.CONTROLLER
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -60,21 +60,21 @@ class Call(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Delay:
     """Wait for `seconds`. What is sent back is the monotonic time afterwards."""
 
     seconds: float
 
 
-Step: TypeAlias = Call[Any] | Pause
+Step: TypeAlias = ApiCall[Any] | Delay
 Dialogue: TypeAlias = Generator[Step, Any, T]
 
 
-def read_json(kind: type[T]) -> Callable[[Reply], T]:
+def read_json(kind: type[T]) -> Callable[[HttpReply], T]:
     """A parser of JSON answers into `kind`. Members it does not know are skipped: servers may be newer than clients."""
     adapter: TypeAdapter[T] = TypeAdapter(kind)
 
-    def parse(reply: Reply) -> T:
+    def parse(reply: HttpReply) -> T:
         try:
             return adapter.validate_json(reply.body, extra="ignore")
         except ValueError as error:
@@ -83,5 +83,5 @@ def read_json(kind: type[T]) -> Callable[[Reply], T]:
     return parse
 
 
-def ignore(_: Reply) -> None:
+def ignore(_: HttpReply) -> None:
     """The parser of answers that say nothing beyond success."""

@@ -11,7 +11,7 @@ from berth.api.schemas import Event
 from berth.client import inference, operations
 from berth.client.facade import AsyncResource, Awaiting, Blocking, BlockingResource
 from berth.client.operations import Scope
-from berth.client.transport import AsyncTransport, BlockingTransport, Target
+from berth.client.transport import AsyncTransport, BlockingTransport, Destination
 
 DEFAULT_CONTROLLER = "http://127.0.0.1:8080"
 DEFAULT_ROUTER = "http://127.0.0.1:8000"
@@ -100,7 +100,7 @@ class Berth(BlockingResource):
         attempts: int = 4,
         verify: Any = True,
     ) -> None:
-        target = Target(controller, router, key, timeout_s=timeout_s, attempts=attempts, verify=verify)
+        target = Destination(controller, router, key, timeout_s=timeout_s, attempts=attempts, verify=verify)
         self._bind(BlockingTransport(target), Scope(tenant))
 
     def _bind(self, transport: BlockingTransport, scope: Scope) -> None:
@@ -209,7 +209,7 @@ class AsyncBerth(AsyncResource):
         attempts: int = 4,
         verify: Any = True,
     ) -> None:
-        target = Target(controller, router, key, timeout_s=timeout_s, attempts=attempts, verify=verify)
+        target = Destination(controller, router, key, timeout_s=timeout_s, attempts=attempts, verify=verify)
         self._bind(AsyncTransport(target), Scope(tenant))
 
     def _bind(self, transport: AsyncTransport, scope: Scope) -> None:

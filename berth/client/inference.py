@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from berth.api.schemas import Tensor
-from berth.client.calls import Call, Dialogue, Reply, Server, read_json
+from berth.client.calls import ApiCall, Dialogue, HttpReply, Server, read_json
 from berth.client.operations import Scope
 from berth.errors import Internal, InvalidArgument
 from berth.headers import INFERENCE_HEADER_LENGTH_TEXT, REPLICA_TEXT, REQUEST_ID_TEXT, TIMEOUT_MS_TEXT
@@ -81,7 +81,7 @@ def infer_traced(
     if timeout is not None:
         headers[TIMEOUT_MS_TEXT] = str(max(1, round(timeout * 1000)))
     of_version = "" if version is None else f"/versions/{quote(str(version), safe='')}"
-    answer: Inference = yield Call(
+    answer: Inference = yield ApiCall(
         server=Server.ROUTER,
         method="POST",
         path=f"/v2/models/{quote(model, safe='')}{of_version}/infer",
@@ -95,7 +95,7 @@ def infer_traced(
     return answer
 
 
-def _read_answer(reply: Reply) -> Inference:
+def _read_answer(reply: HttpReply) -> Inference:
     from berth.oip.rest import decode_response
 
     try:
@@ -126,7 +126,7 @@ def _as_array(value: Any) -> Array:
 def input_datatypes(_: Scope, model: str, version: int | str | None = None) -> Dialogue[dict[str, str]]:
     """The OIP datatype of each input, from the model's metadata at the router."""
     of_version = "" if version is None else f"/versions/{quote(str(version), safe='')}"
-    metadata: _Metadata = yield Call(
+    metadata: _Metadata = yield ApiCall(
         server=Server.ROUTER,
         method="GET",
         path=f"/v2/models/{quote(model, safe='')}{of_version}",

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from berth.api import schemas
-from berth.client.calls import Call, Dialogue, FileBody, Pause, Progress, ignore, read_json
+from berth.client.calls import ApiCall, Delay, Dialogue, FileBody, Progress, ignore, read_json
 from berth.errors import Conflict, DeadlineExceeded, InvalidArgument
 from berth.headers import (
     CONTENT_DIGEST_TEXT,
@@ -69,16 +69,16 @@ def _path(*segments: str) -> str:
     return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
 
 
-def _get(path: str, kind: type[T], **query: str) -> Call[T]:
-    return Call(method="GET", path=path, query=query, parse=read_json(kind), repeatable=True)
+def _get(path: str, kind: type[T], **query: str) -> ApiCall[T]:
+    return ApiCall(method="GET", path=path, query=query, parse=read_json(kind), repeatable=True)
 
 
-def _send(method: str, path: str, body: BaseModel, kind: type[T], etag: str | None = None) -> Call[T]:
+def _send(method: str, path: str, body: BaseModel, kind: type[T], etag: str | None = None) -> ApiCall[T]:
     headers = {CONTENT_TYPE_TEXT: "application/json"}
     if etag is not None:
         headers[IF_MATCH_TEXT] = _quoted(etag)
     # Creating twice is a conflict; setting twice is not.
-    return Call(
+    return ApiCall(
         method=method,
         path=path,
         headers=headers,
@@ -92,9 +92,9 @@ def _quoted(etag: str) -> str:
     return f'"{etag}"'
 
 
-def _delete(path: str, etag: str | None = None) -> Call[None]:
+def _delete(path: str, etag: str | None = None) -> ApiCall[None]:
     headers = {} if etag is None else {IF_MATCH_TEXT: _quoted(etag)}
-    return Call(method="DELETE", path=path, headers=headers, parse=ignore, repeatable=True)
+    return ApiCall(method="DELETE", path=path, headers=headers, parse=ignore, repeatable=True)
 
 
 def _all(path: str, kind: type[schemas.Page[T]], **query: str) -> Dialogue[list[T]]:
@@ -232,7 +232,7 @@ def delete_model(scope: Scope, name: str) -> Dialogue[None]:
 def set_label(scope: Scope, model: str, label: str, version: int) -> Dialogue[schemas.Model]:
     """Point a label at a version."""
     path = yield from scope.path("models", model, "labels", label)
-    yield Call(
+    yield ApiCall(
         method="PUT",
         path=path,
         headers={CONTENT_TYPE_TEXT: "application/json"},
@@ -267,7 +267,7 @@ def upload_version(
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         size = file.tell()
-    version: schemas.Version = yield Call(
+    version: schemas.Version = yield ApiCall(
         method="POST",
         path=target,
         headers={
@@ -318,7 +318,7 @@ def wait_available(scope: Scope, model: str, version: int, timeout: float = 60.0
                 raise Conflict(f"{model} version {version} failed to load: {found.reason}", state=str(found.state))
             case VersionState.RETIRED | VersionState.DRAINING:
                 raise Conflict(f"{model} version {version} is {found.state}: {found.reason}", state=str(found.state))
-        now: float = yield Pause(delay)
+        now: float = yield Delay(delay)
         deadline = now + timeout if deadline is None else deadline
         if now >= deadline:
             raise DeadlineExceeded(
@@ -411,10 +411,10 @@ def events_path(scope: Scope) -> Dialogue[str]:
     return (yield from scope.wide_path("events"))
 
 
-def event_stream(path: str, last_id: str) -> Call[None]:
+def event_stream(path: str, last_id: str) -> ApiCall[None]:
     """The request that opens the stream after event `last_id` ("" for the beginning)."""
     headers: Mapping[str, str] = {"accept": "text/event-stream", **({LAST_EVENT_ID_TEXT: last_id} if last_id else {})}
-    return Call(method="GET", path=path, headers=headers, parse=ignore, repeatable=True)
+    return ApiCall(method="GET", path=path, headers=headers, parse=ignore, repeatable=True)
 
 
 def read_event(data: str) -> schemas.Event:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Message(NamedTuple):
+class SseMessage(NamedTuple):
     id: str
     data: str
 
@@ -23,7 +23,7 @@ class EventStream:
     _data: list[str] = field(default_factory=list)
     _pending_id: str = ""
 
-    def feed(self, line: str) -> Message | None:
+    def feed(self, line: str) -> SseMessage | None:
         """Take one line; an empty one ends a message, which is then returned if it carried data."""
         if line == "":
             return self._finish()
@@ -43,8 +43,8 @@ class EventStream:
         self._data.clear()
         self._pending_id = ""
 
-    def _finish(self) -> Message | None:
+    def _finish(self) -> SseMessage | None:
         data, self._data = self._data, []
         pending, self._pending_id = self._pending_id, ""
         self.last_id = pending or self.last_id
-        return Message(self.last_id, "\n".join(data)) if data else None
+        return SseMessage(self.last_id, "\n".join(data)) if data else None

@@ -18,9 +18,9 @@ import httpx
 import tenacity
 
 from berth.client import operations
-from berth.client.calls import Call, Dialogue, FileBody, Pause, Reply, Server, Step
+from berth.client.calls import ApiCall, Delay, Dialogue, FileBody, HttpReply, Server, Step
 from berth.client.problems import error_from, unreachable
-from berth.client.sse import EventStream, Message
+from berth.client.sse import EventStream, SseMessage
 from berth.errors import BerthError, DeadlineExceeded, Internal, Retryable
 from berth.headers import AUTHORIZATION_TEXT
 
@@ -33,7 +33,7 @@ _STREAM_SILENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Destination:
     """Where the servers are, who is asking, and how patient. `timeout_s` bounds each attempt of an ordinary call."""
 
     controller: str
@@ -44,15 +44,15 @@ class Target:
     verify: Any = True
 
     def __repr__(self) -> str:
-        return f"<Target controller={self.controller} router={self.router}>"
+        return f"<Destination controller={self.controller} router={self.router}>"
 
-    def url(self, call: Call[Any]) -> str:
+    def url(self, call: ApiCall[Any]) -> str:
         base = self.controller if call.server is Server.CONTROLLER else self.router
         if not base:
             raise Internal(f"no address of the {call.server} is configured")
         return base.rstrip("/") + call.path
 
-    def headers(self, call: Call[Any]) -> dict[str, str]:
+    def headers(self, call: ApiCall[Any]) -> dict[str, str]:
         return {AUTHORIZATION_TEXT: f"Bearer {self.key}", **call.headers} if self.key else dict(call.headers)
 
     def httpx_settings(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Target:
 class BlockingTransport:
     """Carries out dialogues on the calling thread."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Destination) -> None:
         self.target = target
         self._http = httpx.Client(**target.httpx_settings())
 
@@ -93,7 +93,7 @@ class BlockingTransport:
             except BerthError as error:
                 failure = error
 
-    def messages(self, path: str, last_id: str) -> Iterator[Message]:
+    def messages(self, path: str, last_id: str) -> Iterator[SseMessage]:
         """The messages of an event stream after `last_id`, for ever; a connection that breaks is made again."""
         stream = EventStream(last_id=last_id)
         attempt = 0
@@ -110,7 +110,7 @@ class BlockingTransport:
             time.sleep(min(stream.retry_s * 2 ** min(attempt, 4), 10.0))
 
     def _carry_out(self, step: Step) -> Any:
-        if isinstance(step, Pause):
+        if isinstance(step, Delay):
             time.sleep(step.seconds)
             return time.monotonic()
         for attempt in tenacity.Retrying(**_retry_policy(step, self.target)):
@@ -118,13 +118,13 @@ class BlockingTransport:
                 return step.parse(self._send(step))
         raise AssertionError("tenacity either returns or raises")
 
-    def _send(self, call: Call[Any]) -> Reply:
+    def _send(self, call: ApiCall[Any]) -> HttpReply:
         body = _blocks(call.body) if isinstance(call.body, FileBody) else call.body
         with _typed_errors(call, self.target):
             response = self._http.request(**_arguments(call, self.target, body))
         return _checked(response)
 
-    def _lines(self, call: Call[Any]) -> Iterator[str]:
+    def _lines(self, call: ApiCall[Any]) -> Iterator[str]:
         with (
             _typed_errors(call, self.target),
             self._http.stream(**_arguments(call, self.target, None), timeout=_stream_timeout()) as response,
@@ -138,7 +138,7 @@ class BlockingTransport:
 class AsyncTransport:
     """Carries out dialogues on the running event loop."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Destination) -> None:
         self.target = target
         self._http = httpx.AsyncClient(**target.httpx_settings())
 
@@ -161,7 +161,7 @@ class AsyncTransport:
             except BerthError as error:
                 failure = error
 
-    async def messages(self, path: str, last_id: str) -> AsyncIterator[Message]:
+    async def messages(self, path: str, last_id: str) -> AsyncIterator[SseMessage]:
         """The messages of an event stream after `last_id`, for ever; a connection that breaks is made again."""
         stream = EventStream(last_id=last_id)
         attempt = 0
@@ -178,7 +178,7 @@ class AsyncTransport:
             await asyncio.sleep(min(stream.retry_s * 2 ** min(attempt, 4), 10.0))
 
     async def _carry_out(self, step: Step) -> Any:
-        if isinstance(step, Pause):
+        if isinstance(step, Delay):
             await asyncio.sleep(step.seconds)
             return time.monotonic()
         async for attempt in tenacity.AsyncRetrying(**_retry_policy(step, self.target)):
@@ -186,13 +186,13 @@ class AsyncTransport:
                 return step.parse(await self._send(step))
         raise AssertionError("tenacity either returns or raises")
 
-    async def _send(self, call: Call[Any]) -> Reply:
+    async def _send(self, call: ApiCall[Any]) -> HttpReply:
         body = _async_blocks(call.body) if isinstance(call.body, FileBody) else call.body
         with _typed_errors(call, self.target):
             response = await self._http.request(**_arguments(call, self.target, body))
         return _checked(response)
 
-    async def _lines(self, call: Call[Any]) -> AsyncIterator[str]:
+    async def _lines(self, call: ApiCall[Any]) -> AsyncIterator[str]:
         with _typed_errors(call, self.target):
             request = self._http.stream(**_arguments(call, self.target, None), timeout=_stream_timeout())
             async with request as response:
@@ -206,7 +206,7 @@ class AsyncTransport:
 class _typed_errors:  # noqa: N801 - reads as a statement, and a class is cheaper than contextlib's generator
     """Turns httpx's errors into `berth.errors`."""
 
-    def __init__(self, call: Call[Any], target: Target) -> None:
+    def __init__(self, call: ApiCall[Any], target: Destination) -> None:
         self._call = call
         self.target = target
 
@@ -222,7 +222,7 @@ class _typed_errors:  # noqa: N801 - reads as a statement, and a class is cheape
         raise unreachable(self._call.server, self.target.url(self._call), reason) from error
 
 
-def _arguments(call: Call[Any], target: Target, body: Any) -> dict[str, Any]:
+def _arguments(call: ApiCall[Any], target: Destination, body: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "method": call.method,
         "url": target.url(call),
@@ -236,18 +236,18 @@ def _arguments(call: Call[Any], target: Target, body: Any) -> dict[str, Any]:
     return arguments
 
 
-def _checked(response: httpx.Response) -> Reply:
+def _checked(response: httpx.Response) -> HttpReply:
     headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
     if response.status_code >= 300:
         raise error_from(response.status_code, headers, response.content)
-    return Reply(response.status_code, headers, response.content)
+    return HttpReply(response.status_code, headers, response.content)
 
 
 def _stream_timeout() -> httpx.Timeout:
     return httpx.Timeout(_STREAM_SILENCE_S, connect=_CONNECT_TIMEOUT_S)
 
 
-def _retry_policy(call: Call[Any], target: Target) -> dict[str, Any]:
+def _retry_policy(call: ApiCall[Any], target: Destination) -> dict[str, Any]:
     return {
         "stop": tenacity.stop_after_attempt(target.attempts if call.repeatable else 1),
         "retry": tenacity.retry_if_exception_type(Retryable),

@@ -34,13 +34,6 @@ class Switch(NamedTuple):
     new: int
     strangers: int
 
-    @property
-    def overlap_s(self) -> float:
-        """How long both versions answered; 0 for a clean cut."""
-        if self.first_new_at is None or self.last_old_at is None:
-            return 0.0
-        return max(0.0, self.last_old_at - self.first_new_at)
-
 
 def find_switch(samples: Iterable[TimedRequest], old: str, new: str) -> Switch:
     """When the answers changed from `old` to `new`. `strangers` counts answers of any other version."""

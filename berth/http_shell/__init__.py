@@ -1,14 +1,17 @@
 """Asyncio around `berth.http`: moves bytes between transports and connections, and listens.
 
-Owns what every server of ours does alike: telling HTTP/1.1 from HTTP/2, writing once per batch of events, back-pressure
-from and to the transport, limits in time and number, closing in order. Never looks at what a request is about: that is
-for the `on_events` that a component gives to each connection.
+Owns what every server of ours does alike: telling HTTP/1.1 from HTTP/2, writing once per turn of the loop,
+back-pressure from and to the transport, limits in time and number, closing in order. Its `link.py` serves clients too.
+Never looks at what a request is about: that is for the `Answerer` that a component gives to each connection.
 
-    async with listen("127.0.0.1:8000", accept, tls=context) as listener:     # accept(link) -> on_events
+    links = Links(Shared(loop), ShellLimits(), Http1Limits(), Http2Limits())
+    async with listen("127.0.0.1:8000", links, accept, tls=context) as port:     # accept(link) -> Answerer
+        links.start()
         ...
-        await listener.drain(10.0)
+        port.close()
+        await links.drain(10.0, 1.0)
+    links.close()
 
-`on_events(events)` is called with what a read brought, answers through `link.connection`, and must neither block nor
-raise. What it sends is written once it returns. Whoever sends at any other time calls `link.flush_soon()`, which joins
-everything sent in that turn of the loop into one write.
+`on_events(events)` is called with what a read brought, answers through `link.http`, and must neither block nor raise.
+What it sends is written when the turn of the loop is over. Whoever sends at any other time calls `link.mark()`.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from berth.local.crew import WorkerSpec
 from berth.local.home import Home
 from berth.local.ports import PortBook, address
-from berth.local.programs import Command, http_probe
+from berth.local.programs import ProcessCommand, http_probe
 from berth.local.triton_env import LOCK
 
 CELL = "local"
@@ -84,7 +84,7 @@ class Blueprint:
     def artifact_store(self) -> str:
         return self._home.artifacts.as_uri()
 
-    def controllers(self, database_url: str) -> list[Command]:
+    def controllers(self, database_url: str) -> list[ProcessCommand]:
         return [
             self._command(
                 "controller",
@@ -103,7 +103,7 @@ class Blueprint:
             for index, (rest, feed) in enumerate(zip(self._rest, self._feeds, strict=True))
         ]
 
-    def synchronizers(self) -> list[Command]:
+    def synchronizers(self) -> list[ProcessCommand]:
         return [
             self._command(
                 "synchronizer",
@@ -119,7 +119,7 @@ class Blueprint:
             for index, port in enumerate(self._route_feeds)
         ]
 
-    def routers(self) -> list[Command]:
+    def routers(self) -> list[ProcessCommand]:
         return [
             self._command(
                 "router",
@@ -135,7 +135,7 @@ class Blueprint:
             for index, (http, grpc) in enumerate(zip(self._http, self._grpc, strict=True))
         ]
 
-    def worker(self, spec: WorkerSpec) -> Command:
+    def worker(self, spec: WorkerSpec) -> ProcessCommand:
         settings = {
             "instance": spec.replica,
             "job": spec.job,
@@ -158,7 +158,7 @@ class Blueprint:
         settings: Mapping[str, str],
         ports: Mapping[str, int] | None = None,
         ready_port: int | None = None,
-    ) -> Command:
+    ) -> ProcessCommand:
         """`ready_port` is where /readyz is, for a component that has no admin port."""
         name = f"{component}-{suffix}"
         admin = ready_port or self._ports.internal()
@@ -167,7 +167,7 @@ class Blueprint:
             fixed["admin_address"] = address(admin)
         env = {key: value for key, value in self._options.environ.items() if key not in _NOT_PASSED_ON}
         env |= {f"BERTH_{key.upper()}": value for key, value in fixed.items()}
-        return Command(
+        return ProcessCommand(
             name=name,
             # -P: a folder called `router` where `berth up` is run must not pass for ours.
             argv=(sys.executable, "-P", "-m", component),

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import structlog
 
-from berth.local.postgres_account import Account, candidates, environment
+from berth.local.postgres_account import PostgresAccount, candidates, environment
 
 log = structlog.get_logger(__name__)
 
@@ -155,7 +155,7 @@ class PostgresServer:
         draft.replace(path)
         return password
 
-    def _choose_account(self) -> Account:
+    def _choose_account(self) -> PostgresAccount:
         existing = self._data.stat().st_uid if self._data.exists() else None
         tried = []
         for account in candidates(existing):
@@ -171,7 +171,7 @@ class PostgresServer:
             f"{self._data} and {self._bin}, run as an ordinary user, or set BERTH_DATABASE_URL to a server of yours"
         )
 
-    def _initialise(self, account: Account) -> None:
+    def _initialise(self, account: PostgresAccount) -> None:
         """Make the data folder aside and move it into place when complete, so that a half-made one is never used."""
         password = self._password()
         aside = self._data.with_name(f".{self._data.name}.new")
@@ -199,7 +199,7 @@ class PostgresServer:
             return ("--no-sync",)
         return ("--sync-method=syncfs",) if _LINUX and self._major >= 17 else ()
 
-    def _tool(self, account: Account, *command: str, text: str = "") -> None:
+    def _tool(self, account: PostgresAccount, *command: str, text: str = "") -> None:
         result = subprocess.run(
             [*account.prefix, *command],
             input=text.encode(),
@@ -236,7 +236,7 @@ class PostgresServer:
         for name in (_SOCKET, f"{_SOCKET}.lock"):
             (self._sockets / name).unlink(missing_ok=True)
 
-    def _launch(self, account: Account) -> bool:
+    def _launch(self, account: PostgresAccount) -> bool:
         """Start the server and wait until it is ready. False if remains of a killed one are still in the way."""
         settings = (
             _SETTINGS

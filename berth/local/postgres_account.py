@@ -18,7 +18,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class PostgresAccount:
     """How to start a command as the server's user: `prefix` goes before it, `options` to `subprocess`."""
 
     name: str
@@ -49,15 +49,15 @@ def environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def candidates(existing_owner: int | None) -> Iterator[Account]:
+def candidates(existing_owner: int | None) -> Iterator[PostgresAccount]:
     """The accounts to try, best first. `existing_owner` is the user id that owns data made earlier, None for new."""
     me = os.geteuid()
     # initdb wants its user to have a name: `nobody` has one everywhere, and inside we are the only user anyway.
     ids = (f"--map-user={_nobody()}", f"--map-group={_nobody()}")
-    namespace = Account("this user in a user namespace", me, ("unshare", "--user", *ids, "--"))
+    namespace = PostgresAccount("this user in a user namespace", me, ("unshare", "--user", *ids, "--"))
     if me != 0:
         if _known(me):
-            yield Account("this user", me)
+            yield PostgresAccount("this user", me)
         yield namespace
         return
     if existing_owner == 0:
@@ -65,11 +65,11 @@ def candidates(existing_owner: int | None) -> Iterator[Account]:
         return
     uid = existing_owner if existing_owner is not None else _nobody()
     group = pwd.getpwuid(uid).pw_gid if _known(uid) else uid
-    yield Account(f"user {uid}", uid, options={"user": uid, "group": group, "extra_groups": []})
+    yield PostgresAccount(f"user {uid}", uid, options={"user": uid, "group": group, "extra_groups": []})
     if existing_owner is None:
         yield namespace
     capability = "+dac_override"
-    yield Account(
+    yield PostgresAccount(
         f"user {uid} with CAP_DAC_OVERRIDE",
         uid,
         (

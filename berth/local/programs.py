@@ -26,7 +26,7 @@ class LaunchFailed(Exception):
     pass
 
 
-class Life(Protocol):
+class RunningProgram(Protocol):
     """One run of a program."""
 
     @property
@@ -54,7 +54,7 @@ class Program(Protocol):
     @property
     def ports(self) -> Mapping[str, int]: ...
 
-    async def launch(self) -> Life:
+    async def launch(self) -> RunningProgram:
         """Start it. Raises `LaunchFailed`."""
 
     async def is_ready(self) -> bool:
@@ -62,7 +62,7 @@ class Program(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ProcessCommand:
     """A program of ours: an argument vector and an environment. Its output goes to `log`."""
 
     name: str
@@ -74,7 +74,7 @@ class Command:
     ports: Mapping[str, int] = field(default_factory=dict)
     patience_s: float = 45.0
 
-    async def launch(self) -> Life:
+    async def launch(self) -> RunningProgram:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as output:
@@ -136,7 +136,7 @@ class Postgres:
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
 
-    async def launch(self) -> Life:
+    async def launch(self) -> RunningProgram:
         try:
             await asyncio.to_thread(self._server.start)
         except PostgresError as error:

@@ -38,11 +38,11 @@ class StartAgain(NamedTuple):
     after_s: float
 
 
-class GiveUp(NamedTuple):
+class StopTrying(NamedTuple):
     reason: str
 
 
-def after_death(history: History, death: Death, rng: random.Random) -> tuple[History, StartAgain | GiveUp]:
+def after_death(history: History, death: Death, rng: random.Random) -> tuple[History, StartAgain | StopTrying]:
     """What to do after a death nobody asked for.
 
     A program that has proved itself once is started again for ever, after at most 5 seconds, the first time almost
@@ -56,7 +56,7 @@ def after_death(history: History, death: Death, rng: random.Random) -> tuple[His
     )
     if not history.was_ready:
         if death.code == _EXIT_SETTINGS:
-            return history, GiveUp("its settings are wrong")
+            return history, StopTrying("its settings are wrong")
         if history.failures >= MOST_STILLBIRTHS:
-            return history, GiveUp(f"it ended {history.failures} times before it was ready")
+            return history, StopTrying(f"it ended {history.failures} times before it was ready")
     return history, StartAgain(BACKOFF.delay(history.failures, rng))

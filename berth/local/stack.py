@@ -29,6 +29,7 @@ from berth.local.postgres import PostgresError, PostgresServer
 from berth.local.programs import Postgres
 from berth.local.supervisor import ChildState, ChildView, ProgramFailed, Supervisor
 from berth.local.triton_env import Say, TritonUnavailable, ensure_triton
+from berth.reconcile import Again, Outcome, Repeater
 from berth.states import Role, Runtime
 
 log = structlog.get_logger(__name__)
@@ -269,14 +270,17 @@ async def _await_serving(client: AsyncBerth) -> int:
 
 async def _follow_jobs(client: AsyncBerth, crew: _Crew) -> None:
     """Keep local workers as many as the jobs say. While no controller answers, nothing changes."""
-    while True:
-        await asyncio.sleep(_FOLLOW_EVERY_S)
+
+    async def look() -> Outcome:
         try:
             jobs = await client.jobs.list()
         except BerthError as error:
             log.debug("cannot read the jobs", error=str(error))
-            continue
+            return Again(_FOLLOW_EVERY_S)
         try:
             await crew.follow(wanted_crew(jobs, CELL))
         except TritonUnavailable as error:
             log.error("no worker for Triton can be started", reason=str(error))
+        return Again(_FOLLOW_EVERY_S)
+
+    await Repeater(look).run()

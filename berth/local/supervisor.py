@@ -22,8 +22,8 @@ import structlog
 
 from berth.local.home import write_private
 from berth.local.leftovers import birth_of
-from berth.local.programs import LaunchFailed, Life, Program
-from berth.local.restarts import Death, GiveUp, History, after_death
+from berth.local.programs import LaunchFailed, Program, RunningProgram
+from berth.local.restarts import Death, History, StopTrying, after_death
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +166,7 @@ class Supervisor:
                     break
                 child.history, decision = after_death(child.history, death, self._rng)
                 child.pid = None
-                if isinstance(decision, GiveUp):
+                if isinstance(decision, StopTrying):
                     child.reason = f"{decision.reason}{': ' if child.reason else ''}{child.reason}"
                     await self._change(child, ChildState.FAILED)
                     await child.asked_to_stop.wait()
@@ -216,7 +216,7 @@ class Supervisor:
         if not child.asked_to_stop.is_set():
             await self._change(child, ChildState.READY)
 
-    async def _stop_when_asked(self, child: _Child, life: Life) -> None:
+    async def _stop_when_asked(self, child: _Child, life: RunningProgram) -> None:
         await child.asked_to_stop.wait()
         await self._change(child, ChildState.STOPPING)
         await life.stop()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SERVER_NAME = "berth"
 PLATFORM = "onnx"
 EXTENSIONS = ("binary_tensor_data",)
+# How the paths of the gRPC service begin.
+GRPC_METHODS = b"/inference.GRPCInferenceService/"
 
 
 @cache

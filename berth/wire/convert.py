@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from berth import model
 from berth.ids import ModelKey, VersionKey
+from berth.resources import HOST, Resources
 from berth.states import ArtifactFormat, Role, Runtime, ServableState, VersionState
 from berth.wire.v1 import common_pb2, desired_pb2, routes_pb2, worker_pb2
 
@@ -34,20 +35,36 @@ def elsewhere_from_wire(messages: Iterable[common_pb2.Elsewhere]) -> dict[int, t
     return {message.version: tuple(message.cells) for message in messages}
 
 
-def serving_to_wire(serving: model.Serving) -> common_pb2.Serving:
-    return common_pb2.Serving(
-        versions=[common_pb2.Share(version=share.version, weight=share.weight) for share in serving.versions],
-        labels=dict(serving.labels),
-    )
+def fill_serving(message: common_pb2.Serving, serving: model.Serving) -> None:
+    """Into the message where it stands: a snapshot has a hundred thousand of them, and a copy costs as much again."""
+    message.SetInParent()
+    for share in serving.versions:
+        part = message.versions.add()
+        part.version, part.weight = share
+    labels = message.labels
+    for label, version in serving.labels.items():
+        labels[label] = version
 
 
 def serving_from_wire(message: common_pb2.Serving) -> model.Serving:
     shares = message.versions
-    if len(shares) == 1 and shares[0].weight == 1:
-        return model.Serving.only(shares[0].version, dict(message.labels))
+    if len(shares) == 1:
+        (share,) = shares
+        if share.weight == 1:
+            return model.Serving(model.all_to(share.version), dict(message.labels))
     return model.Serving(
         tuple(model.Share(share.version, share.weight) for share in shares if share.weight), dict(message.labels)
     )
+
+
+def resources_to_wire(resources: Resources) -> common_pb2.Resources:
+    return common_pb2.Resources(
+        devices=[common_pb2.DeviceBytes(device=device, bytes=size) for device, size in resources.parts]
+    )
+
+
+def resources_from_wire(message: common_pb2.Resources) -> Resources:
+    return Resources.of({part.device: part.bytes for part in message.devices})
 
 
 def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
@@ -55,7 +72,10 @@ def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
         sha256=spec.artifact.sha256, size_bytes=spec.artifact.size_bytes, format=spec.artifact.format
     )
     return common_pb2.VersionSpec(
-        ref=version_ref_to_wire(spec.key), artifact=artifact, reserved_bytes=spec.reserved_bytes
+        ref=version_ref_to_wire(spec.key),
+        artifact=artifact,
+        reserved_bytes=spec.reserved[HOST],
+        reserved=resources_to_wire(spec.reserved),
     )
 
 
@@ -63,7 +83,12 @@ def version_spec_from_wire(message: common_pb2.VersionSpec) -> model.VersionSpec
     artifact = model.Artifact(
         message.artifact.sha256, message.artifact.size_bytes, ArtifactFormat(message.artifact.format)
     )
-    return model.VersionSpec(version_ref_from_wire(message.ref), artifact, message.reserved_bytes)
+    reserved = (
+        resources_from_wire(message.reserved)
+        if message.HasField("reserved")
+        else Resources.host(message.reserved_bytes)
+    )
+    return model.VersionSpec(version_ref_from_wire(message.ref), artifact, reserved)
 
 
 def api_key_to_wire(key: model.ApiKey) -> common_pb2.ApiKey:
@@ -196,6 +221,30 @@ def aspired_from_wire(message: worker_pb2.AspiredSet) -> model.AspiredSet:
     )
 
 
+def desired_model_to_wire(entry: model.DesiredModel) -> desired_pb2.DesiredModel:
+    message = desired_pb2.DesiredModel(
+        tenant=entry.key.tenant,
+        model=entry.key.model,
+        target=entry.serving.default,
+        labels=dict(entry.serving.labels),
+        default_answer=entry.default_answer,
+        elsewhere=elsewhere_to_wire(entry.elsewhere),
+    )
+    fill_serving(message.serving, entry.serving)
+    return message
+
+
+def desired_model_from_wire(message: desired_pb2.DesiredModel) -> model.DesiredModel:
+    return model.DesiredModel(
+        ModelKey(message.tenant, message.model),
+        serving_from_wire(message.serving)
+        if message.HasField("serving")
+        else model.Serving.only(message.target, dict(message.labels)),
+        message.default_answer,
+        elsewhere_from_wire(message.elsewhere),
+    )
+
+
 def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
     return desired_pb2.DesiredState(
         cell=desired.cell,
@@ -209,18 +258,7 @@ def desired_to_wire(desired: model.DesiredState) -> desired_pb2.DesiredState:
             )
             for job in desired.jobs
         ],
-        models=[
-            desired_pb2.DesiredModel(
-                tenant=entry.key.tenant,
-                model=entry.key.model,
-                target=entry.serving.default,
-                labels=dict(entry.serving.labels),
-                default_answer=entry.default_answer,
-                elsewhere=elsewhere_to_wire(entry.elsewhere),
-                serving=serving_to_wire(entry.serving),
-            )
-            for entry in desired.models
-        ],
+        models=[desired_model_to_wire(entry) for entry in desired.models],
         keys=[api_key_to_wire(key) for key in desired.keys],
         limits=[limits_to_wire(limits) for limits in desired.limits],
     )
@@ -239,17 +277,7 @@ def desired_from_wire(message: desired_pb2.DesiredState) -> model.DesiredState:
             )
             for job in message.jobs
         ),
-        models=tuple(
-            model.DesiredModel(
-                ModelKey(entry.tenant, entry.model),
-                serving_from_wire(entry.serving)
-                if entry.HasField("serving")
-                else model.Serving.only(entry.target, dict(entry.labels)),
-                entry.default_answer,
-                elsewhere_from_wire(entry.elsewhere),
-            )
-            for entry in message.models
-        ),
+        models=tuple(desired_model_from_wire(entry) for entry in message.models),
         keys=tuple(api_key_from_wire(key) for key in message.keys),
         limits=tuple(limits_from_wire(limits) for limits in message.limits),
     )
@@ -304,7 +332,7 @@ def observed_from_wire(message: desired_pb2.ObservedCell) -> model.ObservedCell:
 
 
 def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
-    return routes_pb2.ModelRoute(
+    message = routes_pb2.ModelRoute(
         tenant=route.key.tenant,
         model=route.key.model,
         default_version=route.serving.default,
@@ -321,8 +349,9 @@ def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
         ],
         default_answer=route.default_answer,
         elsewhere=elsewhere_to_wire(route.elsewhere),
-        serving=serving_to_wire(route.serving),
     )
+    fill_serving(message.serving, route.serving)
+    return message
 
 
 def model_route_from_wire(message: routes_pb2.ModelRoute) -> model.ModelRoute:

@@ -23,11 +23,11 @@ from berth.states import Role
 from berth.wake import Wake
 from controller.api.metrics import ApiMetrics
 from controller.api.views import written_part
+from controller.core.commands import Caller, Command
 from controller.intake.receiving import Incoming
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import keys, naming
-from controller.usecases.keys import Caller
-from controller.usecases.requests import Answer, Memo, once
+from controller.usecases.requests import ApiAnswer, RequestMemo, once
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Resource)
@@ -45,7 +45,7 @@ class Services:
     """What handlers work with; made once by the composition root. `closing` is set when the process is to end."""
 
     transactions: Transactions
-    receive: Callable[[Incoming, AsyncIterator[bytes]], Awaitable[Answer]]
+    receive: Callable[[Incoming, AsyncIterator[bytes]], Awaitable[ApiAnswer]]
     changed: Callable[[set[ModelKey]], None]
     events: Wake
     closing: asyncio.Event
@@ -53,7 +53,7 @@ class Services:
     max_artifact_bytes: int
 
 
-class Call:
+class AuthenticatedCall:
     """One authenticated request."""
 
     def __init__(self, request: Request, services: Services, caller: Caller, secret: str) -> None:
@@ -61,6 +61,12 @@ class Call:
         self.services = services
         self.caller = caller
         self._secret = secret
+
+    @property
+    def command(self) -> Command:
+        """What use cases that write are given: who asks, from where, by which request."""
+        client = self.request.client
+        return Command(self.caller, client.host if client is not None else "", self.request.state.request_id)
 
     def demand(self, roles: frozenset[Role]) -> None:
         """Raises `PermissionDenied` unless the caller's role is one of `roles`."""
@@ -103,8 +109,8 @@ class Call:
         """
         memo = self.memo(fingerprint)
 
-        async def answer(tx: Tx) -> Answer:
-            return Answer(201, (await act(tx)).model_dump(mode="json"))
+        async def answer(tx: Tx) -> ApiAnswer:
+            return ApiAnswer(201, (await act(tx)).model_dump(mode="json"))
 
         done = await self.change(lambda tx: once(tx, memo, answer), touched)
         body = done.body if secret is None else {**done.body, "secret": secret}
@@ -113,7 +119,7 @@ class Call:
             headers[ETAG_TEXT] = f'"{body["etag"]}"'
         return JSONResponse(body, status_code=done.status, headers=headers)
 
-    def memo(self, fingerprint: bytes) -> Memo | None:
+    def memo(self, fingerprint: bytes) -> RequestMemo | None:
         """What to remember the answer under, if the caller sent an Idempotency-Key. Raises `InvalidArgument`."""
         key = self.request.headers.get(IDEMPOTENCY_KEY_TEXT)
         if key is None:
@@ -121,9 +127,9 @@ class Call:
         if not naming.storable(key) or len(key) > _LONGEST_KEY:
             raise InvalidArgument("an Idempotency-Key has 1 to 255 printable ASCII characters")
         what = f"{self.request.method} {self.request.url.path}?{self.request.url.query}".encode()
-        return Memo(self.caller.key_id, key, hashlib.sha256(what + b"\0" + fingerprint).digest())
+        return RequestMemo(self.caller.key_id, key, hashlib.sha256(what + b"\0" + fingerprint).digest())
 
-    def seed(self, memo: Memo | None) -> bytes | None:
+    def seed(self, memo: RequestMemo | None) -> bytes | None:
         """Makes the same secret of the same request again. Only the caller and this process can: it holds their key."""
         if memo is None:
             return None
@@ -151,14 +157,14 @@ class Call:
 
 async def _authenticate(
     request: Request, authorization: Annotated[str | None, Header(description="Bearer KEY")] = None
-) -> Call:
+) -> AuthenticatedCall:
     services: Services = request.app.state.services
     key = key_from_headers({"authorization": authorization or ""})
     caller = await services.transactions.read(lambda tx: keys.authenticate(tx, key))
-    return Call(request, services, caller, key or "")
+    return AuthenticatedCall(request, services, caller, key or "")
 
 
-Authenticated = Annotated[Call, Depends(_authenticate)]
+Authenticated = Annotated[AuthenticatedCall, Depends(_authenticate)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most items on the page.")]
 Cursor = Annotated[str | None, Query(max_length=1_000, description="`next_cursor` of the page before.")]
 

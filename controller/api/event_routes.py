@@ -16,8 +16,18 @@ from fastapi.responses import Response, StreamingResponse
 from berth.api import schemas
 from berth.errors import BerthError, InvalidArgument, Retryable, Unavailable
 from controller.api import views
-from controller.api.calls import OPERATORS, READERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
-from controller.store import journal
+from controller.api.calls import (
+    OPERATORS,
+    READERS,
+    Authenticated,
+    AuthenticatedCall,
+    Cursor,
+    Limit,
+    make_page,
+    read_cursor,
+)
+from controller.store import events
+from controller.store.scope import EVERY_TENANT, TenantScope
 from controller.store.transaction import Tx
 from controller.usecases import keys
 from controller.usecases.tenants import get as get_tenant
@@ -48,7 +58,7 @@ async def list_events(
     last_event_id: LastEventId = None,
 ) -> Any:
     call.demand(OPERATORS)
-    return await _answer(call, None, limit, cursor, _start(after, last_event_id))
+    return await _answer(call, EVERY_TENANT, limit, cursor, _start(after, last_event_id))
 
 
 @router.get("/tenants/{tenant}/events", response_model=schemas.Page[schemas.Event], responses=_STREAM)
@@ -66,23 +76,25 @@ async def list_tenant_events(
     return await _answer(call, tenant, limit, cursor, _start(after, last_event_id))
 
 
-async def _answer(call: Call, tenant: str | None, limit: int, cursor: str | None, start: int | None) -> Any:
+async def _answer(
+    call: AuthenticatedCall, scope: TenantScope, limit: int, cursor: str | None, start: int | None
+) -> Any:
     if MEDIA_TYPE in call.request.headers.get("accept", ""):
-        return await _stream(call, tenant, start)
+        return await _stream(call, scope, start)
     (position,) = read_cursor(cursor, [start or 0])
-    found = await call.read(lambda tx: journal.page_events(tx, tenant, position, limit + 1))
+    found = await call.read(lambda tx: events.page(tx, scope, position, limit + 1))
     return make_page([views.event(record) for record in found], limit, lambda item: [item.id])
 
 
-async def _stream(call: Call, tenant: str | None, start: int | None) -> Response:
+async def _stream(call: AuthenticatedCall, scope: TenantScope, start: int | None) -> Response:
     if call.services.metrics.open_streams >= _MOST_READERS:
         raise Unavailable("too many event streams are open", retry_after=10.0)
-    position = await call.read(journal.last_event_id) if start is None else start
+    position = await call.read(events.last_id) if start is None else start
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_follow(call, tenant, position), media_type=MEDIA_TYPE, headers=headers)
+    return StreamingResponse(_follow(call, scope, position), media_type=MEDIA_TYPE, headers=headers)
 
 
-async def _follow(call: Call, tenant: str | None, position: int) -> AsyncIterator[str]:
+async def _follow(call: AuthenticatedCall, scope: TenantScope, position: int) -> AsyncIterator[str]:
     services = call.services
     loop = asyncio.get_running_loop()
     spoke_at = loop.time()
@@ -92,7 +104,7 @@ async def _follow(call: Call, tenant: str | None, position: int) -> AsyncIterato
         news = services.events.waiter()
         while not services.closing.is_set():
             try:
-                found = await call.read(lambda tx, after=position: _next(tx, call, tenant, after))  # type: ignore[misc]
+                found = await call.read(lambda tx, after=position: _next(tx, call, scope, after))  # type: ignore[misc]
             except Retryable:
                 found = []  # the database is away: the reader waits with us
             except BerthError:
@@ -109,9 +121,9 @@ async def _follow(call: Call, tenant: str | None, position: int) -> AsyncIterato
                 await news.wait(_POLL_S)
 
 
-async def _next(tx: Tx, call: Call, tenant: str | None, after: int) -> list[schemas.Event]:
+async def _next(tx: Tx, call: AuthenticatedCall, scope: TenantScope, after: int) -> list[schemas.Event]:
     await keys.still_valid(tx, call.caller)
-    return [views.event(record) for record in await journal.page_events(tx, tenant, after, _BATCH)]
+    return [views.event(record) for record in await events.page(tx, scope, after, _BATCH)]
 
 
 def _start(after: int | None, last_event_id: str | None) -> int | None:

@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from berth.errors import BerthError
-from controller.store import jobs, records
+from controller.store import jobs
+from controller.store.records import JobRecord
 from controller.store.transaction import Transactions
 
 GROUP = "external.metrics.k8s.io"
@@ -50,7 +51,7 @@ def build(transactions: Transactions, now: Callable[[], datetime] = lambda: date
                 "kind": "ExternalMetricValueList",
                 "apiVersion": f"{GROUP}/{VERSION}",
                 "metadata": {},
-                "items": [_value(job, now()) for job in found if job.desired_replicas is not None and select(job)],
+                "items": [_value(job, now()) for job in found if job.decision is not None and select(job)],
             }
         )
 
@@ -65,7 +66,7 @@ def build(transactions: Transactions, now: Callable[[], datetime] = lambda: date
     )
 
 
-def selector(text: str) -> Callable[[records.Job], bool]:
+def selector(text: str) -> Callable[[JobRecord], bool]:
     """Which jobs a label selector such as `job=gpu` or `job in (gpu,cpu)` means. Raises `BadSelector`."""
     if not text:
         return lambda job: True
@@ -79,12 +80,13 @@ def selector(text: str) -> Callable[[records.Job], bool]:
     raise BadSelector(f"only job=NAME and job in (NAME,…) are understood, not {text!r}")
 
 
-def _value(job: records.Job, now: datetime) -> dict[str, Any]:
+def _value(job: JobRecord, now: datetime) -> dict[str, Any]:
+    assert job.decision is not None
     return {
         "metricName": METRIC,
         "metricLabels": {"job": job.name, "cell": job.cell},
         "timestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "value": str(job.desired_replicas),
+        "value": str(job.decision.replicas),
     }
 
 

@@ -10,15 +10,17 @@ from controller.api.calls import (
     OPERATORS,
     READERS,
     Authenticated,
-    Call,
+    AuthenticatedCall,
     Cursor,
     Limit,
     fingerprint_of,
     make_page,
     read_cursor,
 )
-from controller.store import jobs as store
-from controller.store import observed
+from controller.core.jobs import JobAsked, NewJob
+from controller.core.scaling import policy_of
+from controller.store import assignments, observed
+from controller.store.scope import EVERY_TENANT, TenantScope
 from controller.store.transaction import Tx
 from controller.usecases import jobs
 from controller.usecases.tenants import get as get_tenant
@@ -39,8 +41,8 @@ async def create_job(call: Authenticated, body: schemas.JobCreate) -> Response:
     call.demand(OPERATORS)
 
     async def act(tx: Tx) -> schemas.Job:
-        values = body.model_dump(mode="json", exclude={"name"})
-        return views.job(*await jobs.create(tx, call.caller.key_id, body.name, values))
+        said = body.model_dump(mode="json", exclude={"name"})
+        return views.job(*await jobs.create(tx, call.command, body.name, _new_job(body), said))
 
     return await call.create(act, fingerprint=fingerprint_of(body))
 
@@ -59,8 +61,8 @@ async def update_job(call: Authenticated, job: str, body: schemas.JobUpdate) -> 
     async def act(tx: Tx) -> schemas.Job:
         seen = await jobs.get(tx, job)
         call.check_match(views.job(*seen))
-        values = body.model_dump(mode="json", exclude_none=True)
-        return views.job(*await jobs.change(tx, call.caller.key_id, seen, values))
+        said = body.model_dump(mode="json", exclude_none=True)
+        return views.job(*await jobs.change(tx, call.command, seen, _asked(body), said))
 
     return call.show(await call.change(act))
 
@@ -72,7 +74,7 @@ async def delete_job(call: Authenticated, job: str) -> None:
     async def act(tx: Tx) -> None:
         seen = await jobs.get(tx, job)
         call.check_match(views.job(*seen))
-        await jobs.delete(tx, call.caller.key_id, seen)
+        await jobs.delete(tx, call.command, seen)
 
     await call.change(act)
 
@@ -82,7 +84,7 @@ async def list_assignments(
     call: Authenticated, limit: Limit = 100, cursor: Cursor = None
 ) -> schemas.Page[schemas.Assignment]:
     call.demand(OPERATORS)
-    return await _assignments(call, None, limit, cursor)
+    return await _assignments(call, EVERY_TENANT, limit, cursor)
 
 
 @router.get("/tenants/{tenant}/assignments")
@@ -100,19 +102,39 @@ async def list_replicas(
     """Every replica as its cell's synchronizer last reported it."""
     call.demand(OPERATORS)
     cell, name = read_cursor(cursor, ["", ""])
-    found = await call.read(lambda tx: observed.page_replicas(tx, (cell, name), limit + 1))
+    found = await call.read(lambda tx: observed.page_replicas(tx, EVERY_TENANT, (cell, name), limit + 1))
     return make_page([views.replica(*entry) for entry in found], limit, lambda item: [item.cell, item.name])
 
 
 async def _assignments(
-    call: Call, tenant: str | None, limit: int, cursor: str | None
+    call: AuthenticatedCall, scope: TenantScope, limit: int, cursor: str | None
 ) -> schemas.Page[schemas.Assignment]:
     owner, model, version, job = read_cursor(cursor, ["", "", 0, ""])
 
     async def query(tx: Tx) -> list[schemas.Assignment]:
-        if tenant is not None:
-            await get_tenant(tx, tenant)
-        found = await store.page_assignments(tx, tenant, (owner, model, version, job), limit + 1)
+        if isinstance(scope, str):
+            await get_tenant(tx, scope)
+        found = await assignments.page(tx, scope, (owner, model, version, job), limit + 1)
         return [views.assignment(record) for record in found]
 
     return make_page(await call.read(query), limit, lambda item: [item.tenant, item.model, item.version, item.job])
+
+
+def _new_job(body: schemas.JobCreate) -> NewJob:
+    return NewJob(
+        cell=body.cell,
+        runtime=body.runtime,
+        hardware=body.hardware,
+        replicas=body.replicas,
+        memory_per_replica=body.memory_per_replica,
+        service_class=body.service_class,
+        dedicated_tenant=body.dedicated_tenant,
+        scaling=policy_of(body.scaling.model_dump()),
+    )
+
+
+def _asked(body: schemas.JobUpdate) -> JobAsked:
+    scaling = None if body.scaling is None else body.scaling.model_dump(exclude_none=True)
+    if scaling is not None and (queue_ms := scaling.pop("target_queue_ms", None)) is not None:
+        scaling["target_queue_s"] = queue_ms / 1e3
+    return JobAsked(body.replicas, body.memory_per_replica, scaling)

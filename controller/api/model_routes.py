@@ -47,7 +47,7 @@ async def create_model(call: Authenticated, tenant: str, body: schemas.ModelCrea
     key = ModelKey(tenant, body.name)
 
     async def act(tx: Tx) -> schemas.Model:
-        return views.model(await models.create(tx, call.caller.key_id, key, body.description, body.cells))
+        return views.model(await models.create(tx, call.command, key, body.description, body.cells))
 
     return await call.create(act, fingerprint=fingerprint_of(body))
 
@@ -72,14 +72,16 @@ async def update_model(call: Authenticated, tenant: str, model: str, body: schem
         record = await models.get(tx, key)
         call.check_match(views.model(record))
         if body.description is not None:
-            await models.describe(tx, call.caller.key_id, record, body.description)
+            await models.describe(tx, call.command, record, body.description)
         if body.serving is not None:
             pinned = models.policy_to_pinned(body.serving.policy, body.serving.version)
-            await models.serve(tx, call.caller, record, pinned)
+            await models.serve(tx, call.command, record, pinned)
         if body.cells is not None:
-            await models.ask_for_cells(tx, call.caller, await models.get(tx, key), body.cells)
+            await models.ask_for_cells(tx, call.command, await models.get(tx, key), body.cells)
         if "default_answer" in body.model_fields_set:
-            await models.set_default_answer(tx, call.caller.key_id, record, body.default_answer)
+            answer = body.default_answer
+            outputs = None if answer is None else answer.model_dump()["outputs"]
+            await models.set_default_answer(tx, call.command, record, outputs)
         return views.model(await models.get(tx, key))
 
     return call.show(await call.change(act, key))
@@ -94,7 +96,7 @@ async def delete_model(call: Authenticated, tenant: str, model: str) -> None:
     async def act(tx: Tx) -> None:
         record = await models.get(tx, key)
         call.check_match(views.model(record))
-        await models.delete(tx, call.caller.key_id, record)
+        await models.delete(tx, call.command, record)
 
     await call.change(act, key)
 
@@ -115,7 +117,7 @@ async def set_label(
     async def act(tx: Tx) -> schemas.Model:
         record = await models.get(tx, key)
         call.check_match(views.model(record))
-        await models.set_label(tx, call.caller, record, label, body.version, force=force)
+        await models.set_label(tx, call.command, record, label, body.version, force=force)
         return views.model(await models.get(tx, key))
 
     return call.show(await call.change(act, key))
@@ -129,6 +131,6 @@ async def remove_label(call: Authenticated, tenant: str, model: str, label: str)
     async def act(tx: Tx) -> None:
         record = await models.get(tx, key)
         call.check_match(views.model(record))
-        await models.remove_label(tx, call.caller.key_id, record, label)
+        await models.remove_label(tx, call.command, record, label)
 
     await call.change(act, key)

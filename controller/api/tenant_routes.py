@@ -11,14 +11,17 @@ from controller.api.calls import (
     ADMINS,
     READERS,
     Authenticated,
-    Call,
+    AuthenticatedCall,
     Cursor,
     Limit,
     fingerprint_of,
     make_page,
     read_cursor,
 )
+from controller.core.quota import Quota
+from controller.store import keys as key_store
 from controller.store import tenants as store
+from controller.store.scope import EVERY_TENANT, owner_of
 from controller.store.transaction import Tx
 from controller.usecases import keys, tenants
 
@@ -34,7 +37,7 @@ async def whoami(call: Authenticated) -> schemas.Identity:
 async def list_tenants(call: Authenticated, limit: Limit = 100, cursor: Cursor = None) -> schemas.Page[schemas.Tenant]:
     call.demand(ADMINS)
     (after,) = read_cursor(cursor, [""])
-    found = await call.read(lambda tx: store.page(tx, after, limit + 1))
+    found = await call.read(lambda tx: store.page(tx, EVERY_TENANT, after, limit + 1))
     return make_page([views.tenant(record) for record in found], limit, lambda item: [item.name])
 
 
@@ -43,7 +46,7 @@ async def create_tenant(call: Authenticated, body: schemas.TenantCreate) -> Resp
     call.demand(ADMINS)
 
     async def act(tx: Tx) -> schemas.Tenant:
-        return views.tenant(await tenants.create(tx, call.caller.key_id, body.name, body.quota.model_dump()))
+        return views.tenant(await tenants.create(tx, call.command, body.name, Quota(**body.quota.model_dump())))
 
     return await call.create(act, fingerprint=fingerprint_of(body))
 
@@ -61,7 +64,7 @@ async def update_tenant(call: Authenticated, tenant: str, body: schemas.TenantUp
     async def act(tx: Tx) -> schemas.Tenant:
         record = await tenants.get(tx, tenant)
         call.check_match(views.tenant(record))
-        return views.tenant(await tenants.set_quota(tx, call.caller.key_id, record, body.quota.model_dump()))
+        return views.tenant(await tenants.set_quota(tx, call.command, record, Quota(**body.quota.model_dump())))
 
     return call.show(await call.change(act))
 
@@ -73,7 +76,7 @@ async def delete_tenant(call: Authenticated, tenant: str) -> None:
     async def act(tx: Tx) -> None:
         record = await tenants.get(tx, tenant)
         call.check_match(views.tenant(record))
-        await tenants.delete(tx, call.caller.key_id, record)
+        await tenants.delete(tx, call.command, record)
 
     await call.change(act)
 
@@ -95,7 +98,7 @@ async def create_platform_key(call: Authenticated, body: schemas.KeyCreate) -> R
 @router.delete("/keys/{key_id}", status_code=204)
 async def revoke_platform_key(call: Authenticated, key_id: str) -> None:
     call.demand(ADMINS)
-    await call.change(lambda tx: keys.revoke(tx, call.caller.key_id, None, key_id))
+    await call.change(lambda tx: keys.revoke(tx, call.command, None, key_id))
 
 
 @router.get("/tenants/{tenant}/keys")
@@ -115,27 +118,29 @@ async def create_key(call: Authenticated, tenant: str, body: schemas.KeyCreate) 
 @router.delete("/tenants/{tenant}/keys/{key_id}", status_code=204)
 async def revoke_key(call: Authenticated, tenant: str, key_id: str) -> None:
     call.demand_tenant(tenant, ADMINS)
-    await call.change(lambda tx: keys.revoke(tx, call.caller.key_id, tenant, key_id))
+    await call.change(lambda tx: keys.revoke(tx, call.command, tenant, key_id))
 
 
-async def _list(call: Call, tenant: str | None, limit: int, cursor: str | None) -> schemas.Page[schemas.Key]:
+async def _list(
+    call: AuthenticatedCall, tenant: str | None, limit: int, cursor: str | None
+) -> schemas.Page[schemas.Key]:
     (after,) = read_cursor(cursor, [""])
 
     async def query(tx: Tx) -> list[schemas.Key]:
         if tenant is not None:
             await tenants.get(tx, tenant)
-        return [views.key(record) for record in await store.page_keys(tx, tenant, after, limit + 1)]
+        return [views.key(record) for record in await key_store.page(tx, owner_of(tenant), after, limit + 1)]
 
     return make_page(await call.read(query), limit, lambda item: [item.id])
 
 
-async def _create(call: Call, tenant: str | None, body: schemas.KeyCreate) -> Response:
+async def _create(call: AuthenticatedCall, tenant: str | None, body: schemas.KeyCreate) -> Response:
     fingerprint = fingerprint_of(body)
     secret = keys.make_secret(call.seed(call.memo(fingerprint)))
 
     async def act(tx: Tx) -> schemas.Key:
         made = await keys.create(
-            tx, call.caller.key_id, tenant, role=Role(body.role), description=body.description, secret=secret
+            tx, call.command, tenant, role=Role(body.role), description=body.description, secret=secret
         )
         return views.key(made)
 

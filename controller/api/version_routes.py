@@ -14,12 +14,21 @@ from berth.api import schemas
 from berth.errors import BerthError, InsufficientCapacity, InvalidArgument
 from berth.headers import ETAG_TEXT
 from berth.ids import MAX_VERSION, ModelKey
-from controller.api.calls import READERS, WRITERS, Authenticated, Call, Cursor, Limit, make_page, read_cursor
+from controller.api.calls import (
+    READERS,
+    WRITERS,
+    Authenticated,
+    AuthenticatedCall,
+    Cursor,
+    Limit,
+    make_page,
+    read_cursor,
+)
 from controller.api.problems import UnsupportedMediaType
 from controller.api.version_views import version_views
-from controller.core.intake import Asked
+from controller.core.intake import Requester
 from controller.intake.receiving import Incoming
-from controller.store import models as store
+from controller.store import versions as store
 from controller.store.transaction import Tx
 from controller.usecases import models
 
@@ -53,7 +62,7 @@ async def list_versions(
 
     async def query(tx: Tx) -> list[schemas.Version]:
         record = await models.get(tx, ModelKey(tenant, model))
-        return await version_views(tx, await store.page_versions(tx, record.id, below, limit + 1))
+        return await version_views(tx, tenant, await store.page(tx, record, below, limit + 1))
 
     return make_page(await call.read(query), limit, lambda item: [item.version])
 
@@ -64,7 +73,7 @@ async def get_version(call: Authenticated, tenant: str, model: str, version: str
 
     async def query(tx: Tx) -> schemas.Version:
         record = await models.get_version(tx, await models.get(tx, ModelKey(tenant, model)), version)
-        return (await version_views(tx, [record]))[0]
+        return (await version_views(tx, tenant, [record]))[0]
 
     return call.show(await call.read(query))
 
@@ -78,8 +87,8 @@ async def delete_version(call: Authenticated, tenant: str, model: str, version: 
     async def act(tx: Tx) -> None:
         owner = await models.get(tx, key)
         record = await models.get_version(tx, owner, version)
-        call.check_match((await version_views(tx, [record]))[0])
-        await models.delete_version(tx, call.caller.key_id, owner, record)
+        call.check_match((await version_views(tx, tenant, [record]))[0])
+        await models.delete_version(tx, call.command, owner, record)
 
     await call.change(act, key)
 
@@ -107,13 +116,12 @@ async def upload_version(call: Authenticated, tenant: str, model: str, request: 
     return JSONResponse(answer.body, status_code=answer.status, headers=headers)
 
 
-def _incoming(call: Call, key: ModelKey, request: Request) -> Incoming:
+def _incoming(call: AuthenticatedCall, key: ModelKey, request: Request) -> Incoming:
     media_type = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if media_type != "application/octet-stream":
         raise UnsupportedMediaType(f"an artifact is application/octet-stream, not {media_type}")
     draft = call.memo(b"")  # checks the header before the body is read
     length = request.headers.get("content-length", "0")
-    caller = call.caller
 
     def fingerprint(sha256: str) -> bytes:
         memo = call.memo(sha256.encode())
@@ -122,7 +130,7 @@ def _incoming(call: Call, key: ModelKey, request: Request) -> Incoming:
 
     return Incoming(
         key=key,
-        asked=Asked(caller.key_id, caller.role, caller.tenant, None if draft is None else draft.key),
+        requester=Requester(call.command, None if draft is None else draft.key),
         declared_bytes=int(length) if length.isdigit() else 0,
         expected_sha256=_announced_digest(request.headers.get("content-digest")),
         fingerprint=fingerprint,

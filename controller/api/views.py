@@ -9,67 +9,64 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from berth.api import schemas
 from berth.api.schemas import Resource
-from berth.model import Serving
+from berth.resources import HOST
 from berth.states import ScalingMode
-from controller.core.rollout.target import target
+from controller.core.rollout.target import served
+from controller.core.scaling import document_of
 from controller.core.status import VersionStatus
-from controller.default_answer import answer_of
+from controller.default_answer import outputs_of
 from controller.store import records
-from controller.store.jobs import scaling_document
-from controller.usecases.models import serving_of
 
 R = TypeVar("R", bound=Resource)
 
 
-def tenant(record: records.Tenant) -> schemas.Tenant:
-    quota = schemas.TenantQuota(
-        max_models=record.max_models,
-        max_bytes=record.max_bytes,
-        requests_per_second=record.requests_per_second,
-        max_concurrent=record.max_concurrent,
-        bytes_per_second=record.bytes_per_second,
-        weight=record.weight,
-    )
+def tenant(record: records.TenantRecord) -> schemas.Tenant:
+    quota = schemas.TenantQuota(**asdict(record.quota))
     return _sealed(schemas.Tenant, name=record.name, quota=quota, created_at=record.created_at)
 
 
-def key(record: records.Key) -> schemas.Key:
+def key(record: records.KeyRecord) -> schemas.Key:
     return schemas.Key(**record._asdict())
 
 
-def model(record: records.Model) -> schemas.Model:
+def model(record: records.ModelRecord) -> schemas.Model:
     return _sealed(
         schemas.Model,
         tenant=record.key.tenant,
         name=record.key.model,
         description=record.description,
-        serving=schemas.ServingPolicy(**serving_of(record)),
+        serving=schemas.ServingPolicy(policy="latest" if record.pinned is None else "pinned", version=record.pinned),
         labels=record.labels,
         cells=list(record.cells),
         latest_version=record.latest,
         serves=_serves(record),
-        default_answer=None if record.default_answer is None else answer_of(record.default_answer),
+        default_answer=_default_answer(record.default_answer),
         created_at=record.created_at,
         derived={"serves"},
     )
 
 
-def _serves(record: records.Model) -> schemas.ServingView:
+def _default_answer(text: str | None) -> schemas.DefaultAnswer | None:
+    return None if text is None else schemas.DefaultAnswer.model_validate({"outputs": outputs_of(text)})
+
+
+def _serves(record: records.ModelRecord) -> schemas.ServingView:
     # A pinned version cannot be deleted, so these two are all that the target depends on.
     live = [number for number in (record.pinned, record.latest) if number is not None]
-    serving = Serving.only(target(record.pinned, live), record.labels)
+    serving = served(record.pinned, live, record.labels)
     return schemas.ServingView(
         versions=[schemas.VersionShare(version=share.version, weight=share.weight) for share in serving.versions],
         labels=dict(serving.labels),
     )
 
 
-def version(record: records.Version, status: VersionStatus, jobs: Sequence[str]) -> schemas.Version:
+def version(record: records.VersionRecord, status: VersionStatus, jobs: Sequence[str]) -> schemas.Version:
     measured = max(status.measured_bytes or 0, record.measured_bytes or 0)
     return _sealed(
         schemas.Version,
@@ -96,28 +93,50 @@ def version(record: records.Version, status: VersionStatus, jobs: Sequence[str])
     )
 
 
-def job(record: records.Job, pool: records.Pool | None) -> schemas.Job:
-    """`pool` is what runs its replicas, if anything was observed to."""
-    fields = record._asdict()
-    del fields["scaling_from_file"]
+def job(record: records.JobRecord, workload: records.WorkloadRecord | None) -> schemas.Job:
+    """`workload` is what runs its replicas, if anything was observed to."""
+    decision = record.decision
     return _sealed(
         schemas.Job,
-        written=_written(record, pool),
-        **{
-            **fields,
-            "scaling": schemas.Scaling(**scaling_document(record.scaling)),
-            "desired_reason": record.desired_reason or "",
-            "observed": None
-            if pool is None
-            else schemas.Workload(workload=pool.workload, replicas=pool.replicas, ready=pool.ready),
-        },
+        written=_written(record, workload),
+        derived={"resources"},
+        name=record.name,
+        cell=record.cell,
+        runtime=record.runtime,
+        hardware=record.hardware,
+        replicas=record.replicas,
+        memory_per_replica=record.capacity[HOST],
+        service_class=record.service_class,
+        dedicated_tenant=record.dedicated_tenant,
+        reserved_bytes=record.reserved[HOST],
+        resources=schemas.JobResources(capacity=dict(record.capacity.parts), reserved=dict(record.reserved.parts)),
+        created_at=record.created_at,
+        from_file=record.from_file,
+        file_problem=record.file_problem,
+        scaling=schemas.Scaling(**document_of(record.scaling)),
+        wished_replicas=record.wished_replicas,
+        desired_replicas=None if decision is None else decision.replicas,
+        desired_reason="" if decision is None else decision.reason,
+        desired_at=record.decided_at,
+        observed=None
+        if workload is None
+        else schemas.Workload(workload=workload.workload, replicas=workload.replicas, ready=workload.ready),
     )
 
 
-def _written(job: records.Job, pool: records.Pool | None) -> tuple[object, ...]:
+class _Verbatim(str):
+    """Text that stands in a tag without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _written(job: records.JobRecord, workload: records.WorkloadRecord | None) -> tuple[object, ...]:
     """What operators and the pools file say of a job. The number of replicas is theirs only where no autoscaler has it:
     what is wished for, or once the workload has it, what that has."""
-    replicas = job.replicas if pool is None else pool.replicas
+    replicas = job.replicas if workload is None else workload.replicas
     asked = replicas if job.wished_replicas is None else job.wished_replicas
     return (
         job.name,
@@ -125,28 +144,30 @@ def _written(job: records.Job, pool: records.Pool | None) -> tuple[object, ...]:
         job.cell,
         str(job.runtime),
         job.hardware,
-        job.memory_per_replica,
+        job.capacity[HOST],
         str(job.service_class),
         job.dedicated_tenant,
         job.from_file,
-        job.scaling,
+        # As controllers of the release before spell it: their tags and ours must be the same.
+        _Verbatim(repr(job.scaling).replace("ScalingPolicy", "Scaling", 1)),
         asked if job.scaling.mode is ScalingMode.MANUAL else None,
     )
 
 
-def assignment(record: records.Assignment) -> schemas.Assignment:
+def assignment(record: records.AssignmentRecord) -> schemas.Assignment:
     return schemas.Assignment(
         tenant=record.key.tenant,
         model=record.key.model,
         version=record.key.version,
         job=record.job,
-        reserved_bytes=record.reserved_bytes,
+        reserved_bytes=record.reserved[HOST],
+        resources=dict(record.reserved.parts),
         releasing=record.releasing_at is not None,
         created_at=record.created_at,
     )
 
 
-def replica(record: records.Replica, servables: list[records.Servable]) -> schemas.Replica:
+def replica(record: records.ReplicaRecord, servables: list[records.ServableRecord]) -> schemas.Replica:
     return schemas.Replica(
         name=record.name,
         job=record.job,
@@ -173,7 +194,7 @@ def replica(record: records.Replica, servables: list[records.Servable]) -> schem
     )
 
 
-def event(record: records.Event) -> schemas.Event:
+def event(record: records.EventRecord) -> schemas.Event:
     return schemas.Event(**record._asdict())
 
 

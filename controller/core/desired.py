@@ -17,6 +17,7 @@ from berth.model import (
     TenantLimits,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import Runtime
 
 
@@ -31,7 +32,7 @@ class AssignmentRow(NamedTuple):
     key: VersionKey
     job: str
     artifact: Artifact
-    reserved_bytes: int
+    reserved: Resources
     releasing: bool
 
 
@@ -70,7 +71,7 @@ def build(
     versions: defaultdict[str, list[VersionSpec]] = defaultdict(list)
     for row in assignments:
         if not row.releasing:
-            versions[row.job].append(VersionSpec(row.key, row.artifact, row.reserved_bytes))
+            versions[row.job].append(VersionSpec(row.key, row.artifact, row.reserved))
     others: defaultdict[ModelKey, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for there in elsewhere:
         others[there.key.model_key][there.key.version].add(there.cell)

@@ -32,8 +32,8 @@ from typing import NamedTuple
 from berth.errors import RateLimited
 from berth.ids import ModelKey
 from berth.model import Signature
-from berth.states import Role
 from controller.core import quota
+from controller.core.commands import Command
 
 LEASE_S = 20.0
 """How long a holder may be silent, in seconds by the database's clock."""
@@ -47,7 +47,7 @@ MAX_UNDER_WAY = 100
 _GROWTH_BYTES = 16 << 20
 
 
-class Step(StrEnum):
+class UploadStep(StrEnum):
     """The last step that is done."""
 
     RECEIVING = "receiving"
@@ -56,13 +56,13 @@ class Step(StrEnum):
     INSPECTED = "inspected"
 
 
-NEXT: Mapping[Step, Step] = {
-    Step.RECEIVING: Step.RECEIVED,
-    Step.RECEIVED: Step.STORED,
-    Step.STORED: Step.INSPECTED,
+BEFORE: Mapping[UploadStep, UploadStep] = {
+    UploadStep.RECEIVED: UploadStep.RECEIVING,
+    UploadStep.STORED: UploadStep.RECEIVED,
+    UploadStep.INSPECTED: UploadStep.STORED,
 }
-"""Which step follows which. After the last the upload is a version."""
-_SHARED = frozenset({Step.STORED, Step.INSPECTED})
+"""Which step each follows. After the last the upload is a version."""
+_SHARED = frozenset({UploadStep.STORED, UploadStep.INSPECTED})
 
 
 class Blob(NamedTuple):
@@ -79,37 +79,38 @@ class InspectedModel(NamedTuple):
     initializer_bytes: int
 
 
-class Asked(NamedTuple):
-    """Who asked for an upload: enough to go on in their name. `tenant` is None for a key of the platform's own.
+class Requester(NamedTuple):
+    """Who asked for an upload: enough to go on in their name.
 
     `fingerprint` says what the idempotency key stands for. It is None until the bytes are known.
     """
 
-    actor: str
-    role: Role
-    tenant: str | None
+    command: Command
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
 
+    @property
+    def actor(self) -> str:
+        return self.command.actor
 
-class Ticket(NamedTuple):
+
+class UploadTicket(NamedTuple):
     """The right to record an upload's next step, until someone else has a later one."""
 
     upload: int
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """`blobs` is empty until they are received; today there is one. `age_s` is by the database's clock when read.
 
     `losses` is how many of its holders ended without a word.
     """
 
-    ticket: Ticket
+    ticket: UploadTicket
     key: ModelKey
-    asked: Asked
-    step: Step
+    requester: Requester
+    step: UploadStep
     blobs: tuple[Blob, ...] = ()
     model: InspectedModel | None = None
     losses: int = 0
@@ -118,7 +119,7 @@ class Upload:
     @property
     def keyed(self) -> bool:
         """Whether its client can ask for its answer later."""
-        return self.asked.idempotency_key is not None
+        return self.requester.idempotency_key is not None
 
     @property
     def taken_over(self) -> bool:
@@ -127,8 +128,8 @@ class Upload:
 
     def validate(self) -> None:
         """Raises `AssertionError` for a state that no history leads to."""
-        assert bool(self.blobs) == (self.step is not Step.RECEIVING)
-        assert (self.model is not None) == (self.step is Step.INSPECTED)
+        assert bool(self.blobs) == (self.step is not UploadStep.RECEIVING)
+        assert (self.model is not None) == (self.step is UploadStep.INSPECTED)
         assert 0 <= self.losses < self.ticket.fence
 
 
@@ -140,52 +141,52 @@ class Facts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StoreBytes:
     """Put the bytes into the artifact store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Confirm:
+class ConfirmStored:
     """The store has the bytes, though nobody recorded it: do so."""
 
 
 @dataclass(frozen=True, slots=True)
-class Inspect:
+class InspectFile:
     """Read the file, from the spool or from the store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlaceVersion:
     """Make it a version."""
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class WithdrawUpload:
     """It cannot become a version. `reason` is for the log."""
 
     reason: str
 
 
-Action = Store | Confirm | Inspect | Place | Withdraw
+Action = StoreBytes | ConfirmStored | InspectFile | PlaceVersion | WithdrawUpload
 
 
 def next_action(upload: Upload, facts: Facts) -> Action:
     """What the holder of `upload` is to do now."""
     if upload.taken_over and (reason := _why_not_take_over(upload)):
-        return Withdraw(reason)
+        return WithdrawUpload(reason)
     match upload.step:
-        case Step.RECEIVING:
-            return Withdraw("the controller that received it is gone")
-        case Step.RECEIVED if facts.spooled:
-            return Store()
-        case Step.RECEIVED:
-            return Confirm() if facts.stored else Withdraw("its bytes went with the controller that received them")
-        case Step.STORED if facts.spooled or facts.stored:
-            return Inspect()
-        case Step.STORED:
-            return Withdraw("its bytes are not in the artifact store any more")
-        case Step.INSPECTED:
-            return Place()
+        case UploadStep.RECEIVING:
+            return WithdrawUpload("the controller that received it is gone")
+        case UploadStep.RECEIVED if facts.spooled:
+            return StoreBytes()
+        case UploadStep.RECEIVED if facts.stored:
+            return ConfirmStored()
+        case _ if not (facts.spooled or facts.stored):
+            return WithdrawUpload("its bytes are gone")
+        case UploadStep.STORED:
+            return InspectFile()
+        case _:
+            return PlaceVersion()
 
 
 def _why_not_take_over(upload: Upload) -> str:

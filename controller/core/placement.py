@@ -2,10 +2,10 @@
 
 Contract of `place`:
 
-1. A job is chosen only if it matches the need and has room for all of it, so reservations made from its answers never
-   exceed a job's capacity as long as the caller holds the fleet still between asking and writing.
+1. A job is chosen only if it matches the need and has room for all of it on every device, so reservations made from its
+   answers never exceed a job's capacity as long as the caller holds the fleet still between asking and writing.
 2. If any matching job has room, one is chosen.
-3. A job dedicated to a tenant is never given to another, and never shown to another by `Refused.visible_to`.
+3. A job dedicated to a tenant is never given to another, and never shown to another by `PlacementRefused.visible_to`.
 4. Equal input gives equal output, whatever the order of the fleet.
 
 Among jobs with room the order is: the tenant's own before shared, running before scaled to zero, least room left
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from berth.errors import InsufficientCapacity
 from berth.footprint import BESIDE_THE_MODEL
+from berth.resources import Resources
 from berth.states import ArtifactFormat, Runtime, ServiceClass
 
 _SERVES: Mapping[Runtime, frozenset[ArtifactFormat]] = {
@@ -32,7 +33,7 @@ _SERVES: Mapping[Runtime, frozenset[ArtifactFormat]] = {
 
 @dataclass(frozen=True, slots=True)
 class JobRoom:
-    """A job as placement sees it. `capacity_bytes` is memory per replica: each replica holds all of the job."""
+    """A job as placement sees it. `capacity` is that of each replica: every one of them holds all of the job."""
 
     name: str
     cell: str
@@ -41,37 +42,37 @@ class JobRoom:
     service_class: ServiceClass
     dedicated_tenant: str | None
     replicas: int
-    capacity_bytes: int
-    reserved_bytes: int
+    capacity: Resources
+    reserved: Resources
 
     @property
-    def room_bytes(self) -> int:
+    def room(self) -> Resources:
         """What is left; below zero after an operator took memory away from a full job."""
-        return self.capacity_bytes - self.reserved_bytes
+        return self.capacity - self.reserved
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a version asks of a job. None means any. `model_bytes` is the model's own footprint, on any runtime."""
+    """What a version asks of a job. None means any. `model` is the model's own footprint, on any runtime."""
 
     tenant: str
-    model_bytes: int
+    model: Resources
     format: ArtifactFormat
     runtime: Runtime | None = None
     hardware: str | None = None
     cell: str | None = None
     service_class: ServiceClass = ServiceClass.PROD
 
-    def bytes_on(self, job: JobRoom) -> int:
+    def on(self, job: JobRoom) -> Resources:
         """What to reserve on `job`."""
-        return self.model_bytes + BESIDE_THE_MODEL[job.runtime]
+        return self.model + Resources.host(BESIDE_THE_MODEL[job.runtime])
 
 
 class Shortfall(NamedTuple):
-    """Why one job was not chosen. `short_of_bytes` is 0 when it does not match at all, whatever its room."""
+    """Why one job was not chosen. `short_of` is nothing when it does not match at all, whatever its room."""
 
     job: str
-    short_of_bytes: int
+    short_of: Resources
     why: str
     dedicated_tenant: str | None = None
 
@@ -80,16 +81,16 @@ class Placed(NamedTuple):
     """The job, and what to reserve on it."""
 
     job: JobRoom
-    reserved_bytes: int
+    reserved: Resources
 
 
-class Refused(NamedTuple):
+class PlacementRefused(NamedTuple):
     """No job can take it. Jobs that match come first, the one nearest to having room leading."""
 
     need: Need
     shortfalls: tuple[Shortfall, ...]
 
-    def visible_to(self, tenant: str | None) -> Refused:
+    def visible_to(self, tenant: str | None) -> PlacementRefused:
         """The refusal without other tenants' dedicated jobs; None is the platform, which sees all."""
         if tenant is None:
             return self
@@ -102,24 +103,26 @@ class Refused(NamedTuple):
         shortfalls = self.visible_to(tenant).shortfalls
         said = "; ".join(f"{entry.job}: {entry.why}" for entry in shortfalls) or "there are no jobs"
         return InsufficientCapacity(
-            f"no job has room for a model of {self.need.model_bytes} bytes: {said}",
-            needed_bytes=self.need.model_bytes,
+            f"no job has room for a model of {self.need.model}: {said}",
+            needed_bytes=self.need.model.total,
             shortfalls=[
-                {"job": entry.job, "short_of_bytes": entry.short_of_bytes, "why": entry.why} for entry in shortfalls
+                {"job": entry.job, "short_of_bytes": entry.short_of.total, "why": entry.why} for entry in shortfalls
             ],
         )
 
 
-def place(fleet: Sequence[JobRoom], need: Need) -> Placed | Refused:
+def place(fleet: Sequence[JobRoom], need: Need) -> Placed | PlacementRefused:
     """Choose a job of `fleet` for `need`; see the module's contract."""
     mismatches = {job.name: mismatch(job, need) for job in fleet}
-    fitting = [job for job in fleet if mismatches[job.name] is None and job.room_bytes >= need.bytes_on(job)]
+    fitting = [job for job in fleet if mismatches[job.name] is None and need.on(job).fits_in(job.room)]
     if fitting:
         best = min(fitting, key=lambda job: _preference(job, need))
-        return Placed(best, need.bytes_on(best))
+        return Placed(best, need.on(best))
     shortfalls = [_shortfall(job, need, mismatches[job.name]) for job in fleet]
     # A job that does not match is short of no bytes; it is listed after all that do.
-    return Refused(need, tuple(sorted(shortfalls, key=lambda it: (it.short_of_bytes == 0, it.short_of_bytes, it.job))))
+    return PlacementRefused(
+        need, tuple(sorted(shortfalls, key=lambda it: (not it.short_of, it.short_of.total, it.job)))
+    )
 
 
 def mismatch(job: JobRoom, need: Need) -> str | None:
@@ -144,11 +147,13 @@ def mismatch(job: JobRoom, need: Need) -> str | None:
 
 
 def _preference(job: JobRoom, need: Need) -> tuple[bool, bool, int, str]:
-    return (job.dedicated_tenant != need.tenant, job.replicas == 0, job.room_bytes - need.bytes_on(job), job.name)
+    # Of all devices together: so what needs none of a device goes where there is none, if it can.
+    left = (job.room - need.on(job)).total
+    return (job.dedicated_tenant != need.tenant, job.replicas == 0, left, job.name)
 
 
 def _shortfall(job: JobRoom, need: Need, why: str | None) -> Shortfall:
     if why is not None:
-        return Shortfall(job.name, 0, why, job.dedicated_tenant)
-    short = need.bytes_on(job) - job.room_bytes
-    return Shortfall(job.name, short, f"short of {short} bytes", job.dedicated_tenant)
+        return Shortfall(job.name, Resources(), why, job.dedicated_tenant)
+    short = need.on(job).short_of(job.room)
+    return Shortfall(job.name, short, f"short of {short}", job.dedicated_tenant)

@@ -10,16 +10,21 @@ Contract of `compare`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from berth.resources import HOST, Resources
 from berth.states import Runtime, ServiceClass
-from controller.core.scaling import Scaling
+from controller.core.change import UNCHANGED
+from controller.core.jobs import JobChange, NewJob
+from controller.core.scaling import ScalingPolicy
+
+_DEFAULT_SCALING = ScalingPolicy()
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PoolSpec:
     """A pool as the file has it. `scaling` None: the file does not say, and the API may."""
 
     job: str
@@ -29,45 +34,61 @@ class Pool:
     memory_per_replica: int
     service_class: ServiceClass
     dedicated_tenant: str | None
-    scaling: Scaling | None
+    scaling: ScalingPolicy | None
+
+    def new_job(self) -> NewJob:
+        """The job that it makes: without a replica, until one is seen."""
+        return NewJob(
+            cell=self.cell,
+            runtime=self.runtime,
+            hardware=self.hardware,
+            replicas=0,
+            memory_per_replica=self.memory_per_replica,
+            service_class=self.service_class,
+            dedicated_tenant=self.dedicated_tenant,
+            scaling=self.scaling,
+            from_file=True,
+            scaling_from_file=self.scaling is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A job as it is stored, with what is on it."""
+class StoredPool:
+    """A job as it is stored, with what is on it. `scaling` is the job's, whoever has said it; `pool` has the file's."""
 
-    pool: Pool
+    pool: PoolSpec
     from_file: bool
     problem: str
-    reserved_bytes: int
+    reserved: Resources
     assignments: int
+    scaling: ScalingPolicy = _DEFAULT_SCALING
 
 
-class Create(NamedTuple):
-    pool: Pool
+class CreateJob(NamedTuple):
+    pool: PoolSpec
 
 
-class Update(NamedTuple):
-    """Set these fields; `problem` is what could not be done, and `told` whether that is news."""
+class UpdateJob(NamedTuple):
+    """Make this change; `problem` is what could not be done, and `told` whether that is news."""
 
     job: str
-    values: Mapping[str, Any]
+    change: JobChange
     problem: str
     told: bool
 
 
-class Delete(NamedTuple):
+class DeleteJob(NamedTuple):
     job: str
 
 
-Step = Create | Update | Delete
+PoolStep = CreateJob | UpdateJob | DeleteJob
 
 
-def compare(pools: Iterable[Pool], stored: Iterable[Stored]) -> list[Step]:
+def compare(pools: Iterable[PoolSpec], stored: Iterable[StoredPool]) -> list[PoolStep]:
     """The steps from `stored` to `pools`, by job; see the module's contract."""
     wanted = {pool.job: pool for pool in pools}
     known = {entry.pool.job: entry for entry in stored}
-    steps: list[Step] = [Create(pool) for name, pool in sorted(wanted.items()) if name not in known]
+    steps: list[PoolStep] = [CreateJob(pool) for name, pool in sorted(wanted.items()) if name not in known]
     for name, entry in sorted(known.items()):
         step = _update(wanted[name], entry) if name in wanted else _retire(entry)
         if step is not None:
@@ -75,7 +96,12 @@ def compare(pools: Iterable[Pool], stored: Iterable[Stored]) -> list[Step]:
     return steps
 
 
-def _update(pool: Pool, entry: Stored) -> Step | None:
+def without_tenant(step: UpdateJob) -> UpdateJob:
+    """The step without the change of the tenant that the job is dedicated to."""
+    return step._replace(change=replace(step.change, dedicated_tenant=UNCHANGED))
+
+
+def _update(pool: PoolSpec, entry: StoredPool) -> PoolStep | None:
     values: dict[str, Any] = {}
     problems = []
     for field in ("cell", "runtime", "dedicated_tenant"):
@@ -90,28 +116,40 @@ def _update(pool: Pool, entry: Stored) -> Step | None:
     for field in ("hardware", "service_class"):
         if getattr(entry.pool, field) != getattr(pool, field):
             values[field] = getattr(pool, field)
-    if pool.memory_per_replica < entry.reserved_bytes:
+    if pool.memory_per_replica < entry.reserved[HOST]:
         problems.append(
-            f"its memory_per_replica stays {entry.pool.memory_per_replica}: {entry.reserved_bytes} bytes are reserved, "
+            f"its memory_per_replica stays {entry.pool.memory_per_replica}: {entry.reserved[HOST]} bytes are reserved, "
             f"more than {pool.memory_per_replica}"
         )
     elif pool.memory_per_replica != entry.pool.memory_per_replica:
         values["memory_per_replica"] = pool.memory_per_replica
     if pool.scaling != entry.pool.scaling:
-        values["scaling"] = pool.scaling
+        values |= _scaling(pool.scaling, entry)
     if not entry.from_file:
         values["from_file"] = True
-    return _step(entry, values, "; ".join(problems))
+    return _step(entry, JobChange(**values), "; ".join(problems))
 
 
-def _retire(entry: Stored) -> Step | None:
+def _scaling(policy: ScalingPolicy | None, entry: StoredPool) -> dict[str, Any]:
+    """Without a word in the file the policy stays, and is the API's from now on. A new owner of the number of replicas
+    begins without what the old one wished or decided."""
+    if policy is None:
+        return {"scaling_from_file": False}
+    values: dict[str, Any] = {"scaling_from_file": True, "scaling": policy}
+    if policy.mode is not entry.scaling.mode:
+        values |= {"wished_replicas": None, "decision": None}
+    return values
+
+
+def _retire(entry: StoredPool) -> PoolStep | None:
     if not entry.from_file:
         return None
     if not entry.assignments:
-        return Delete(entry.pool.job)
-    return _step(entry, {}, f"it is no longer in the pools file, but {entry.assignments} versions are assigned to it")
+        return DeleteJob(entry.pool.job)
+    problem = f"it is no longer in the pools file, but {entry.assignments} versions are assigned to it"
+    return _step(entry, JobChange(), problem)
 
 
-def _step(entry: Stored, values: dict[str, Any], problem: str) -> Update | None:
+def _step(entry: StoredPool, change: JobChange, problem: str) -> UpdateJob | None:
     told = problem != entry.problem
-    return Update(entry.pool.job, values, problem, told) if values or told else None
+    return UpdateJob(entry.pool.job, change, problem, told) if change or told else None

@@ -5,9 +5,23 @@ Here 0 allows nothing; only the rates, which routers enforce, know an unlimited.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from berth.errors import QuotaExceeded
 
 MAX_DEFAULT_ANSWERS = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a tenant may have, in bytes and per second; of the rates, which routers enforce, 0 is unlimited."""
+
+    max_models: int
+    max_bytes: int
+    requests_per_second: float = 0.0
+    max_concurrent: int = 0
+    bytes_per_second: float = 0.0
+    weight: float = 1.0
 
 
 def check_models(limit: int, used: int, asked: int = 1) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from berth.states import ScalingMode
+from berth.states import ScalingMode, ServiceClass
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
+class ScalingPolicy:
     """`target_queue_s` is how long requests may wait for their turn on a replica; fewer replicas only after they were
     too many for `stabilize_down_s`."""
 
@@ -37,3 +39,30 @@ def owner(mode: ScalingMode) -> str:
         ScalingMode.BERTH: "Berth's autoscaler",
         ScalingMode.EXTERNAL: "HPA or KEDA",
     }[mode]
+
+
+def document_of(policy: ScalingPolicy) -> dict[str, Any]:
+    """As the API, events and the database spell it."""
+    return {
+        "mode": str(policy.mode),
+        "min_replicas": policy.min_replicas,
+        "max_replicas": policy.max_replicas,
+        "target_queue_ms": round(1e3 * policy.target_queue_s, 6),
+        "stabilize_down_s": policy.stabilize_down_s,
+    }
+
+
+def policy_of(document: Mapping[str, Any]) -> ScalingPolicy:
+    """The inverse of `document_of`."""
+    return ScalingPolicy(
+        ScalingMode(document["mode"]),
+        document["min_replicas"],
+        document["max_replicas"],
+        document["target_queue_ms"] / 1e3,
+        document["stabilize_down_s"],
+    )
+
+
+def may_sleep(service_class: ServiceClass, policy: ScalingPolicy) -> bool:
+    """Whether an autoscaler may leave the job without any replica."""
+    return service_class is ServiceClass.TEMPORARY and policy.min_replicas == 0

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError, Unavailable
 from berth.ids import ModelKey
-from controller.core.intake import Asked, Blob, Ticket, wish
+from berth.settling import settle
+from controller.core.intake import Blob, Requester, UploadTicket, wish
 from controller.intake import transitions
 from controller.intake.lease import keep_lease
 from controller.intake.metrics import IntakeMetrics
 from controller.intake.spool import Admit, spool
 from controller.intake.steps import Steps, Tools
 from controller.store.transaction import Tx
-from controller.usecases.requests import Answer, Memo, once
+from controller.usecases.requests import ApiAnswer, RequestMemo, once
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class Incoming:
     """
 
     key: ModelKey
-    asked: Asked
+    requester: Requester
     declared_bytes: int
     expected_sha256: str | None
     fingerprint: Callable[[str], bytes]
@@ -53,7 +53,7 @@ class Receiving:
         self._holder = holder
         self._metrics = metrics
 
-    async def receive(self, incoming: Incoming, body: AsyncIterator[bytes]) -> Answer:
+    async def receive(self, incoming: Incoming, body: AsyncIterator[bytes]) -> ApiAnswer:
         """Make a version of `body`, or answer again what the same request was answered before.
 
         Raises `QuotaExceeded` and `RateLimited` before `body` is read, `InsufficientCapacity`, `UnsupportedArtifact`,
@@ -62,7 +62,7 @@ class Receiving:
         """
         declared = min(incoming.declared_bytes, self._tools.max_artifact_bytes)
         ticket = await self._transactions.run(
-            lambda tx: transitions.begin(tx, incoming.key, incoming.asked, declared, self._holder)
+            lambda tx: transitions.begin(tx, incoming.key, incoming.requester, declared, self._holder), uploads=True
         )
         if ticket is None:
             return await self._repeat(incoming, body)
@@ -73,20 +73,22 @@ class Receiving:
             await settle(self._end(ticket, error))
             raise
 
-    async def _work(self, incoming: Incoming, ticket: Ticket, declared: int, body: AsyncIterator[bytes]) -> Answer:
+    async def _work(
+        self, incoming: Incoming, ticket: UploadTicket, declared: int, body: AsyncIterator[bytes]
+    ) -> ApiAnswer:
         admit = self._admit(incoming, ticket, declared)
         tools = self._tools
         async with spool(body, incoming.expected_sha256, tools.max_artifact_bytes, tools.spool, admit) as spooled:
             self._metrics.received_bytes.inc(spooled.size_bytes)
             blobs = (Blob(spooled.sha256, spooled.size_bytes),)
-            keyed = incoming.asked.idempotency_key is not None
+            keyed = incoming.requester.idempotency_key is not None
             fingerprint = incoming.fingerprint(spooled.sha256) if keyed else None
             upload = await self._transactions.run(
-                lambda tx: transitions.record_received(tx, ticket, blobs, fingerprint)
+                lambda tx: transitions.record_received(tx, ticket, blobs, fingerprint), uploads=True
             )
             return await self._steps.finish(upload, spooled)
 
-    def _admit(self, incoming: Incoming, ticket: Ticket, reserved: int) -> Admit:
+    def _admit(self, incoming: Incoming, ticket: UploadTicket, reserved: int) -> Admit:
         """Reserves what comes beyond `reserved` bytes, before it is spooled."""
 
         async def admit(size: int) -> None:
@@ -94,20 +96,23 @@ class Receiving:
             if size > reserved:
                 wished = wish(size, self._tools.max_artifact_bytes)
                 reserved = await self._transactions.run(
-                    lambda tx: transitions.grow(tx, incoming.key, incoming.asked, ticket, needed=size, wished=wished)
+                    lambda tx: transitions.grow(
+                        tx, incoming.key, incoming.requester, ticket, needed=size, wished=wished
+                    ),
+                    uploads=True,
                 )
 
         return admit
 
-    async def _repeat(self, incoming: Incoming, body: AsyncIterator[bytes]) -> Answer:
+    async def _repeat(self, incoming: Incoming, body: AsyncIterator[bytes]) -> ApiAnswer:
         """The answer of before, if the body is that of before."""
         async with spool(body, incoming.expected_sha256, self._tools.max_artifact_bytes, self._tools.spool) as spooled:
             fingerprint = incoming.fingerprint(spooled.sha256)
-        assert incoming.asked.idempotency_key is not None
-        memo = Memo(incoming.asked.actor, incoming.asked.idempotency_key, fingerprint)
+        assert incoming.requester.idempotency_key is not None
+        memo = RequestMemo(incoming.requester.actor, incoming.requester.idempotency_key, fingerprint)
         return await self._transactions.run(lambda tx: once(tx, memo, _forgotten))
 
-    async def _end(self, ticket: Ticket, error: BaseException) -> None:
+    async def _end(self, ticket: UploadTicket, error: BaseException) -> None:
         """Leave nothing of an upload that failed. Of one whose controller stops, leave what another can finish."""
         stopping = isinstance(error, asyncio.CancelledError)
         try:
@@ -117,5 +122,5 @@ class Receiving:
             log.warning("an upload is left to end by its lease", upload=ticket.upload, error=repr(failure))
 
 
-async def _forgotten(tx: Tx) -> Answer:
+async def _forgotten(tx: Tx) -> ApiAnswer:
     raise Unavailable("the answer to this Idempotency-Key was forgotten just now: ask again")

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError, Retryable
-from berth.reconcile import Done, Outcome, Reconciler
+from berth.reconcile import Again, Done, Outcome, Reconciler, Repeater
+from berth.settling import settle
 from controller.core.intake import LEASE_S, Upload
 from controller.intake.lease import keep_lease
 from controller.intake.metrics import IntakeMetrics
@@ -45,12 +45,14 @@ class Resuming:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._loop.run(), name="uploads")
-            while True:
-                try:
-                    await self.sweep()
-                except BerthError as error:
-                    log.warning("uploads wait", error=error.detail)
-                await asyncio.sleep(SWEEP_S)
+            await Repeater(self._sweep_again).run()
+
+    async def _sweep_again(self) -> Outcome:
+        try:
+            await self.sweep()
+        except BerthError as error:
+            log.warning("uploads wait", error=error.detail)
+        return Again(SWEEP_S)
 
     async def sweep(self) -> list[int]:
         """Look soon at all uploads that nobody holds; returns them."""
@@ -61,11 +63,15 @@ class Resuming:
 
     async def look(self, upload_id: int) -> Outcome:
         """Take the upload over, unless someone holds it, and end it."""
-        upload = await self._transactions.run(lambda tx: uploads.claim(tx, upload_id, self._holder, LEASE_S))
+        upload = await self._transactions.run(
+            lambda tx: uploads.claim(tx, upload_id, self._holder, LEASE_S), uploads=True
+        )
         if upload is not None:
-            log.info("taking over an upload", upload=upload_id, step=str(upload.step), losses=upload.losses)
-            async with keep_lease(self._transactions, upload.ticket):
-                outcome = await self._take_over(upload)
+            # In the log it goes on as the request that it came with.
+            with structlog.contextvars.bound_contextvars(request_id=upload.requester.command.request_id):
+                log.info("taking over an upload", upload=upload_id, step=str(upload.step), losses=upload.losses)
+                async with keep_lease(self._transactions, upload.ticket):
+                    outcome = await self._take_over(upload)
             self._metrics.resumed.labels(outcome).inc()
         return Done()
 
@@ -77,7 +83,7 @@ class Resuming:
             raise
         except Retryable as error:
             log.warning("an upload waits", upload=upload.ticket.upload, error=error.detail)
-            await self._transactions.run(lambda tx: uploads.give_back(tx, upload.ticket, _PAUSE_S))
+            await self._transactions.run(lambda tx: uploads.give_back(tx, upload.ticket, _PAUSE_S), uploads=True)
             return "waits"
         except BerthError as error:
             # Its client is gone and hears this when it sends the same again.

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from berth.artifacts.intake import BLOCK_BYTES, regroup, settle, verify
+from berth.artifacts.blocks import BLOCK_BYTES, regroup, verify
 from berth.errors import InvalidArgument
+from berth.settling import settle
 
 Admit = Callable[[int], Awaitable[None]]
 """Allows a file of so many bytes, or raises."""

@@ -18,23 +18,23 @@ from berth.errors import Conflict
 from berth.ids import ModelKey
 from controller.core.intake import (
     Blob,
-    Confirm,
+    ConfirmStored,
     Facts,
-    Inspect,
     InspectedModel,
-    Place,
-    Store,
-    Ticket,
+    InspectFile,
+    PlaceVersion,
+    StoreBytes,
     Upload,
-    Withdraw,
+    UploadTicket,
+    WithdrawUpload,
     next_action,
 )
 from controller.intake import transitions
 from controller.intake.spool import Spooled, spool
 from controller.intake.transitions import Render, UploadTakenOver
-from controller.store import journal
+from controller.store import artifacts
 from controller.store.transaction import Transactions
-from controller.usecases.requests import Answer
+from controller.usecases.requests import ApiAnswer
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Steps:
         self._tools = tools
         self._transactions = tools.transactions
 
-    async def finish(self, upload: Upload, spooled: Spooled | None) -> Answer:
+    async def finish(self, upload: Upload, spooled: Spooled | None) -> ApiAnswer:
         """Take `upload` from where it is to a version, and answer with that. `spooled`: its bytes, if they are here.
 
         Raises `Conflict` for one that cannot be finished, `UploadTakenOver`, and what the steps raise. The upload is
@@ -64,24 +64,24 @@ class Steps:
         """
         while True:
             match next_action(upload, await self._facts(upload, spooled)):
-                case Store():
+                case StoreBytes():
                     upload = await self._store(upload, spooled)
-                case Confirm():
+                case ConfirmStored():
                     upload = await self._record_stored(upload)
-                case Inspect():
+                case InspectFile():
                     upload = await self._inspect(upload, spooled)
-                case Place():
+                case PlaceVersion():
                     return await self._place(upload)
-                case Withdraw(reason):
+                case WithdrawUpload(reason):
                     raise Conflict(f"the upload cannot be finished: {reason}")
 
-    async def withdraw(self, ticket: Ticket) -> None:
+    async def withdraw(self, ticket: UploadTicket) -> None:
         """End an upload and remove its bytes, unless someone else uses them. Raises `Unavailable`."""
-        await self._remove(await self._transactions.run(lambda tx: transitions.withdraw(tx, ticket)))
+        await self._remove(await self._transactions.run(lambda tx: transitions.withdraw(tx, ticket), uploads=True))
 
-    async def leave(self, ticket: Ticket) -> None:
+    async def leave(self, ticket: UploadTicket) -> None:
         """Let another controller go on with the upload, or withdraw it if none could. Raises `Unavailable`."""
-        await self._remove(await self._transactions.run(lambda tx: transitions.leave(tx, ticket)))
+        await self._remove(await self._transactions.run(lambda tx: transitions.leave(tx, ticket), uploads=True))
 
     async def _facts(self, upload: Upload, spooled: Spooled | None) -> Facts:
         if spooled is not None:
@@ -97,11 +97,13 @@ class Steps:
             return await self._record_stored(upload)
         except UploadTakenOver:
             # Whoever withdrew the upload may have looked before the object was there: let the collector know of it.
-            await self._transactions.run(lambda tx: journal.touch_artifact(tx, spooled.sha256, spooled.size_bytes))
+            await self._transactions.run(
+                lambda tx: artifacts.touch(tx, spooled.sha256, spooled.size_bytes), uploads=True
+            )
             raise
 
     async def _record_stored(self, upload: Upload) -> Upload:
-        return await self._transactions.run(lambda tx: transitions.record_stored(tx, upload.ticket))
+        return await self._transactions.run(lambda tx: transitions.record_stored(tx, upload.ticket), uploads=True)
 
     async def _inspect(self, upload: Upload, spooled: Spooled | None) -> Upload:
         (blob,) = upload.blobs
@@ -109,15 +111,19 @@ class Steps:
             if spooled is None:
                 spooled = await stack.enter_async_context(self._read_back(blob))
             model = await self._tools.inspect(spooled.path)
-        return await self._transactions.run(lambda tx: transitions.record_inspected(tx, upload.ticket, model))
+        return await self._transactions.run(
+            lambda tx: transitions.record_inspected(tx, upload.ticket, model), uploads=True
+        )
 
     def _read_back(self, blob: Blob) -> AbstractAsyncContextManager[Spooled]:
         """A copy of the stored object, checked against its name."""
         return spool(self._tools.artifacts.open(blob.sha256), blob.sha256, blob.size_bytes, self._tools.spool)
 
-    async def _place(self, upload: Upload) -> Answer:
+    async def _place(self, upload: Upload) -> ApiAnswer:
         render = self._tools.render
-        answer = await self._transactions.run(lambda tx: transitions.place(tx, upload, render), fleet=True)
+        answer = await self._transactions.run(
+            lambda tx: transitions.place(tx, upload, render), fleet=True, uploads=True
+        )
         self._tools.placed({upload.key})
         return answer
 
@@ -125,5 +131,5 @@ class Steps:
         # Condemned first and forgotten last, as the collector does: a kill in between is made good by it.
         for sha256 in condemned:
             await self._tools.artifacts.delete(sha256)
-            await self._transactions.run(lambda tx, gone=sha256: journal.remove_artifact(tx, gone))  # type: ignore[misc]
+            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone), uploads=True)  # type: ignore[misc]
             log.info("removed the bytes of an upload that came to nothing", sha256=sha256)

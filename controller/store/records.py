@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from berth.ids import ModelKey, VersionKey
 from berth.model import Artifact, Signature
-from berth.states import Role, Runtime, ServiceClass
+from berth.resources import Resources
+from berth.states import Role, Runtime, ServableState, ServiceClass
 from controller.core.autoscaling.readings import ReplicaReading
-from controller.core.scaling import Scaling
+from controller.core.autoscaling.scaler import Decision
+from controller.core.quota import Quota
+from controller.core.scaling import ScalingPolicy
 
 
-class Tenant(NamedTuple):
+class TenantRecord(NamedTuple):
     name: str
-    max_models: int
-    max_bytes: int
-    requests_per_second: float
-    max_concurrent: int
-    bytes_per_second: float
-    weight: float
+    quota: Quota
     created_at: datetime
 
 
-class Key(NamedTuple):
+class KeyRecord(NamedTuple):
     id: str
     role: Role
     tenant: str | None
@@ -32,7 +30,7 @@ class Key(NamedTuple):
     revoked_at: datetime | None
 
 
-class Model(NamedTuple):
+class ModelRecord(NamedTuple):
     """`id` tells models apart that had the same name one after the other."""
 
     id: int
@@ -46,7 +44,7 @@ class Model(NamedTuple):
     cells: tuple[str, ...] = ()
 
 
-class Version(NamedTuple):
+class VersionRecord(NamedTuple):
     model_id: int
     key: VersionKey
     artifact: Artifact
@@ -60,28 +58,29 @@ class Version(NamedTuple):
     proven: bool
 
 
-class Job(NamedTuple):
+class JobRecord(NamedTuple):
+    """`capacity` is each replica's, `reserved` the sum of the job's assignments."""
+
     name: str
     cell: str
     runtime: Runtime
     hardware: str
     replicas: int
-    memory_per_replica: int
+    capacity: Resources
     service_class: ServiceClass
     dedicated_tenant: str | None
-    reserved_bytes: int
+    reserved: Resources
     created_at: datetime
     from_file: bool
     scaling_from_file: bool
     file_problem: str
-    scaling: Scaling
+    scaling: ScalingPolicy
     wished_replicas: int | None
-    desired_replicas: int | None
-    desired_reason: str | None
-    desired_at: datetime | None
+    decision: Decision | None
+    decided_at: datetime | None
 
 
-class Pool(NamedTuple):
+class WorkloadRecord(NamedTuple):
     """What runs a job's replicas, as its cell's synchronizer last reported it."""
 
     job: str
@@ -99,21 +98,20 @@ class CellLoad(NamedTuple):
     replicas: dict[str, list[ReplicaReading]]
 
 
-class Assignment(NamedTuple):
+class AssignmentRecord(NamedTuple):
     model_id: int
     key: VersionKey
     job: str
     cell: str
     artifact: Artifact
-    reserved_bytes: int
+    reserved: Resources
     created_at: datetime
     releasing_at: datetime | None
     releasing_generation: int | None
     deleted: bool
-    measured_bytes: int | None
 
 
-class Replica(NamedTuple):
+class ReplicaRecord(NamedTuple):
     name: str
     cell: str
     job: str
@@ -125,13 +123,13 @@ class Replica(NamedTuple):
     seen_at: float
 
 
-class Servable(NamedTuple):
+class ServableRecord(NamedTuple):
     """What one replica says of one version."""
 
     cell: str
     replica: str
     key: VersionKey
-    state: str
+    state: ServableState
     reason: str
     since: float
     measured_bytes: int
@@ -144,7 +142,7 @@ class CellReport(NamedTuple):
     desired_generation: int
 
 
-class Event(NamedTuple):
+class EventRecord(NamedTuple):
     id: int
     at: datetime
     kind: str
@@ -152,3 +150,19 @@ class Event(NamedTuple):
     tenant: str | None
     subject: str
     data: dict[str, object]
+
+
+class RememberedRequest(NamedTuple):
+    """What was answered to a request, whose SHA-256 is `fingerprint`."""
+
+    fingerprint: bytes
+    status: int
+    body: dict[str, Any]
+
+
+class LeaseRecord(NamedTuple):
+    """What became of a wish to lead. `expires_in_seconds` is of the lease of whoever leads."""
+
+    granted: bool
+    epoch: int
+    expires_in_seconds: float

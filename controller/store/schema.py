@@ -163,6 +163,9 @@ jobs = Table(
     Column("dedicated_tenant", _name(), ForeignKey("tenants.name")),
     # The sum of its assignments. Placement never exceeds the memory; the check is the net below it.
     Column("reserved_bytes", BigInteger, nullable=False, server_default="0"),
+    # The same two by device: `controller.store.amounts` says which is read.
+    Column("capacity", JSONB),
+    Column("reserved", JSONB),
     # Defaults in the database, here and below: a controller of the release before writes rows without them.
     # The job comes from the pools file, and its scaling too: the API changes neither.
     Column("from_file", Boolean, nullable=False, server_default=text("false")),
@@ -189,6 +192,8 @@ assignments = Table(
     # At most one job of each cell: placement sees to it under the fleet's lock.
     Column("job", _name(), ForeignKey("jobs.name"), primary_key=True, index=True),
     Column("reserved_bytes", BigInteger, nullable=False),
+    # The same by device.
+    Column("reserved", JSONB),
     _now(),
     _moment("releasing_at"),
     # The first generation that leaves it out: a cell that has acted on it and does not report the version is rid of it.

@@ -1,56 +1,48 @@
-"""Tenants and API keys."""
+"""Tenants: their quotas, and what they use of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from berth.model import ApiKey, TenantLimits
-from berth.states import Role
-from controller.store import records
+from berth.model import TenantLimits
+from controller.core.quota import Quota
+from controller.store.mapper import Mapper, Part
+from controller.store.records import TenantRecord
 from controller.store.schema import api_keys, jobs, models, tenants, versions
+from controller.store.scope import TenantScope, within
 from controller.store.transaction import Tx
 
-_TENANT = select(
-    tenants.c.name,
-    tenants.c.max_models,
-    tenants.c.max_bytes,
-    tenants.c.requests_per_second,
-    tenants.c.max_concurrent,
-    tenants.c.bytes_per_second,
-    tenants.c.weight,
-    tenants.c.created_at,
-)
-_KEY = select(
-    api_keys.c.id,
-    api_keys.c.role,
-    api_keys.c.tenant,
-    api_keys.c.description,
-    api_keys.c.created_at,
-    api_keys.c.revoked_at,
+_TENANT = Mapper(
+    TenantRecord, tenants, quota=Part(tuple(tenants.c[field.name] for field in fields(Quota)), Quota, asdict)
 )
 
 
-async def find(tx: Tx, name: str) -> records.Tenant | None:
-    row = (await tx.execute(_TENANT.where(tenants.c.name == name))).one_or_none()
-    return None if row is None else records.Tenant(*row)
+@dataclass(frozen=True, slots=True)
+class _Written:
+    quota: Quota
 
 
-async def page(tx: Tx, after: str, limit: int) -> list[records.Tenant]:
-    rows = await tx.execute(_TENANT.where(tenants.c.name > after).order_by(tenants.c.name).limit(limit))
-    return [records.Tenant(*row) for row in rows]
+async def find(tx: Tx, name: str) -> TenantRecord | None:
+    row = (await tx.execute(_TENANT.select().where(tenants.c.name == name))).one_or_none()
+    return None if row is None else _TENANT.record(row)
 
 
-async def add(tx: Tx, name: str, quota: dict[str, Any]) -> bool:
+async def page(tx: Tx, scope: TenantScope, after: str, limit: int) -> list[TenantRecord]:
+    statement = _TENANT.select().where(within(tenants.c.name, scope), tenants.c.name > after)
+    return _TENANT.records(await tx.execute(statement.order_by(tenants.c.name).limit(limit)))
+
+
+async def add(tx: Tx, name: str, quota: Quota) -> bool:
     """Whether it was added; False if the name is taken."""
-    statement = insert(tenants).values(name=name, **quota).on_conflict_do_nothing().returning(tenants.c.name)
-    return (await tx.execute(statement)).one_or_none() is not None
+    statement = insert(tenants).values(name=name, **_TENANT.values(_Written(quota)))
+    return (await tx.execute(statement.on_conflict_do_nothing().returning(tenants.c.name))).one_or_none() is not None
 
 
-async def set_quota(tx: Tx, name: str, quota: dict[str, Any]) -> None:
-    await tx.execute(update(tenants).where(tenants.c.name == name).values(**quota))
+async def set_quota(tx: Tx, name: str, quota: Quota) -> None:
+    await tx.execute(update(tenants).where(tenants.c.name == name).values(_TENANT.values(_Written(quota))))
 
 
 async def in_use_by(tx: Tx, name: str) -> str | None:
@@ -63,6 +55,7 @@ async def in_use_by(tx: Tx, name: str) -> str | None:
 
 
 async def remove(tx: Tx, name: str) -> None:
+    """The tenant and its keys."""
     await tx.execute(api_keys.delete().where(api_keys.c.tenant == name))
     await tx.execute(tenants.delete().where(tenants.c.name == name))
 
@@ -79,49 +72,8 @@ async def usage(tx: Tx, name: str) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-async def limits(tx: Tx) -> list[TenantLimits]:
+async def limits(tx: Tx, scope: TenantScope) -> list[TenantLimits]:
+    """What routers enforce."""
     columns = (tenants.c.requests_per_second, tenants.c.max_concurrent, tenants.c.bytes_per_second, tenants.c.weight)
-    rows = await tx.execute(select(tenants.c.name, *columns))
+    rows = await tx.execute(select(tenants.c.name, *columns).where(within(tenants.c.name, scope)))
     return [TenantLimits(*row) for row in rows]
-
-
-async def find_key(tx: Tx, sha256: bytes) -> records.Key | None:
-    row = (await tx.execute(_KEY.where(api_keys.c.sha256 == sha256))).one_or_none()
-    return None if row is None else _key(row)
-
-
-async def find_key_by_id(tx: Tx, tenant: str | None, key_id: str) -> records.Key | None:
-    row = (await tx.execute(_KEY.where(api_keys.c.id == key_id, _owner(tenant)))).one_or_none()
-    return None if row is None else _key(row)
-
-
-async def page_keys(tx: Tx, tenant: str | None, after: str, limit: int) -> list[records.Key]:
-    statement = _KEY.where(_owner(tenant), api_keys.c.id > after).order_by(api_keys.c.id).limit(limit)
-    return [_key(row) for row in await tx.execute(statement)]
-
-
-async def add_key(
-    tx: Tx, key_id: str, sha256: bytes, *, tenant: str | None, role: Role, description: str
-) -> records.Key:
-    """Add a key, or give the one of this id a new hash and life (only `bootstrap` is ever added twice)."""
-    values = {"sha256": sha256, "tenant": tenant, "role": str(role), "description": description, "revoked_at": None}
-    statement = insert(api_keys).values(id=key_id, **values).on_conflict_do_update(index_elements=["id"], set_=values)
-    row = (await tx.execute(statement.returning(*_KEY.selected_columns))).one()
-    return _key(row)
-
-
-async def revoke_key(tx: Tx, key_id: str) -> None:
-    await tx.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=func.now()))
-
-
-async def live_keys(tx: Tx) -> list[ApiKey]:
-    statement = select(api_keys.c.sha256, api_keys.c.tenant, api_keys.c.role).where(api_keys.c.revoked_at.is_(None))
-    return [ApiKey(bytes(row[0]), row[1] or "", Role(row[2])) for row in await tx.execute(statement)]
-
-
-def _owner(tenant: str | None) -> Any:
-    return api_keys.c.tenant.is_(None) if tenant is None else api_keys.c.tenant == tenant
-
-
-def _key(row: Any) -> records.Key:
-    return records.Key(row[0], Role(row[1]), *row[2:])

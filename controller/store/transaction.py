@@ -22,6 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from berth.errors import Unavailable
+from controller.core.commands import Command
+from controller.core.events import Happening
 from controller.store.address import sqlalchemy_url
 from controller.store.schema import cells, events
 
@@ -67,9 +69,11 @@ class Tx:
             raise AssertionError("desired state changes only under the fleet's lock")
         self.changed = True
 
-    def tell(self, kind: str, actor: str, tenant: str | None, subject: str, **data: Any) -> None:
+    def tell(self, by: Command, what: Happening) -> None:
         """Record an event; it exists if and only if the transaction commits."""
-        self.events.append({"kind": kind, "actor": actor, "tenant": tenant, "subject": subject, "data": data})
+        tenant, path = what.of
+        event = {"kind": what.KIND, "actor": by.actor, "tenant": tenant, "subject": path, "data": what.data(by)}
+        self.events.append(event)
 
 
 class Transactions:
@@ -95,14 +99,15 @@ class Transactions:
         )
         self.retries = 0
 
-    async def run(self, use_case: Callable[[Tx], Awaitable[T]], *, fleet: bool = False) -> T:
+    async def run(self, use_case: Callable[[Tx], Awaitable[T]], *, fleet: bool = False, uploads: bool = False) -> T:
         """Run `use_case` in a SERIALIZABLE transaction, again while PostgreSQL asks for it, and commit.
 
-        `fleet` makes it take its turn among all that change desired state. `use_case` must do nothing but SQL: it may
+        `fleet` makes it take its turn among all that change desired state, `uploads` among all that change uploads
+        under way: both are small tables that many write at once. `use_case` must do nothing but SQL: it may
         run several times. Raises `Unavailable` when the database is away or the conflict does not end.
         """
         with self._seconds.time():
-            return await self._patiently(lambda: self._once(use_case, fleet))
+            return await self._patiently(lambda: self._once(use_case, fleet, uploads))
 
     async def read(self, query: Callable[[Tx], Awaitable[T]]) -> T:
         """Run `query` on one snapshot, read-only: never a conflict. Raises `Unavailable` when the database is away."""
@@ -144,12 +149,13 @@ class Transactions:
     async def close(self) -> None:
         await self._engine.dispose()
 
-    async def _once(self, use_case: Callable[[Tx], Awaitable[T]], fleet: bool) -> T:
+    async def _once(self, use_case: Callable[[Tx], Awaitable[T]], fleet: bool, uploads: bool) -> T:
         async with self._connect("SERIALIZABLE") as connection:
             with _losses():
                 tx = Tx(connection, fleet)
-                if fleet:
-                    await connection.execute(text("LOCK TABLE cells IN EXCLUSIVE MODE"))
+                # Always in this order: whoever has both locks never waits for one that has the second alone.
+                if locked := ", ".join(["cells"] * fleet + ["uploads"] * uploads):
+                    await connection.execute(text(f"LOCK TABLE {locked} IN EXCLUSIVE MODE"))
                 result = await use_case(tx)
                 await _write_collected(tx)
             # Beyond this line the outcome of a lost connection is unknown, and nothing is tried again.

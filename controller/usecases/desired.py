@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from berth.model import DesiredState, Serving
+from berth.model import DesiredState
 from controller.core import desired
-from controller.core.rollout.target import target
+from controller.core.rollout.target import served
 from controller.core.scaling import asked_replicas
-from controller.store import jobs, models, tenants
+from controller.store import assignments, cells, jobs, keys, models, tenants, versions
+from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Tx
 
 
 async def read(tx: Tx, cell: str) -> DesiredState:
-    generations = await jobs.generations(tx)
-    live = await models.live_numbers(tx)
+    generations = await cells.generations(tx)
+    live = await versions.live_numbers(tx, EVERY_TENANT)
     return desired.build(
         cell,
         generations.get(cell, 0),
@@ -21,7 +22,7 @@ async def read(tx: Tx, cell: str) -> DesiredState:
                 job.name,
                 job.cell,
                 job.runtime,
-                asked_replicas(job.scaling.mode, job.wished_replicas, job.desired_replicas),
+                asked_replicas(job.scaling.mode, job.wished_replicas, job.decision and job.decision.replicas),
             )
             for job in await jobs.every(tx)
         ],
@@ -30,21 +31,21 @@ async def read(tx: Tx, cell: str) -> DesiredState:
                 assignment.key,
                 assignment.job,
                 assignment.artifact,
-                assignment.reserved_bytes,
+                assignment.reserved,
                 assignment.releasing_at is not None,
             )
-            for assignment in await jobs.assignments_in(tx, cell)
+            for assignment in await assignments.in_cell(tx, EVERY_TENANT, cell)
         ],
         models=[
             desired.ModelRow(
                 model.key,
-                Serving.only(target(model.pinned, live.get(model.id, ())), model.labels),
+                served(model.pinned, live.get(model.id, ()), model.labels),
                 (model.default_answer or "").encode(),
             )
-            for model in await models.every(tx)
+            for model in await models.every(tx, EVERY_TENANT)
         ],
-        keys=await tenants.live_keys(tx),
-        limits=await tenants.limits(tx),
+        keys=await keys.live(tx, EVERY_TENANT),
+        limits=await tenants.limits(tx, EVERY_TENANT),
         # One cell alone has nothing to ask for.
-        elsewhere=await jobs.elsewhere(tx, cell) if generations.keys() - {cell} else (),
+        elsewhere=await assignments.elsewhere(tx, EVERY_TENANT, cell) if generations.keys() - {cell} else (),
     )

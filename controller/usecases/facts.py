@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from berth.model import ServableStatus
-from berth.states import ServableState
-from controller.core.rollout.facts import Copy, Fleet, KnownReplica, KnownVersion, ModelWish, Said
+from controller.core.rollout.facts import AssignedCopy, Fleet, KnownReplica, KnownVersion, ModelWish, ServableReport
 from controller.store import records
 
 
-def wish_of(model: records.Model) -> ModelWish:
+def wish_of(model: records.ModelRecord) -> ModelWish:
     return ModelWish(model.pinned, model.labels, model.cells)
 
 
-def known(version: records.Version) -> KnownVersion:
+def known(version: records.VersionRecord) -> KnownVersion:
     return KnownVersion(
         number=version.key.version,
         deleted=version.deleted,
@@ -25,9 +24,9 @@ def known(version: records.Version) -> KnownVersion:
     )
 
 
-def copy_of(assignment: records.Assignment) -> Copy:
+def copy_of(assignment: records.AssignmentRecord) -> AssignedCopy:
     releasing = assignment.releasing_at
-    return Copy(
+    return AssignedCopy(
         version=assignment.key.version,
         job=assignment.job,
         cell=assignment.cell,
@@ -37,17 +36,15 @@ def copy_of(assignment: records.Assignment) -> Copy:
     )
 
 
-def said_by(servable: records.Servable) -> Said:
-    status = ServableStatus(
-        servable.key, ServableState(servable.state), servable.reason, servable.since, servable.measured_bytes
-    )
-    return Said(servable.cell, servable.replica, servable.key.version, status, servable.routed)
+def said_by(servable: records.ServableRecord) -> ServableReport:
+    status = ServableStatus(servable.key, servable.state, servable.reason, servable.since, servable.measured_bytes)
+    return ServableReport(servable.cell, servable.replica, servable.key.version, status, servable.routed)
 
 
 def fleet_of(
     reports: Mapping[str, records.CellReport],
-    replicas: Iterable[records.Replica],
-    jobs: Iterable[records.Job],
+    replicas: Iterable[records.ReplicaRecord],
+    jobs: Iterable[records.JobRecord],
 ) -> Fleet:
     return Fleet(
         {cell: report.desired_generation for cell, report in reports.items()},

@@ -6,32 +6,28 @@ import hashlib
 import hmac
 import secrets
 from base64 import urlsafe_b64encode
-from typing import NamedTuple
 
 from berth.auth import keys
 from berth.errors import InvalidArgument, Unauthenticated
 from berth.states import Role
-from controller.store import records, tenants
+from controller.core import events
+from controller.core.commands import START, Caller, Command
+from controller.store import keys as store
+from controller.store.records import KeyRecord
+from controller.store.scope import PLATFORM, owner_of
 from controller.store.transaction import Tx
 from controller.usecases import naming
 from controller.usecases.tenants import get as get_tenant
+from controller.usecases.told import key_members
 
 BOOTSTRAP = "bootstrap"
-
-
-class Caller(NamedTuple):
-    """Whoever presented a valid key. `tenant` is None for the platform's own."""
-
-    key_id: str
-    role: Role
-    tenant: str | None
 
 
 async def authenticate(tx: Tx, key: str | None) -> Caller:
     """Raises `Unauthenticated`, in the same words for an unknown and a revoked key."""
     if key is None:
         raise Unauthenticated("send an API key: Authorization: Bearer KEY")
-    found = await tenants.find_key(tx, keys.digest(key))
+    found = await store.find_by_hash(tx, keys.digest(key))
     if found is None or found.revoked_at is not None:
         raise Unauthenticated("the API key is unknown or revoked")
     return Caller(found.id, found.role, found.tenant)
@@ -39,7 +35,7 @@ async def authenticate(tx: Tx, key: str | None) -> Caller:
 
 async def still_valid(tx: Tx, caller: Caller) -> None:
     """Raises `Unauthenticated` if the caller's key was revoked since: long answers ask again and again."""
-    key = await tenants.find_key_by_id(tx, caller.tenant, caller.key_id)
+    key = await store.find(tx, owner_of(caller.tenant), caller.key_id)
     if key is None or key.revoked_at is not None:
         raise Unauthenticated("the API key is unknown or revoked")
 
@@ -54,7 +50,9 @@ def make_secret(seed: bytes | None) -> str:
     return keys.PREFIX + urlsafe_b64encode(hmac.digest(seed, b"berth api key", hashlib.sha256)).rstrip(b"=").decode()
 
 
-async def create(tx: Tx, actor: str, tenant: str | None, *, role: Role, description: str, secret: str) -> records.Key:
+async def create(
+    tx: Tx, command: Command, tenant: str | None, *, role: Role, description: str, secret: str
+) -> KeyRecord:
     """Add a key of the platform (`tenant` None) or of a tenant. Raises `InvalidArgument` if the role does not fit."""
     if role.is_platform != (tenant is None):
         wanted = "admin or operator" if tenant is None else "developer or viewer"
@@ -63,33 +61,34 @@ async def create(tx: Tx, actor: str, tenant: str | None, *, role: Role, descript
         await get_tenant(tx, tenant)
     key_id = f"key-{secrets.token_hex(6)}"
     naming.check_text("description", description)
-    key = await tenants.add_key(tx, key_id, keys.digest(secret), tenant=tenant, role=role, description=description)
+    key = await store.add(tx, owner_of(tenant), key_id, keys.digest(secret), role=role, description=description)
     tx.change_desired()
-    tx.tell("key.created", actor, tenant, f"key/{key_id}", role=str(role))
+    tx.tell(command, events.KeyWasCreated(events.key_subject(tenant, key_id), role, key_members(key)))
     return key
 
 
-async def revoke(tx: Tx, actor: str, tenant: str | None, key_id: str) -> None:
+async def revoke(tx: Tx, command: Command, tenant: str | None, key_id: str) -> None:
     """From this commit on the controller refuses it, and routers as soon as the feed reaches them.
 
     Raises `NotFound` for a key that is not the tenant's (or the platform's). Revoking twice is no error.
     """
     if tenant is not None:
         await get_tenant(tx, tenant)
-    key = await tenants.find_key_by_id(tx, tenant, key_id) if naming.storable(key_id) else None
+    key = await store.find(tx, owner_of(tenant), key_id) if naming.storable(key_id) else None
     if key is None:
         raise naming.no_key(key_id)
     if key.revoked_at is None:
-        await tenants.revoke_key(tx, key_id)
+        await store.revoke(tx, owner_of(tenant), key_id)
         tx.change_desired()
-        tx.tell("key.revoked", actor, tenant, f"key/{key_id}")
+        tx.tell(command, events.KeyRevoked(events.key_subject(tenant, key_id), key_members(key)))
 
 
 async def accept_bootstrap(tx: Tx, secret: str) -> None:
     """Make `secret` the platform's first admin key; a key given earlier under this id ends."""
-    known = await tenants.find_key(tx, keys.digest(secret))
+    known = await store.find_by_hash(tx, keys.digest(secret))
     if known is None or known.revoked_at is not None:
-        await tenants.add_key(
-            tx, BOOTSTRAP, keys.digest(secret), tenant=None, role=Role.ADMIN, description="given at start"
+        key = await store.add(
+            tx, PLATFORM, BOOTSTRAP, keys.digest(secret), role=Role.ADMIN, description="given at start"
         )
         tx.change_desired()
+        tx.tell(START, events.KeyWasCreated(events.key_subject(None, BOOTSTRAP), key.role, key_members(key)))

@@ -1,4 +1,4 @@
-"""How things are called in refusals and events, and what text may be stored.
+"""How things are called in refusals, and what text may be stored.
 
 A thing of someone else and a thing that does not exist are refused in the same words, made of what the caller said.
 """
@@ -27,10 +27,6 @@ def no_job(name: str) -> NotFound:
 
 def no_key(key_id: str) -> NotFound:
     return NotFound(f"there is no key {key_id!r}")
-
-
-def model_subject(key: ModelKey, version: int | None = None) -> str:
-    return f"model/{key.model}" if version is None else f"model/{key.model}/versions/{version}"
 
 
 def check_text(what: str, text: str) -> str:

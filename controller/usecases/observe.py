@@ -5,7 +5,8 @@ from __future__ import annotations
 from berth.errors import InvalidArgument, PreconditionFailed
 from berth.ids import ModelKey, check_name
 from berth.model import ObservedCell
-from controller.store import observed
+from controller.store import leases, reports
+from controller.store.records import LeaseRecord
 from controller.store.transaction import Tx
 from controller.usecases import naming
 
@@ -15,16 +16,16 @@ LONGEST_TTL = 60.0
 _LONGEST_HOLDER = 200
 
 
-async def lease(tx: Tx, cell: str, holder: str, ttl_seconds: float, *, release: bool) -> observed.Lease:
+async def lease(tx: Tx, cell: str, holder: str, ttl_seconds: float, *, release: bool) -> LeaseRecord:
     """Take, renew or give up the leadership of a cell."""
     check_name("cell", cell)
     if not 0 < len(naming.check_text("holder", holder)) <= _LONGEST_HOLDER:
         raise InvalidArgument(f"a holder's name has 1 to {_LONGEST_HOLDER} characters")
     if release:
-        return await observed.release_lease(tx, cell, holder)
+        return await leases.release(tx, cell, holder)
     if not SHORTEST_TTL <= ttl_seconds <= LONGEST_TTL:
         raise InvalidArgument(f"a lease lasts {SHORTEST_TTL} to {LONGEST_TTL} seconds, not {ttl_seconds}")
-    return await observed.lease(tx, cell, holder, ttl_seconds)
+    return await leases.lease(tx, cell, holder, ttl_seconds)
 
 
 async def report(tx: Tx, report: ObservedCell) -> set[ModelKey]:
@@ -36,9 +37,9 @@ async def report(tx: Tx, report: ObservedCell) -> set[ModelKey]:
     A later epoch than ours was given out by somebody else, a Lease in the cell's cluster or a database that this one
     was restored from before: it leads, and our own epochs go on after it.
     """
-    epoch = await observed.current_epoch(tx, report.cell)
+    epoch = await leases.current_epoch(tx, report.cell)
     if report.epoch > epoch:
-        await observed.adopt_epoch(tx, report.cell, report.epoch)
+        await leases.adopt_epoch(tx, report.cell, report.epoch)
     elif report.epoch == 0 or report.epoch != epoch:
         raise PreconditionFailed(f"epoch {report.epoch} does not lead cell {report.cell!r}, epoch {epoch} does")
-    return await observed.record(tx, report)
+    return await reports.record(tx, report)

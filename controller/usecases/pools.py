@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from controller.core.pools import Create, Delete, Pool, Step, Stored, Update, compare
-from controller.core.scaling import Scaling
-from controller.store import jobs, records, tenants
+from berth.resources import HOST
+from controller.core import events
+from controller.core.commands import POOLS_FILE
+from controller.core.jobs import JobChange
+from controller.core.pools import (
+    CreateJob,
+    DeleteJob,
+    PoolSpec,
+    PoolStep,
+    StoredPool,
+    UpdateJob,
+    compare,
+    without_tenant,
+)
+from controller.core.scaling import document_of
+from controller.store import assignments, cells, jobs, tenants
+from controller.store.records import JobRecord
 from controller.store.transaction import Tx
+from controller.usecases.told import job_members
 
-ACTOR = "pools-file"
 
-
-class Outcome(NamedTuple):
+class PoolsSettled(NamedTuple):
     """What was done, and which pools could not be created, with the reason."""
 
-    steps: list[Step]
+    steps: list[PoolStep]
     refused: dict[str, str]
 
 
-async def survey(tx: Tx, pools: Collection[Pool]) -> list[Step]:
+async def survey(tx: Tx, pools: Collection[PoolSpec]) -> list[PoolStep]:
     """What is to be done."""
-    assigned = await jobs.counts_of_assignments(tx)
+    assigned = await assignments.counts_by_job(tx)
     return compare(pools, [_stored(job, assigned.get(job.name, 0)) for job in await jobs.every(tx)])
 
 
-async def settle(tx: Tx, pools: Collection[Pool]) -> Outcome:
+async def settle(tx: Tx, pools: Collection[PoolSpec]) -> PoolsSettled:
     """Do it. Needs the fleet's lock."""
-    outcome = Outcome(await survey(tx, pools), {})
+    outcome = PoolsSettled(await survey(tx, pools), {})
     for step in outcome.steps:
         match step:
-            case Create(pool):
+            case CreateJob(pool):
                 if (problem := await _missing_tenant(tx, pool.dedicated_tenant)) is not None:
                     outcome.refused[pool.job] = problem
                 else:
                     await _create(tx, pool)
-            case Update():
+            case UpdateJob():
                 await _update(tx, step, outcome)
-            case Delete(job):
-                await jobs.remove(tx, job)
-                tx.change_desired()
-                tx.tell("job.deleted", ACTOR, None, f"job/{job}")
+            case DeleteJob(name):
+                await _delete(tx, name)
     return outcome
 
 
@@ -50,52 +62,60 @@ async def count_conflicts(tx: Tx) -> int:
     return sum(bool(job.file_problem) for job in await jobs.every(tx))
 
 
-async def _create(tx: Tx, pool: Pool) -> None:
-    await jobs.ensure_cell(tx, pool.cell)
-    values = {
-        "cell": pool.cell,
-        "runtime": str(pool.runtime),
-        "hardware": pool.hardware,
-        "memory_per_replica": pool.memory_per_replica,
-        "service_class": str(pool.service_class),
-        "dedicated_tenant": pool.dedicated_tenant,
-    }
-    stored = {**values, **_scaling_columns(pool.scaling), "from_file": True, "replicas": 0}
+async def _create(tx: Tx, pool: PoolSpec) -> None:
+    await cells.ensure(tx, pool.cell)
     # Someone may have made a job of this name just now: the next look finds it and adopts it.
-    if await jobs.add(tx, pool.job, stored):
+    if await jobs.add(tx, pool.job, pool.new_job()):
         tx.change_desired()
-        tx.tell("job.created", ACTOR, None, f"job/{pool.job}", **values)
+        after = job_members(await _existing(tx, pool.job))
+        said = {name: after[name] for name in _SAID_OF_NEW}
+        tx.tell(POOLS_FILE, events.JobCreated(events.job_subject(pool.job), said, after))
 
 
-async def _update(tx: Tx, step: Update, outcome: Outcome) -> None:
-    values = dict(step.values)
-    if (problem := await _missing_tenant(tx, values.get("dedicated_tenant"))) is not None:
+async def _delete(tx: Tx, name: str) -> None:
+    before = job_members(await _existing(tx, name))
+    await jobs.remove(tx, name)
+    tx.change_desired()
+    tx.tell(POOLS_FILE, events.JobDeleted(events.job_subject(name), before))
+
+
+async def _update(tx: Tx, step: UpdateJob, outcome: PoolsSettled) -> None:
+    tenant = step.change.members().get("dedicated_tenant")
+    if (problem := await _missing_tenant(tx, tenant)) is not None:
         outcome.refused[step.job] = problem
-        del values["dedicated_tenant"]
-    if "cell" in values:
-        await jobs.ensure_cell(tx, values["cell"])
-    columns: dict[str, Any] = {
-        name: value if isinstance(value, int | None) else str(value)
-        for name, value in values.items()
-        if name != "scaling"
-    }
-    if "scaling" in values:
-        columns |= _scaling_columns(values["scaling"])
-    subject = f"job/{step.job}"
-    if columns:
-        tx.tell("job.updated", ACTOR, None, subject, **columns)
+        step = without_tenant(step)
+    change = step.change
+    if isinstance(change.cell, str):
+        await cells.ensure(tx, change.cell)
+    subject, old = events.job_subject(step.job), await _existing(tx, step.job)
+    await jobs.change(tx, step.job, replace(change, file_problem=step.problem))
+    if change:
+        before, after = events.difference(job_members(old), job_members(await _existing(tx, step.job)))
+        tx.tell(POOLS_FILE, events.JobUpdated(subject, _said(change), before, after))
         tx.change_desired()
-    if await _changes_owner(tx, step.job, values.get("scaling")):
-        columns |= jobs.UNDECIDED
     if step.told:
-        tx.tell("pool.conflict" if step.problem else "pool.resolved", ACTOR, None, subject, reason=step.problem)
-    await jobs.change(tx, step.job, **columns, file_problem=step.problem)
+        kind = events.PoolConflict if step.problem else events.PoolResolved
+        was, is_now = {"file_problem": old.file_problem}, {"file_problem": step.problem}
+        tx.tell(POOLS_FILE, kind(subject, step.problem, was, is_now))
 
 
-async def _changes_owner(tx: Tx, name: str, scaling: Scaling | None) -> bool:
-    """Whether someone else decides how many replicas the job has from now on."""
+async def _existing(tx: Tx, name: str) -> JobRecord:
     job = await jobs.find(tx, name)
-    return job is not None and scaling is not None and job.scaling.mode is not scaling.mode
+    assert job is not None
+    return job
+
+
+_SAID_OF_NEW = ("cell", "runtime", "hardware", "memory_per_replica", "service_class", "dedicated_tenant")
+
+
+def _said(change: JobChange) -> dict[str, Any]:
+    """A change as its event has it."""
+    said = change.members()
+    for name in ("wished_replicas", "decision"):
+        said.pop(name, None)
+    if "scaling" in said:
+        said["scaling"] = document_of(said["scaling"])
+    return said
 
 
 async def _missing_tenant(tx: Tx, tenant: str | None) -> str | None:
@@ -104,21 +124,15 @@ async def _missing_tenant(tx: Tx, tenant: str | None) -> str | None:
     return f"there is no tenant {tenant!r} to dedicate it to"
 
 
-def _scaling_columns(scaling: Scaling | None) -> dict[str, Any]:
-    if scaling is None:
-        return {"scaling_from_file": False}
-    return {"scaling_from_file": True, "scaling": jobs.scaling_document(scaling)}
-
-
-def _stored(job: records.Job, assignments: int) -> Stored:
-    pool = Pool(
+def _stored(job: JobRecord, assigned: int) -> StoredPool:
+    pool = PoolSpec(
         job=job.name,
         cell=job.cell,
         runtime=job.runtime,
         hardware=job.hardware,
-        memory_per_replica=job.memory_per_replica,
+        memory_per_replica=job.capacity[HOST],
         service_class=job.service_class,
         dedicated_tenant=job.dedicated_tenant,
         scaling=job.scaling if job.scaling_from_file else None,
     )
-    return Stored(pool, job.from_file, job.file_problem, job.reserved_bytes, assignments)
+    return StoredPool(pool, job.from_file, job.file_problem, job.reserved, assigned, job.scaling)

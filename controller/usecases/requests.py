@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from berth.errors import Conflict
-from controller.store import journal
+from controller.store import requests
+from controller.store.records import RememberedRequest
 from controller.store.transaction import Tx
 
 
-class Memo(NamedTuple):
+class RequestMemo(NamedTuple):
     """An idempotency key of a caller's, and the SHA-256 of what it stands for."""
 
     actor: str
@@ -22,24 +23,24 @@ class Memo(NamedTuple):
     fingerprint: bytes
 
 
-class Answer(NamedTuple):
+class ApiAnswer(NamedTuple):
     status: int
     body: dict[str, Any]
     replayed: bool = False
 
 
-async def once(tx: Tx, memo: Memo | None, act: Callable[[Tx], Awaitable[Answer]]) -> Answer:
+async def once(tx: Tx, memo: RequestMemo | None, act: Callable[[Tx], Awaitable[ApiAnswer]]) -> ApiAnswer:
     """The answer of `act`, or the one given to the same request before.
 
     Raises `Conflict` if the key stood for another request. Failures are not remembered: they may be tried again.
     """
     if memo is None:
         return await act(tx)
-    known = await journal.recall(tx, memo.actor, memo.key)
+    known = await requests.recall(tx, memo.actor, memo.key)
     if known is not None:
         if known.fingerprint != memo.fingerprint:
             raise Conflict("this Idempotency-Key was used for a different request")
-        return Answer(known.status, known.body, replayed=True)
+        return ApiAnswer(known.status, known.body, replayed=True)
     answer = await act(tx)
-    await journal.remember(tx, memo.actor, memo.key, journal.Remembered(memo.fingerprint, answer.status, answer.body))
+    await requests.remember(tx, memo.actor, memo.key, RememberedRequest(memo.fingerprint, answer.status, answer.body))
     return answer

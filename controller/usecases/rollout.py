@@ -9,26 +9,28 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from controller.core.rollout.facts import Place
+from controller.core import events
+from controller.core.commands import ROLLOUT
+from controller.core.rollout.facts import CopyKey
 from controller.core.rollout.plan import RolloutPlan, plan
-from controller.store import jobs, models, observed, records
+from controller.store import assignments, jobs, models, observed
+from controller.store import versions as version_store
+from controller.store.records import AssignmentRecord, VersionRecord
+from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Tx
-from controller.usecases import naming
 from controller.usecases.facts import copy_of, fleet_of, known, said_by, wish_of
 from controller.usecases.placement import find_place
-
-ACTOR = "controller"
 
 
 class ModelWork(NamedTuple):
     """The plan for one model, and the rows that it speaks of."""
 
     plan: RolloutPlan
-    versions: dict[int, records.Version]
-    assignments: dict[Place, records.Assignment]
+    versions: dict[int, VersionRecord]
+    assignments: dict[CopyKey, AssignmentRecord]
 
 
-class Step(NamedTuple):
+class RolloutStep(NamedTuple):
     """Something that was done to a version, for logs and metrics."""
 
     kind: str
@@ -37,12 +39,12 @@ class Step(NamedTuple):
 
 async def survey(tx: Tx, ids: Collection[int]) -> list[ModelWork]:
     """Find what is to be done for the models with these ids; models that need nothing are left out."""
-    versions = await models.versions_of(tx, ids)
-    held = await jobs.assignments_of(tx, ids)
-    servables = await observed.servables_of(tx, {version.key.model_key for version in versions})
+    versions = await version_store.of_models(tx, EVERY_TENANT, ids)
+    held = await assignments.of_models(tx, EVERY_TENANT, ids)
+    servables = await observed.servables_of(tx, EVERY_TENANT, {version.key.model_key for version in versions})
     replicas = await observed.replicas_of(tx, {assignment.job for assignment in held})
     fleet = fleet_of(await observed.cell_reports(tx), replicas, await jobs.every(tx))
-    live = {model.id: model for model in await models.find_by_ids(tx, ids)}
+    live = {model.id: model for model in await models.find_by_ids(tx, EVERY_TENANT, ids)}
     found = []
     for model_id in {version.model_id for version in versions}:
         own = {version.key.version: version for version in versions if version.model_id == model_id}
@@ -56,7 +58,7 @@ async def survey(tx: Tx, ids: Collection[int]) -> list[ModelWork]:
             fleet,
         )
         if work:
-            found.append(ModelWork(work, own, {copy_of(assignment).place: assignment for assignment in here}))
+            found.append(ModelWork(work, own, {copy_of(assignment).key: assignment for assignment in here}))
     return found
 
 
@@ -65,7 +67,7 @@ def needs_fleet(found: Collection[ModelWork]) -> bool:
     return any(work.plan.moves for work in found)
 
 
-async def settle(tx: Tx, ids: Collection[int]) -> list[Step]:
+async def settle(tx: Tx, ids: Collection[int]) -> list[RolloutStep]:
     """Do what `survey` finds. What moves waits for a look that has the fleet's lock, if this one has not."""
     found = await survey(tx, ids)
     for work in found:
@@ -79,39 +81,40 @@ async def settle(tx: Tx, ids: Collection[int]) -> list[Step]:
 
 async def _write_news(tx: Tx, work: ModelWork) -> None:
     for number, measured in work.plan.measure:
-        await models.change_version(tx, work.versions[number].model_id, number, measured_bytes=measured)
+        await version_store.record_measurement(tx, work.versions[number], measured)
     for number in work.plan.prove:
-        await models.prove_version(tx, work.versions[number].model_id, number)
+        await version_store.record_proof(tx, work.versions[number])
     for number, status in work.plan.tell:
         version = work.versions[number]
-        await models.change_version(tx, version.model_id, number, announced=str(status.state))
-        subject = naming.model_subject(version.key.model_key, number)
-        tx.tell(f"version.{status.state}", ACTOR, version.key.tenant, subject, reason=status.reason)
+        await version_store.record_announcement(tx, version, status.state)
+        before, after = {"state": version.announced or None}, {"state": status.state}
+        kind = events.STATE_EVENTS[status.state]
+        tx.tell(ROLLOUT, kind(events.version_subject(version.key), status.reason, before, after))
 
 
 async def _move(tx: Tx, work: ModelWork) -> None:
     for place in work.plan.release:
-        await jobs.release(tx, work.assignments[place])
+        await assignments.release(tx, work.assignments[place])
         tx.change_desired()
     for place in work.plan.free:
-        await jobs.unassign(tx, work.assignments[place])
+        await assignments.unassign(tx, work.assignments[place])
     for number in work.plan.retire:
-        await models.touch_version(tx, work.versions[number].model_id, number)
+        await version_store.record_retirement(tx, work.versions[number])
     for number in work.plan.remove:
-        await models.remove_version(tx, work.versions[number].model_id, number)
+        await version_store.remove(tx, work.versions[number])
     for place in work.plan.keep:
-        await jobs.keep(tx, work.assignments[place])
+        await assignments.keep(tx, work.assignments[place])
         tx.change_desired()
     for number, cell in work.plan.assign:
         # No room is no error here: the next look may find some.
         await find_place(tx, work.versions[number], cell)
 
 
-def _steps(work: ModelWork, *, moved: bool) -> list[Step]:
+def _steps(work: ModelWork, *, moved: bool) -> list[RolloutStep]:
     done = [("tell", told.version) for told in work.plan.tell]
     if moved:
         done += [("release", place.version) for place in work.plan.release]
         done += [("free", place.version) for place in work.plan.free]
         done += [("assign", place.version) for place in work.plan.keep]
         done += [("assign", step.version) for step in work.plan.assign]
-    return [Step(kind, str(work.versions[number].key)) for kind, number in done]
+    return [RolloutStep(kind, str(work.versions[number].key)) for kind, number in done]

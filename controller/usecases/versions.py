@@ -7,15 +7,16 @@ from berth.errors import Unavailable
 from berth.ids import ModelKey, check_name
 from berth.model import Artifact
 from berth.states import VersionState
-from controller.core import quota
+from controller.core import events, quota
+from controller.core.commands import Command
 from controller.core.intake import InspectedModel
 from controller.core.rollout.target import target
-from controller.store import jobs, journal, models, records, tenants
+from controller.store import artifacts, assignments, models, tenants, versions
+from controller.store.records import VersionRecord
 from controller.store.transaction import Tx
-from controller.usecases import naming
-from controller.usecases.keys import Caller
 from controller.usecases.placement import assign_everywhere
 from controller.usecases.tenants import get as get_tenant
+from controller.usecases.told import model_members, version_members
 
 
 async def check_intake(tx: Tx, key: ModelKey, size_bytes: int, *, reserved_bytes: int = 0) -> None:
@@ -27,13 +28,13 @@ async def check_intake(tx: Tx, key: ModelKey, size_bytes: int, *, reserved_bytes
     check_name("model", key.model)
     count, stored = await tenants.usage(tx, tenant.name)
     if await models.find(tx, key) is None:
-        quota.check_models(tenant.max_models, count)
-    quota.check_bytes(tenant.max_bytes, stored + reserved_bytes, size_bytes)
+        quota.check_models(tenant.quota.max_models, count)
+    quota.check_bytes(tenant.quota.max_bytes, stored + reserved_bytes, size_bytes)
 
 
 async def accept(
-    tx: Tx, caller: Caller, key: ModelKey, artifact: Artifact, inspected: InspectedModel
-) -> records.Version:
+    tx: Tx, command: Command, key: ModelKey, artifact: Artifact, inspected: InspectedModel
+) -> VersionRecord:
     """Give the artifact the model's next version number, a place and a reservation: all of it or nothing.
 
     Creates the model if it is absent. A version that neither the target nor a label wants (the model is pinned) is
@@ -41,32 +42,37 @@ async def accept(
     `QuotaExceeded` (the quota may have become less since), or `InsufficientCapacity` naming what each job was short of.
     """
     await check_intake(tx, key, artifact.size_bytes)
-    if not await journal.is_live_artifact(tx, artifact.sha256):
+    if not await artifacts.is_live(tx, artifact.sha256):
         raise Unavailable("the artifact was collected before its version was made", retry_after=1.0)
     model = await models.find(tx, key)
     if model is None:
         model = await models.add(tx, key, "")
-        tx.tell("model.created", caller.key_id, key.tenant, naming.model_subject(key))
+        tx.tell(command, events.ModelCreated(events.model_subject(key), model_members(model)))
     number = await models.next_version(tx, key)
-    reserved = footprint.estimate(inspected.initializer_bytes, artifact.size_bytes)
-    await models.add_version(tx, model.id, number, artifact, signature=inspected.signature, estimated_bytes=reserved)
-    version = await models.find_version(tx, model.id, number)
-    assert version is not None
-    placed: list[str] = []
-    if number == target(model.pinned, {model.latest or 0, number} - {0}):
-        held = await jobs.assignments_of(tx, [model.id])
-        placed = [answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, caller.tenant)]
-    else:
+    wanted = number == target(model.pinned, {model.latest or 0, number} - {0})
+    new = versions.NewVersion(
+        artifact,
+        inspected.signature,
+        footprint.estimate(inspected.initializer_bytes, artifact.size_bytes),
         # Unassigned from the start: no event needs to tell of it later.
-        await models.change_version(tx, model.id, number, announced=str(VersionState.RETIRED))
+        announced="" if wanted else str(VersionState.RETIRED),
+    )
+    version = await versions.add(tx, model, number, new)
+    placed: list[str] = []
+    if wanted:
+        held = await assignments.of_models(tx, key.tenant, [model.id])
+        placed = [
+            answer.job.name for answer in await assign_everywhere(tx, model.cells, version, held, command.caller.tenant)
+        ]
     tx.change_desired()
     tx.tell(
-        "version.uploaded",
-        caller.key_id,
-        key.tenant,
-        naming.model_subject(key, number),
-        sha256=artifact.sha256,
-        size_bytes=artifact.size_bytes,
-        job=", ".join(placed) or None,
+        command,
+        events.VersionUploaded(
+            events.version_subject(version.key),
+            artifact.sha256,
+            artifact.size_bytes,
+            job=", ".join(placed) or None,
+            after={**version_members(version), "jobs": placed},
+        ),
     )
     return version

@@ -19,7 +19,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0: a free one")
     parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
     parser.add_argument("--no-workloads", action="store_true", help="leave workloads to controllers of your own")
-    parser.add_argument("--kubelets", action="store_true", help="have pods run in name, without processes")
     parser.add_argument("--nodes", type=int, default=0, help="ready nodes to begin with: node-0, node-1, …")
     parser.add_argument("--rbac", action="store_true", help="refuse what no Role allows to requests with a token")
     return parser.parse_args()
@@ -34,7 +33,6 @@ async def serve(arguments: argparse.Namespace) -> None:
     async with FakeKubernetes(
         port=arguments.port,
         workloads=not arguments.no_workloads,
-        kubelets=arguments.kubelets,
         enforce_rbac=arguments.rbac,
     ) as api:
         for number in range(arguments.nodes):

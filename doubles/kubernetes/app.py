@@ -10,21 +10,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import yaml
 from aiohttp import web
 
-from doubles.kubernetes import discovery, subresources, tables
+from doubles.kubernetes import subresources
 from doubles.kubernetes.deletion import Deletion
-from doubles.kubernetes.faults import Fault, Faults, read_fault, written
+from doubles.kubernetes.faults import Fault, Faults
 from doubles.kubernetes.kinds import Object
 from doubles.kubernetes.listing import LIST_OPTIONS, list_objects, read_version
 from doubles.kubernetes.moments import stamp
-from doubles.kubernetes.protobuf import ProtobufError, decode
 from doubles.kubernetes.rbac import Access, Asked
 from doubles.kubernetes.registry import Registry
 from doubles.kubernetes.routes import Target, find_target, is_true
 from doubles.kubernetes.selectors import matcher
-from doubles.kubernetes.status import ApiError, bad_request, invalid, unsupported_media_type
+from doubles.kubernetes.status import ApiError, bad_request, invalid
 from doubles.kubernetes.watch import ConnectionReset, Watch, WatchOptions
 
 _COMMANDS = ("bookmark", "reset", "expire")
@@ -56,7 +54,6 @@ class App:
         self.watches: set[Watch] = set()
         self._bookmark_interval_s = bookmark_interval_s
         self._watch_list = watch_list
-        self._documents = discovery.documents()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request; a refusal is a Status."""
@@ -74,12 +71,6 @@ class App:
         if path.startswith("/_"):
             return await self._control(request, path)
         user = self.access.user(request.headers.get("Authorization"))
-        if path in self._documents and request.method == "GET":
-            return _json(self._documents[path])
-        if path in {"/healthz", "/livez", "/readyz"}:
-            return web.Response(text="ok")
-        if path.endswith("/selfsubjectaccessreviews") and request.method == "POST":
-            return _json(self._review(user, await _body(request)), 201)
         target = find_target(request.method, path, query)
         if target is None:
             return web.Response(status=404, text="404 page not found\n")
@@ -93,17 +84,7 @@ class App:
         if target.verb == "watch":
             return await self._watch(request, target, query, fault)
         code, answer = self._serve(target, query, request.content_type, body)
-        if target.verb in {"get", "list"} and tables.is_asked_for(request.headers.get("Accept", "")):
-            answer = self._table(target, answer)
         return _json(answer, code)
-
-    def _table(self, target: Target, answer: Object) -> Object:
-        if target.subresource == "scale":
-            return answer
-        listed = target.verb == "list"
-        metadata = answer["metadata"] if listed else {"resourceVersion": answer["metadata"]["resourceVersion"]}
-        values = answer["items"] if listed else [answer]
-        return tables.table(target.kind, values, metadata, self.registry.clock())
 
     def _meet_fault(self, asked: Asked) -> Fault | None:
         """The fault that a watch is to meet in its stream. Raises the others."""
@@ -125,77 +106,39 @@ class App:
 
     def _serve(self, target: Target, query: dict[str, str], content_type: str, body: Any) -> tuple[int, Object]:
         """Everything but watches, in one step."""
-        if target.subresource in {"scale", "eviction", "binding", "token"}:
-            return self._serve_subresource(target, query, content_type, body)
+        if target.subresource in {"scale", "eviction", "token"}:
+            return self._serve_subresource(target, content_type, body)
         registry, (verb, kind, namespace, name, subresource) = self.registry, target
-        dry_run = "All" in query.get("dryRun", "")
         match verb:
             case "get":
                 return 200, registry.get(kind, namespace, name)
             case "list":
                 return 200, list_objects(registry.store, kind, namespace, query)
             case "create":
-                return 201, registry.create(kind, namespace, _object(body), dry_run=dry_run)
+                return 201, registry.create(kind, namespace, _object(body))
             case "update":
-                stored, created = registry.replace(kind, namespace, name, _object(body), subresource, dry_run=dry_run)
+                stored, created = registry.replace(kind, namespace, name, _object(body), subresource)
                 return (201 if created else 200), stored
             case "patch":
-                stored, created = registry.patch(
-                    kind,
-                    namespace,
-                    name,
-                    content_type,
-                    body,
-                    subresource,
-                    manager=query.get("fieldManager", ""),
-                    force=is_true(query.get("force", "false")),
-                    dry_run=dry_run,
-                )
-                return (201 if created else 200), stored
-            case "delete":
-                return 200, registry.delete(kind, namespace, name, Deletion.read(body or {}, query))
+                return 200, registry.patch(kind, namespace, name, content_type, body, subresource)
             case _:
-                return 200, self._delete_all(target, query, body or {})
+                return 200, registry.delete(kind, namespace, name, Deletion.read(body or {}, query))
 
-    def _serve_subresource(
-        self, target: Target, query: dict[str, str], content_type: str, body: Any
-    ) -> tuple[int, Object]:
+    def _serve_subresource(self, target: Target, content_type: str, body: Any) -> tuple[int, Object]:
         registry, (verb, kind, namespace, name, subresource) = self.registry, target
-        dry_run = "All" in query.get("dryRun", "")
         current = registry.get(kind, namespace, name)
         match subresource, verb:
             case "scale", "get":
                 return 200, subresources.scale_of(current)
             case "scale", "update":
-                return 200, subresources.put_scale(registry, kind, current, _object(body), dry_run=dry_run)
+                return 200, subresources.put_scale(registry, kind, current, _object(body))
             case "scale", _:
-                return 200, subresources.patch_scale(registry, kind, current, content_type, body, dry_run=dry_run)
+                return 200, subresources.patch_scale(registry, kind, current, content_type, body)
             case "eviction", _:
-                return 201, subresources.evict(registry, namespace, name, _object(body), dry_run=dry_run)
-            case "binding", _:
-                return 201, subresources.bind(registry, namespace, name, _object(body))
+                return 201, subresources.evict(registry, namespace, name, _object(body))
             case _:
                 status = {"token": self.access.token(namespace, name), "expirationTimestamp": stamp(registry.clock())}
                 return 201, _object(body) | {"status": status}
-
-    def _delete_all(self, target: Target, query: dict[str, str], options: Object) -> Object:
-        found = list_objects(self.registry.store, target.kind, target.namespace, query)
-        deletion = Deletion.read(options, query)
-        for item in found["items"]:
-            metadata = item["metadata"]
-            self.registry.delete(target.kind, metadata.get("namespace", ""), metadata["name"], deletion)
-        return found
-
-    def _review(self, user: str, body: Any) -> Object:
-        review = _object(body)
-        spec = review.get("spec", {})
-        asks = spec.get("resourceAttributes", {})
-        asked = Asked(
-            user,
-            *(asks.get(field, "") for field in ("verb", "group", "resource", "subresource", "namespace", "name")),
-        )
-        allowed = not self.access.enforce or self.access.allows(asked)
-        return review | {"status": {"allowed": allowed}}
 
     # ---- watches ----
 
@@ -249,23 +192,11 @@ class App:
     # ---- control ----
 
     async def _control(self, request: web.Request, path: str) -> web.StreamResponse:
-        """For tests in other processes: faults, calls, and orders to running watches."""
-        match path, request.method:
-            case "/_faults", "GET":
-                return _json({"pending": [written(fault) for fault in self.faults.pending]})
-            case "/_faults", "POST":
-                self.faults.add(read_fault(await _body(request)))
-            case "/_faults", "DELETE":
-                self.faults.clear()
-            case "/_calls", "GET":
-                return _json({"calls": [call._asdict() for call in self.calls]})
-            case "/_calls", "DELETE":
-                self.calls.clear()
-            case "/_watches", "POST":
-                order = _object(await _body(request))
-                self.order(order.get("do", ""), order.get("resource", "*"))
-            case _:
-                return web.Response(status=404, text="404 page not found\n")
+        """For benchmarks in other processes: orders to running watches."""
+        if (path, request.method) != ("/_watches", "POST"):
+            return web.Response(status=404, text="404 page not found\n")
+        order = _object(await _body(request))
+        self.order(order.get("do", ""), order.get("resource", "*"))
         return _json({})
 
     def order(self, command: str, resource: str = "*") -> None:
@@ -298,34 +229,14 @@ def _invalid_option(field: str, message: str) -> ApiError:
 
 
 async def _body(request: web.Request) -> Any:
-    """The body as JSON, or as YAML where it says so. Raises 400 or 415."""
+    """The body as JSON. Raises 400."""
     raw = await request.read()
     if not raw:
         return None
-    if "protobuf" in request.content_type:
-        try:
-            return decode(raw)
-        except ProtobufError as error:
-            raise unsupported_media_type(("application/json", "application/yaml"), str(error)) from None
     try:
         return json.loads(raw)
     except ValueError as error:
-        if "yaml" not in request.content_type:
-            raise bad_request(f"the body is not JSON: {error}") from None
-    try:
-        return yaml.load(raw, Loader=_PlainLoader)  # noqa: S506 a safe loader with less in it
-    except yaml.YAMLError as error:
-        raise bad_request(f"error decoding YAML: {error}") from None
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML as JSON has it: what looks like a date stays text."""
-
-
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+        raise bad_request(f"the body is not JSON: {error}") from None
 
 
 def _object(body: Any) -> Object:

@@ -168,10 +168,6 @@ def _complete_claim(value: Object) -> None:
     _set(value["status"], phase="Pending")
 
 
-def _complete_autoscaler(value: Object) -> None:
-    _set(value.setdefault("spec", {}), minReplicas=1)
-
-
 def _complete_lease(value: Object) -> None:
     """MicroTime has six digits or is refused: what a client sends without a fraction fails on the real server too."""
     spec = value.setdefault("spec", {})
@@ -190,7 +186,6 @@ def _complete_lease(value: Object) -> None:
 
 _COMPLETE: Mapping[str, Callable[[Object], None]] = {
     "Deployment": _complete_deployment,
-    "HorizontalPodAutoscaler": _complete_autoscaler,
     "Job": _complete_job,
     "Lease": _complete_lease,
     "Namespace": _complete_namespace,

@@ -23,7 +23,6 @@ class Deletion:
     propagation: str | None = None
     uid: str | None = None
     version: str | None = None
-    dry_run: bool = False
 
     @classmethod
     def read(cls, options: Object, query: Mapping[str, Any]) -> Deletion:
@@ -38,7 +37,6 @@ class Deletion:
             propagation=propagation,
             uid=preconditions.get("uid"),
             version=preconditions.get("resourceVersion"),
-            dry_run="All" in (given.get("dryRun") or ()),
         )
 
     def check(self, kind: Kind, held: Object) -> None:

@@ -11,11 +11,9 @@ the event after `after_events`, compacts history and ends in 410, `bookmarks` se
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from doubles.kubernetes.kinds import Object
-from doubles.kubernetes.status import ApiError, bad_request
+from doubles.kubernetes.status import ApiError
 
 ACTIONS = frozenset({"status", "conflict", "expired", "reset", "slow", "lose", "bookmarks"})
 _ON_WATCHES = frozenset({"expired", "reset", "slow", "lose", "bookmarks"})
@@ -94,19 +92,3 @@ class Faults:
                     self.pending[position] = replace(fault, times=fault.times - 1)
                 return fault
         return None
-
-
-def read_fault(value: Any) -> Fault:
-    """A fault from JSON. Raises a 400 that says what is wrong with it."""
-    known = {field.name for field in fields(Fault)}
-    if not isinstance(value, dict) or not set(value) <= known or "action" not in value:
-        raise bad_request(f"a fault has an action and any of {', '.join(sorted(known))}")
-    try:
-        return Fault(**value)
-    except (TypeError, ValueError) as error:
-        raise bad_request(str(error)) from None
-
-
-def written(fault: Fault) -> Object:
-    """A fault as JSON."""
-    return {field.name: getattr(fault, field.name) for field in fields(Fault)}

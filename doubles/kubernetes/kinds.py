@@ -8,8 +8,6 @@ from typing import Any
 Object = dict[str, Any]
 """An API object as JSON holds it. An object that a store has given out is never changed in place."""
 
-VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
-
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -19,7 +17,6 @@ class Kind:
     version: str
     kind: str
     plural: str
-    short: tuple[str, ...] = ()
     namespaced: bool = True
     subresources: tuple[str, ...] = ()
     generation: bool = False
@@ -54,37 +51,32 @@ _SCALED = ("status", "scale")
 _RBAC = "rbac.authorization.k8s.io"
 
 KINDS: tuple[Kind, ...] = (
-    Kind("", "v1", "Namespace", "namespaces", ("ns",), namespaced=False, subresources=_STATUS),
-    Kind("", "v1", "Node", "nodes", ("no",), namespaced=False, subresources=_STATUS),
+    Kind("", "v1", "Namespace", "namespaces", namespaced=False, subresources=_STATUS),
+    Kind("", "v1", "Node", "nodes", namespaced=False, subresources=_STATUS),
     Kind(
         "",
         "v1",
         "Pod",
         "pods",
-        ("po",),
-        subresources=("status", "eviction", "binding"),
+        subresources=("status", "eviction"),
         generation=True,
         returns_deleted=True,
     ),
-    Kind("", "v1", "Service", "services", ("svc",), subresources=_STATUS, create_on_update=True, returns_deleted=True),
-    Kind("", "v1", "Endpoints", "endpoints", ("ep",), create_on_update=True),
-    Kind("", "v1", "ConfigMap", "configmaps", ("cm",)),
+    Kind("", "v1", "Service", "services", subresources=_STATUS, create_on_update=True, returns_deleted=True),
+    Kind("", "v1", "ConfigMap", "configmaps"),
     Kind("", "v1", "Secret", "secrets"),
-    Kind("", "v1", "ServiceAccount", "serviceaccounts", ("sa",), subresources=("token",), returns_deleted=True),
+    Kind("", "v1", "ServiceAccount", "serviceaccounts", subresources=("token",), returns_deleted=True),
     Kind(
         "",
         "v1",
         "PersistentVolumeClaim",
         "persistentvolumeclaims",
-        ("pvc",),
         subresources=_STATUS,
         returns_deleted=True,
     ),
-    Kind("", "v1", "Event", "events", ("ev",), create_on_update=True),
-    Kind("apps", "v1", "Deployment", "deployments", ("deploy",), subresources=_SCALED, generation=True),
-    Kind("apps", "v1", "StatefulSet", "statefulsets", ("sts",), subresources=_SCALED, generation=True),
-    Kind("apps", "v1", "ReplicaSet", "replicasets", ("rs",), subresources=_SCALED, generation=True),
-    Kind("apps", "v1", "DaemonSet", "daemonsets", ("ds",), subresources=_STATUS, generation=True),
+    Kind("apps", "v1", "Deployment", "deployments", subresources=_SCALED, generation=True),
+    Kind("apps", "v1", "StatefulSet", "statefulsets", subresources=_SCALED, generation=True),
+    Kind("apps", "v1", "ReplicaSet", "replicasets", subresources=_SCALED, generation=True),
     Kind("apps", "v1", "ControllerRevision", "controllerrevisions"),
     Kind("batch", "v1", "Job", "jobs", subresources=_STATUS, generation=True),
     Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", generation=True),
@@ -93,20 +85,16 @@ KINDS: tuple[Kind, ...] = (
         "v1",
         "PodDisruptionBudget",
         "poddisruptionbudgets",
-        ("pdb",),
         subresources=_STATUS,
         generation=True,
         unconditional_update=False,
     ),
-    Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", ("hpa",), subresources=_STATUS),
     Kind("coordination.k8s.io", "v1", "Lease", "leases", unconditional_update=False, create_on_update=True),
-    Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", ("netpol",), generation=True),
-    Kind("networking.k8s.io", "v1", "Ingress", "ingresses", ("ing",), subresources=_STATUS, generation=True),
+    Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", generation=True),
     Kind(_RBAC, "v1", "Role", "roles", create_on_update=True),
     Kind(_RBAC, "v1", "RoleBinding", "rolebindings", create_on_update=True),
     Kind(_RBAC, "v1", "ClusterRole", "clusterroles", namespaced=False, create_on_update=True),
     Kind(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False, create_on_update=True),
-    Kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", ("pc",), namespaced=False),
 )
 
 BY_PATH = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}

@@ -16,21 +16,9 @@ from typing import Any
 from doubles.kubernetes import defaults
 from doubles.kubernetes.deletion import Deletion, grace_of, marked, shortened, with_propagation
 from doubles.kubernetes.kinds import BY_NAME, Kind, Object
-from doubles.kubernetes.managers import Managers
 from doubles.kubernetes.moments import stamp
-from doubles.kubernetes.patches import (
-    ACCEPTED,
-    APPLY_PATCH,
-    JSON_PATCH,
-    MERGE_PATCH,
-    STRATEGIC_MERGE_PATCH,
-    PatchError,
-    json_patch,
-    merge_patch,
-    strategic_merge_patch,
-)
+from doubles.kubernetes.patches import MERGE_PATCH, merge_patch
 from doubles.kubernetes.status import (
-    ApiError,
     already_exists,
     bad_request,
     conflict,
@@ -56,7 +44,6 @@ class Registry:
         self.store = store
         self._rng = rng or random.Random()
         self.clock = clock
-        self._managers = Managers()
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         found = self.store.get(kind, namespace, name)
@@ -64,7 +51,7 @@ class Registry:
             raise not_found(kind, name)
         return found
 
-    def create(self, kind: Kind, namespace: str, value: Object, *, dry_run: bool = False) -> Object:
+    def create(self, kind: Kind, namespace: str, value: Object) -> Object:
         """Store a new object. Raises 400, 403, 404, 409 or 422."""
         value = _pruned(value)
         metadata = _metadata(kind, namespace, value)
@@ -86,10 +73,10 @@ class Registry:
         defaults.check(kind, value)
         if self.store.get(kind, namespace, name) is not None:
             raise already_exists(kind, name)
-        return value if dry_run else self.store.write(kind, value)
+        return self.store.write(kind, value)
 
     def replace(
-        self, kind: Kind, namespace: str, name: str, value: Object, subresource: str = "", *, dry_run: bool = False
+        self, kind: Kind, namespace: str, name: str, value: Object, subresource: str = ""
     ) -> tuple[Object, bool]:
         """PUT: the object as stored, and whether it was created. Raises 400, 404, 409 or 422."""
         value = _pruned(value)
@@ -107,36 +94,22 @@ class Registry:
                     kind, name, f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: "
                 )
             metadata.pop("resourceVersion", None)
-            return self.create(kind, namespace, value, dry_run=dry_run), True
+            return self.create(kind, namespace, value), True
         if not metadata.get("resourceVersion") and not kind.unconditional_update:
             message = "Invalid value: 0x0: must be specified for an update"
             raise invalid(kind, name, "metadata.resourceVersion", message)
-        return self.change(kind, current, value, subresource, dry_run=dry_run), False
+        return self.change(kind, current, value, subresource), False
 
     def patch(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        content_type: str,
-        patch: Any,
-        subresource: str = "",
-        *,
-        manager: str = "",
-        force: bool = False,
-        dry_run: bool = False,
-    ) -> tuple[Object, bool]:
-        """PATCH: the object as stored, and whether it was created. Raises 400, 404, 409, 415 or 422."""
-        if content_type == APPLY_PATCH:
-            return self._apply(kind, namespace, name, patch, subresource, manager, force=force, dry_run=dry_run)
-        current = self.get(kind, namespace, name)
-        changed = _pruned(patched(kind, current, content_type, patch))
-        _metadata(kind, namespace, changed)
-        return self.change(kind, current, changed, subresource, dry_run=dry_run), False
-
-    def change(
-        self, kind: Kind, current: Object, proposed: Object, subresource: str = "", *, dry_run: bool = False
+        self, kind: Kind, namespace: str, name: str, content_type: str, patch: Any, subresource: str = ""
     ) -> Object:
+        """PATCH: the object as stored. Raises 400, 404, 409, 415 or 422."""
+        current = self.get(kind, namespace, name)
+        changed = _pruned(patched(current, content_type, patch))
+        _metadata(kind, namespace, changed)
+        return self.change(kind, current, changed, subresource)
+
+    def change(self, kind: Kind, current: Object, proposed: Object, subresource: str = "") -> Object:
         """Store `proposed` in the place of `current`: with its identity, and only the part that the subresource owns.
 
         What changes nothing is not written and gets no new version."""
@@ -166,7 +139,7 @@ class Registry:
             if kind.generation and _desired(changed) != _desired(current):
                 changed["metadata"]["generation"] = held.get("generation", 0) + 1
         self._check_finalizers(kind, changed["metadata"], held)
-        if changed == current or dry_run:
+        if changed == current:
             return changed
         return self._write_or_finish(kind, changed)
 
@@ -182,8 +155,6 @@ class Registry:
         value = self.get(kind, namespace, name)
         metadata = value["metadata"]
         deletion.check(kind, metadata)
-        if deletion.dry_run:
-            return value if kind.returns_deleted else success(kind, name, metadata["uid"])
         going, now = with_propagation(kind, value, deletion.propagation), self.clock()
         grace = grace_of(kind, going, deletion.grace_s)
         if grace > 0 or going["metadata"].get("finalizers") or kind.kind == "Namespace":
@@ -197,41 +168,6 @@ class Registry:
         self.store.remove(BY_NAME["namespaces"], value)
 
     # ---- the parts ----
-
-    def _apply(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        applied: Any,
-        subresource: str,
-        manager: str,
-        *,
-        force: bool,
-        dry_run: bool,
-    ) -> tuple[Object, bool]:
-        if not manager:
-            message = "Required value: is required for apply patch"
-            raise invalid(Kind("meta.k8s.io", "v1", "PatchOptions", ""), "", "fieldManager", message)
-        if not isinstance(applied, dict):
-            raise bad_request("an apply patch is an object")
-        applied = _pruned(applied)
-        metadata = _metadata(kind, namespace, applied)
-        if metadata.setdefault("name", name) != name:
-            raise bad_request(
-                f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
-            )
-        current = self.store.get(kind, namespace, name)
-        if current is None:
-            if subresource:
-                raise not_found(kind, name)
-            stored = self.create(kind, namespace, applied, dry_run=dry_run)
-        else:
-            merged = self._managers.merge(current, applied, manager, subresource, force=force)
-            stored = self.change(kind, current, merged, subresource, dry_run=dry_run)
-        if not dry_run:
-            self._managers.remember(stored["metadata"]["uid"], manager, subresource, applied)
-        return stored, current is None
 
     def _generate(self, kind: Kind, namespace: str, prefix: str) -> str:
         """A name that is free: among a thousand pods two meet by chance one time in thirty."""
@@ -282,21 +218,11 @@ class Registry:
         return self.store.write(kind, value)
 
 
-def patched(kind: Kind, current: Object, content_type: str, patch: Any) -> Object:
-    """`current` with a patch of any kind but apply. Raises 400, 415 or 422."""
-    name = current["metadata"]["name"]
-    if content_type == JSON_PATCH:
-        try:
-            result = json_patch(current, patch)
-        except PatchError as error:
-            message = "the server rejected our request due to an error in our request"
-            raise ApiError(422, "Invalid", message, named(kind, name, causes=[{"message": str(error)}])) from None
-    elif content_type == MERGE_PATCH:
-        result = merge_patch(current, patch)
-    elif content_type == STRATEGIC_MERGE_PATCH:
-        result = strategic_merge_patch(current, patch)
-    else:
-        raise unsupported_media_type(ACCEPTED)
+def patched(current: Object, content_type: str, patch: Any) -> Object:
+    """`current` with a merge patch. Raises 400 or 415."""
+    if content_type != MERGE_PATCH:
+        raise unsupported_media_type((MERGE_PATCH,))
+    result = merge_patch(current, patch)
     if not isinstance(result, dict) or not isinstance(result.get("metadata"), dict):
         raise bad_request("the patch leaves no object")
     return result

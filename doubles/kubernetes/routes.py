@@ -13,7 +13,6 @@ _SUBRESOURCE_VERBS = {
     "status": frozenset({"get", "update", "patch"}),
     "scale": frozenset({"get", "update", "patch"}),
     "eviction": frozenset({"create"}),
-    "binding": frozenset({"create"}),
     "token": frozenset({"create"}),
 }
 
@@ -59,7 +58,7 @@ def _verb(method: str, query: Mapping[str, str], kind: Kind, namespace: str, nam
     verb = _MAIN.get(method)
     if not name:
         listing = "watch" if "watch" in query and is_true(query["watch"]) else "list"
-        verb = {"get": listing, "delete": "deletecollection", "create": "create"}.get(verb or "")
+        verb = {"get": listing, "create": "create"}.get(verb or "")
         if verb == "create" and kind.namespaced and not namespace:
             verb = None
     elif not subresource and verb == "create":

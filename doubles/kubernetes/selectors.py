@@ -106,21 +106,6 @@ _FIELDS: Mapping[str, frozenset[str]] = {
     "services": frozenset({"spec.clusterIP", "spec.type"}),
     "replicasets.apps": frozenset({"status.replicas"}),
     "jobs.batch": frozenset({"status.successful"}),
-    "events": frozenset(
-        {
-            "involvedObject.kind",
-            "involvedObject.namespace",
-            "involvedObject.name",
-            "involvedObject.uid",
-            "involvedObject.apiVersion",
-            "involvedObject.resourceVersion",
-            "involvedObject.fieldPath",
-            "reason",
-            "reportingComponent",
-            "source",
-            "type",
-        }
-    ),
 }
 
 

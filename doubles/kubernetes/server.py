@@ -17,6 +17,7 @@ from doubles.kubernetes.deletion import Deletion
 from doubles.kubernetes.faults import Fault, Faults
 from doubles.kubernetes.garbage import Garbage
 from doubles.kubernetes.kinds import BY_NAME, Kind, Object, kind_of
+from doubles.kubernetes.patches import MERGE_PATCH
 from doubles.kubernetes.rbac import Access
 from doubles.kubernetes.registry import Registry
 from doubles.kubernetes.store import Store
@@ -33,7 +34,7 @@ class FakeKubernetes:
     """An API server with an empty cluster of four namespaces.
 
     `workloads` runs the controllers that make pods of workloads and bind them to nodes; `lost_after_s` is how long a
-    node may be not ready before its pods are deleted. `kubelets` makes bound pods run in name, besides.
+    node may be not ready before its pods are deleted.
     `enforce_rbac` refuses what no Role allows to requests with a token. `history` is how many events of a resource a
     watch may be behind. `watch_list` False: a server without streaming lists.
     """
@@ -43,7 +44,6 @@ class FakeKubernetes:
         *,
         workloads: bool = False,
         lost_after_s: float = 0.0,
-        kubelets: bool = False,
         enforce_rbac: bool = False,
         bookmark_interval_s: float = 60.0,
         history: int = 20_000,
@@ -64,9 +64,7 @@ class FakeKubernetes:
         )
         self.url = ""
         self._port = port
-        self._workloads = (
-            Workloads(self.registry, lost_after_s=lost_after_s, kubelets=kubelets) if workloads or kubelets else None
-        )
+        self._workloads = Workloads(self.registry, lost_after_s=lost_after_s) if workloads else None
         self._garbage = Garbage(self.registry)
         self._tasks: asyncio.TaskGroup | None = None
         self._running: list[asyncio.Task[None]] = []
@@ -136,9 +134,8 @@ class FakeKubernetes:
         self.registry.delete(BY_NAME[kind], namespace, name, Deletion(grace_s=grace_s, propagation="Background"))
 
     def patch(self, kind: str, namespace: str, name: str, patch: Any, subresource: str = "") -> Object:
-        """Strategic merge patch. Raises `ApiError`."""
-        content_type = "application/strategic-merge-patch+json"
-        return self.registry.patch(BY_NAME[kind], namespace, name, content_type, patch, subresource)[0]
+        """Merge patch: a list is replaced as a whole. Raises `ApiError`."""
+        return self.registry.patch(BY_NAME[kind], namespace, name, MERGE_PATCH, patch, subresource)
 
     def add_node(self, name: str, *, zone: str = "", **allocatable: str) -> Object:
         """A ready node; without `allocatable` it takes any number of pods."""

@@ -1,4 +1,4 @@
-"""The subresources that are objects of their own: scale, eviction, binding."""
+"""The subresources that are objects of their own: scale and eviction."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from doubles.kubernetes.budgets import Health, covers, health, refusal
 from doubles.kubernetes.deletion import Deletion
 from doubles.kubernetes.kinds import BY_NAME, Kind, Object
 from doubles.kubernetes.moments import stamp
-from doubles.kubernetes.patches import APPLY_PATCH
 from doubles.kubernetes.registry import Registry, patched
 from doubles.kubernetes.selectors import selector_text
-from doubles.kubernetes.status import bad_request, invalid, unsupported_media_type
+from doubles.kubernetes.status import bad_request, invalid
 
 SCALE = Kind("autoscaling", "v1", "Scale", "scales")
 PODS = BY_NAME["pods"]
@@ -35,7 +34,7 @@ def scale_of(value: Object) -> Object:
     }
 
 
-def put_scale(registry: Registry, kind: Kind, current: Object, scale: Object, *, dry_run: bool = False) -> Object:
+def put_scale(registry: Registry, kind: Kind, current: Object, scale: Object) -> Object:
     """Give a workload the replicas of a Scale. Raises 400, 409 or 422."""
     if scale.get("kind") != "Scale" or not isinstance(scale.get("spec", {}), dict):
         raise bad_request("the object is not an autoscaling/v1 Scale")
@@ -49,15 +48,11 @@ def put_scale(registry: Registry, kind: Kind, current: Object, scale: Object, *,
         "metadata": {**current["metadata"], "resourceVersion": "", **lock},
         "spec": current["spec"] | {"replicas": replicas},
     }
-    return scale_of(registry.change(kind, current, proposed, dry_run=dry_run))
+    return scale_of(registry.change(kind, current, proposed))
 
 
-def patch_scale(
-    registry: Registry, kind: Kind, current: Object, content_type: str, patch: Any, *, dry_run: bool = False
-) -> Object:
-    if content_type == APPLY_PATCH:
-        raise unsupported_media_type((APPLY_PATCH,))
-    return put_scale(registry, kind, current, patched(SCALE, scale_of(current), content_type, patch), dry_run=dry_run)
+def patch_scale(registry: Registry, kind: Kind, current: Object, content_type: str, patch: Any) -> Object:
+    return put_scale(registry, kind, current, patched(scale_of(current), content_type, patch))
 
 
 def budget_health(registry: Registry, budget: Object) -> Health:
@@ -84,34 +79,27 @@ def _replicas(registry: Registry, namespace: str, kind: str, name: str) -> int:
     return int(found["spec"].get("replicas", 1))
 
 
-def evict(registry: Registry, namespace: str, name: str, eviction: Object, *, dry_run: bool = False) -> Object:
+def evict(registry: Registry, namespace: str, name: str, eviction: Object) -> Object:
     """Delete a pod if the budgets that cover it allow. Raises 400, 404, 409 or 429."""
     pod = registry.get(PODS, namespace, name)
     if eviction.get("metadata", {}).get("name", name) != name:
         raise bad_request("name in URL does not match name in Eviction object")
     options = eviction.get("deleteOptions") or {}
-    deletion = Deletion.read(options, {"dryRun": "All"} if dry_run else {})
+    deletion = Deletion.read(options, {})
     budgets = [budget for budget in registry.store.items(BUDGETS, namespace) if covers(budget, pod)]
     refused = refusal(pod, [(budget, budget_health(registry, budget)) for budget in budgets])
     if refused is not None:
         raise refused
-    if not deletion.dry_run:
-        condition = {
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "EvictionByEvictionAPI",
-            "message": "Eviction API: evicting",
-            "lastTransitionTime": stamp(registry.clock()),
-        }
-        kept = [item for item in pod["status"].get("conditions") or () if item["type"] != "DisruptionTarget"]
-        status = pod["status"] | {"conditions": [*kept, condition]}
-        if deletion.version is None:  # a precondition is about the pod as the caller saw it
-            registry.change(PODS, pod, pod | {"status": status}, "status")
+    condition = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastTransitionTime": stamp(registry.clock()),
+    }
+    kept = [item for item in pod["status"].get("conditions") or () if item["type"] != "DisruptionTarget"]
+    status = pod["status"] | {"conditions": [*kept, condition]}
+    if deletion.version is None:  # a precondition is about the pod as the caller saw it
+        registry.change(PODS, pod, pod | {"status": status}, "status")
     registry.delete(PODS, namespace, name, deletion)
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-
-
-def bind(registry: Registry, namespace: str, name: str, binding: Object) -> Object:
-    """What a scheduler posts: the node that a pod is to run on."""
-    registry.bind(registry.get(PODS, namespace, name), binding["target"]["name"])
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}

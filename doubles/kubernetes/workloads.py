@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 
 from doubles.kubernetes.budgets import covers
-from doubles.kubernetes.controllers import deployments, endpoints, jobs, kubelet, nodes, replicasets, statefulsets
+from doubles.kubernetes.controllers import deployments, endpoints, jobs, nodes, replicasets, statefulsets
 from doubles.kubernetes.controllers.cluster import PODS, Cluster
 from doubles.kubernetes.kinds import BY_NAME, Kind, Object
 from doubles.kubernetes.registry import Registry
@@ -41,12 +41,11 @@ class Workloads:
 
     A real cluster waits 300 s by default. `kubelets`: pods run in name, see `controllers.kubelet`."""
 
-    def __init__(self, registry: Registry, *, lost_after_s: float = 0.0, kubelets: bool = False) -> None:
+    def __init__(self, registry: Registry, *, lost_after_s: float = 0.0) -> None:
         self._registry = registry
         self._store = registry.store
         self._cluster = Cluster(registry)
         self._lost_after_s = lost_after_s
-        self._kubelets = kubelets
         self._seen = dict.fromkeys((kind.resource for kind in _WATCHED), 0)
         self._again: dict[Key, None] = {}
 
@@ -141,8 +140,6 @@ class Workloads:
             reconcile(self._cluster, value)
         elif kind is nodes.NODES:
             nodes.lose(self._cluster, value, self._lost_after_s)
-        elif kind is PODS and self._kubelets:
-            kubelet.reconcile(self._cluster, value)
         elif kind is _BUDGETS:
             health = budget_health(self._registry, value)
             self._cluster.set_status(value, health.status(value["metadata"]["generation"]))

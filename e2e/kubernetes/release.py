@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from e2e.kubernetes.api import Api, Object
+from e2e.kubernetes.api import Api, Key, Mirror, Object
 
 CHART = Path(__file__).parents[2] / "deploy/helm/berth"
 _LIMIT_S = 120
@@ -34,7 +35,7 @@ async def deploy_rendered(api: Api, kubeconfig: Path, namespace: str, name: str,
         await api.delete(f"{path_of(item, namespace)}/{item['metadata']['name']}")
         await api.apply(path_of(item, namespace), item)
         if item["kind"] == "Job":
-            await _completed(api, f"{path_of(item, namespace)}/{item['metadata']['name']}")
+            await _completed(api, path_of(item, namespace), item["metadata"]["name"])
     rest = [item for item in objects if item not in hooks]
     for item in sorted(rest, key=lambda item: _LAST.index(item["kind"]) if item["kind"] in _LAST else -1):
         await api.apply(path_of(item, namespace), item)
@@ -52,11 +53,20 @@ def _annotations(item: Object) -> Object:
     return item["metadata"].get("annotations") or {}
 
 
-async def _completed(api: Api, path: str) -> None:
-    async with asyncio.timeout(_LIMIT_S):
-        while not (status := (await api.get(path)).get("status") or {}).get("succeeded"):
-            assert not status.get("failed"), f"{path} failed"
-            await asyncio.sleep(0.1)
+async def _completed(api: Api, collection: str, name: str) -> None:
+    def outcome(jobs: Mapping[Key, Object]) -> Object | None:
+        status: Object = jobs.get((namespace, name), {}).get("status") or {}
+        return status if status.get("succeeded") or status.get("failed") else None
+
+    namespace = collection.split("/")[-2]
+    mirror = Mirror(api, collection)
+    following = asyncio.create_task(mirror.run())
+    try:
+        status = await mirror.until(outcome, _LIMIT_S, f"job {name} has ended")
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+    assert status.get("succeeded"), f"job {name} failed"
 
 
 async def _helm(action: str, kubeconfig: Path, namespace: str, name: str, values: Object) -> str:

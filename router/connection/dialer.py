@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
+from berth.http_shell.attached import Attached
+from berth.http_shell.link import Link
 from berth.model import ReplicaAddress
-from router.connection.attached import Attached
-from router.connection.connection import Common, Connection
+from router.connection.common import Common
 from router.core.routes import is_router
 
 # A host that does not answer SYN; one that is up answers at once. TLS to another region is some round trips more.
@@ -51,13 +52,13 @@ class Dialer:
         self.credential_fields = tuple((name.encode(), value.encode()) for name, value in credential.headers().items())
 
     def dial(
-        self, address: str, protocol: str, make: Callable[[], Connection], on_failure: Callable[[str], None]
+        self, address: str, protocol: str, make: Callable[[], Link], on_failure: Callable[[str], None]
     ) -> asyncio.Task[None]:
         """Connect to `host:port`; `protocol` is ALPN's name. The connection made says so itself."""
         return self.tasks.create_task(self._dial(address, protocol, make, on_failure), name=f"connect to {address}")
 
     async def _dial(
-        self, address: str, protocol: str, make: Callable[[], Connection], on_failure: Callable[[str], None]
+        self, address: str, protocol: str, make: Callable[[], Link], on_failure: Callable[[str], None]
     ) -> None:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")

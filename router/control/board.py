@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
+from typing import Final
 
 from berth.errors import Unavailable
 from berth.model import NEVER, Order, RouteTable
+from berth.wake import Wake
 from router.core.routes import OtherCells, Routes
-from router.core.selection import Place
+from router.core.selection import ReplicaPlace
 
 
 class RouteBoard:
@@ -19,9 +20,10 @@ class RouteBoard:
         self._routes: Routes | None = None
         self._others: OtherCells = others or {}
         # Those are of no table, and stay.
-        self._beyond = frozenset(map(Place.of, self._others.values()))
-        self._changed = asyncio.Event()
-        self._watchers: list[Callable[[frozenset[Place]], None]] = []
+        self._beyond = frozenset(map(ReplicaPlace.of, self._others.values()))
+        # Up after every swap.
+        self.changes: Final = Wake()
+        self._watchers: list[Callable[[frozenset[ReplicaPlace]], None]] = []
 
     def __repr__(self) -> str:
         return f"<RouteBoard {self._routes!r}>"
@@ -51,20 +53,14 @@ class RouteBoard:
     def order(self) -> Order:
         return NEVER if self._routes is None else self._routes.table.order
 
-    def watch(self, on_places: Callable[[frozenset[Place]], None]) -> None:
+    def watch(self, on_places: Callable[[frozenset[ReplicaPlace]], None]) -> None:
         """Have `on_places` called with the places of every new table, after the swap."""
         self._watchers.append(on_places)
 
     def swap(self, table: RouteTable) -> None:
         """From now on requests are routed by `table`."""
         self._routes = Routes(table, self._others, dice=random.random)
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-        places = self._beyond.union(map(Place.of, table.replicas.values()))
+        self.changes.up()
+        places = self._beyond.union(map(ReplicaPlace.of, table.replicas.values()))
         for watcher in self._watchers:
             watcher(places)
-
-    @property
-    def next_change(self) -> asyncio.Event:
-        """Set by the next swap. Take it before looking at the table, so that no swap falls between."""
-        return self._changed

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from router.core.attempts import Denial
 from router.core.budget import Budgets
-from router.core.hedging import Event, Hedging, Unarmed
+from router.core.hedging import HedgeEvent, Hedging, Unarmed
 from router.core.selection import Cause, Selection
 
 E = TypeVar("E", bound=Enum)
@@ -34,7 +34,7 @@ class CoreMetrics(Collector):
             "Second copies: sent; won (answered first); recalled (the loser was withdrawn under way); wasted (it could "
             "not be).",
             "event",
-            Event,
+            HedgeEvent,
             hedging.events,
         )
         yield _counter(

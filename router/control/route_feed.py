@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import NamedTuple
 
 import grpc
@@ -17,8 +18,9 @@ import structlog
 
 from berth.auth.peer import PeerCredential
 from berth.model import NEVER, Order
-from berth.reconcile import Backoff
+from berth.reconcile import Backoff, Outcome, Repeater, Retry
 from berth.route_delta import GapError, apply_delta
+from berth.wake import Waiter
 from berth.wire.convert import delta_from_wire, order_to_wire, version_ref_to_wire
 from berth.wire.v1 import routes_pb2, routes_pb2_grpc
 from router.control.board import RouteBoard
@@ -64,6 +66,8 @@ class RouteFeed:
         self._wishes = wishes
         self._backoff = backoff or Backoff(first=0.1, most=1.0)
         self._rng = rng or random.Random()
+        # The feeds of which something is missing: they are asked for a snapshot.
+        self._behind: set[str] = set()
 
     async def run(self) -> None:
         """Follow all feeds until cancelled."""
@@ -72,19 +76,18 @@ class RouteFeed:
                 tasks.create_task(self._follow(address), name=f"route feed {address}")
 
     async def _follow(self, address: str) -> None:
-        failures = 0
-        ask_for_snapshot = False
         async with self._credential.grpc_channel(address) as channel:
-            stub = routes_pb2_grpc.RouteFeedStub(channel)
-            while True:
-                end = await self._listen(stub, ask_for_snapshot)
-                ask_for_snapshot = end.gap
-                if end.gap:
-                    self._metrics.gaps.inc()
-                failures = 1 if end.heard else failures + 1
-                delay = self._backoff.delay(failures, self._rng)
-                log.info("route feed lost", feed=address, reason=end.reason, retry_in_s=round(delay, 2))
-                await asyncio.sleep(delay)
+            visit = partial(self._visit, address, routes_pb2_grpc.RouteFeedStub(channel))
+            await Repeater(visit, backoff=self._backoff, rng=self._rng).run()
+
+    async def _visit(self, address: str, stub: routes_pb2_grpc.RouteFeedStub) -> Outcome:
+        end = await self._listen(stub, address in self._behind)
+        self._behind.discard(address)
+        if end.gap:
+            self._behind.add(address)
+            self._metrics.gaps.inc()
+        log.info("route feed lost", feed=address, reason=end.reason)
+        return Retry(end.reason, anew=end.heard)
 
     async def _listen(self, stub: routes_pb2_grpc.RouteFeedStub, ask_for_snapshot: bool) -> _End:
         """Take updates from one stream until it ends."""
@@ -113,8 +116,9 @@ class RouteFeed:
         loop = asyncio.get_running_loop()
         notices = self._wishes.notices()
         order = known
+        changes, wishes = self._board.changes.waiter(), self._wishes.news.waiter()
         while True:
-            changed, wish = self._board.next_change, self._wishes.next_wish
+            swaps = self._board.changes.times
             wanted = notices.take(loop.time())
             message = routes_pb2.RouteAck(
                 router=self._name, applied=order_to_wire(order), wanted=map(version_ref_to_wire, wanted)
@@ -125,11 +129,11 @@ class RouteFeed:
                 # The stream has ended; its reader knows why.
                 return
             self._metrics.wanted.inc(len(wanted))
-            await _first_of(changed, wish, until=notices.next_at(loop.time()))
-            if not changed.is_set():
+            await _first_of(changes, wishes, until=notices.next_at(loop.time()))
+            if self._board.changes.times == swaps:
                 # Wishes come in bursts: one message for each burst. Acknowledgements do not wait.
-                await _first_of(changed, until=loop.time() + _WISH_PAUSE)
-            if changed.is_set():
+                await changes.wait(_WISH_PAUSE)
+            if self._board.changes.times != swaps:
                 order = self._board.order
 
     async def _take(self, message: routes_pb2.RouteDelta) -> None:
@@ -143,9 +147,9 @@ class RouteFeed:
         self._metrics.applied("delta" if delta.base else "snapshot", delta.order)
 
 
-async def _first_of(*events: asyncio.Event, until: float | None) -> None:
-    """Wait until an event is set, or until a time of the event loop."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
+async def _first_of(*waiters: Waiter, until: float | None) -> None:
+    """Wait until there is something for one of them to look at, or until a time of the event loop."""
+    waits = [asyncio.ensure_future(waiter.wait()) for waiter in waiters]
     timeout = None if until is None else max(0.0, until - asyncio.get_running_loop().time())
     try:
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

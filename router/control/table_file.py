@@ -64,8 +64,8 @@ def load_table(folder: Path) -> RouteTable | None:
 async def keep_table(board: RouteBoard, folder: Path) -> None:
     """Save every table that a feed brought, until cancelled; at most one a second, and less often when it is slow."""
     loop = asyncio.get_running_loop()
+    changes = board.changes.waiter()
     while True:
-        changed = board.next_change
         took = 0.0
         if board.order != NEVER:
             started = loop.time()
@@ -75,6 +75,6 @@ async def keep_table(board: RouteBoard, folder: Path) -> None:
                 # A full disk must not stop the router; it costs the fallback.
                 log.warning("the route table could not be saved", error=str(error))
             took = loop.time() - started
-        await changed.wait()
+        await changes.wait()
         # Changes come in bursts, and a large table takes the interpreter's lock while it is encoded.
         await asyncio.sleep(max(_SETTLE, 20.0 * took))

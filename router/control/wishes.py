@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from berth.ids import VersionKey
+from berth.wake import Wake
 from router.core.wanted import Notices, Wanted
 
 
 class Wishes:
-    """`Wanted` with a clock and an event."""
+    """`Wanted` with a clock, and a wake for those who are to be told."""
 
     def __init__(self) -> None:
         self._wanted = Wanted()
         self._loop = asyncio.get_running_loop()
-        self._asked = asyncio.Event()
+        # Up at each wish that was not there before.
+        self.news: Final = Wake()
 
     def __repr__(self) -> str:
         return f"<Wishes {len(self._wanted)}>"
@@ -22,8 +25,7 @@ class Wishes:
     def ask(self, key: VersionKey, until: float) -> None:
         """Someone waits for `key` until this time of the event loop."""
         if self._wanted.ask(key, until, self._loop.time()):
-            asked, self._asked = self._asked, asyncio.Event()
-            asked.set()
+            self.news.up()
 
     def fulfilled(self, key: VersionKey) -> None:
         """Nobody waits for `key` any more."""
@@ -32,8 +34,3 @@ class Wishes:
     def notices(self) -> Notices:
         """For one stream: what it is to say, and when."""
         return Notices(self._wanted)
-
-    @property
-    def next_wish(self) -> asyncio.Event:
-        """Set by the next wish that was not there before. Take it before looking."""
-        return self._asked

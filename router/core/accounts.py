@@ -61,7 +61,7 @@ class Queued(NamedTuple):
     ticket: Ticket
 
 
-class Refused(NamedTuple):
+class NotAdmitted(NamedTuple):
     error: BerthError
     why: Why
 
@@ -70,7 +70,7 @@ class Settled(NamedTuple):
     """What became of a request that waited."""
 
     ticket: Ticket
-    answer: Admitted | Refused
+    answer: Admitted | NotAdmitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +95,14 @@ class Room:
         self.requests = 0
         self.size = 0
 
-    def has_space(self, mine: Line, size: int) -> bool:
+    def has_space(self, mine: WaitingLine, size: int) -> bool:
         return (
             len(mine.tickets) < self.bounds.requests - self.requests
             and mine.size + size <= self.bounds.size - self.size
         )
 
 
-class Line:
+class WaitingLine:
     """What waits for one reason, of one tenant."""
 
     __slots__ = ("_room", "size", "tickets")
@@ -134,12 +134,12 @@ class Line:
 
 
 @dataclass(slots=True)
-class Account:
+class TenantAccount:
     """A tenant. `tag` is the virtual time at which its next request may start; `owed` are seconds to charge with it."""
 
     name: str
-    queue: Line
-    held: Line
+    queue: WaitingLine
+    held: WaitingLine
     limits: TenantLimits = UNLIMITED
     requests: Bucket | None = None
     size: Bucket | None = None
@@ -158,20 +158,20 @@ class Account:
         self.requests = _bucket(self.requests, limits.requests_per_second, now)
         self.size = _bucket(self.size, limits.bytes_per_second, now)
 
-    def refusal(self, size: int, now: float) -> Refused | None:
+    def refusal(self, size: int, now: float) -> NotAdmitted | None:
         """Why a body of `size` bytes is more than the tenant may send now."""
         limits = self.limits
         if limits.max_concurrent and self.present >= limits.max_concurrent:
             error = RateLimited(
                 f"more than {limits.max_concurrent} requests at the same time", retry_after=self.seconds or 1.0
             )
-            return Refused(error, Why.CONCURRENCY)
+            return NotAdmitted(error, Why.CONCURRENCY)
         if self.requests is not None and (wait := self.requests.wait(1.0, now)):
             text = f"more than {self.requests.rate:g} requests per second"
-            return Refused(RateLimited(text, retry_after=wait), Why.RATE)
+            return NotAdmitted(RateLimited(text, retry_after=wait), Why.RATE)
         if self.size is not None and size and (wait := self.size.wait(size, now)):
             text = f"more than {self.size.rate:g} bytes of requests per second"
-            return Refused(RateLimited(text, retry_after=wait), Why.BYTES)
+            return NotAdmitted(RateLimited(text, retry_after=wait), Why.BYTES)
         return None
 
     def charge(self, size: int) -> None:

@@ -26,15 +26,15 @@ from berth.model import TenantLimits
 from router.core.accounts import (
     NOBODY_WAITS,
     UNLIMITED,
-    Account,
     Admitted,
     Bounds,
-    Line,
+    NotAdmitted,
     Queued,
-    Refused,
     Room,
     Settled,
+    TenantAccount,
     Ticket,
+    WaitingLine,
     Why,
 )
 
@@ -54,10 +54,10 @@ class Admission:
         self._under_way = 0
         self._queue = Room(queue)
         self._hold = Room(hold)
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, TenantAccount] = {}
         # Tenants whose requests wait for a slot, each once, the least charged first. An entry whose tenant has
         # nothing waiting any more is dropped when it comes up.
-        self._ready: list[tuple[float, int, Account]] = []
+        self._ready: list[tuple[float, int, TenantAccount]] = []
         self._ready_weight = 0.0
         # When each waiting request's time is up. Entries of requests that wait no more are dropped when they come up.
         self._ends: list[tuple[float, int, str]] = []
@@ -89,7 +89,7 @@ class Admission:
         """Whether a request for a version that is not loaded may wait for it."""
         return self._hold.bounds.requests > 0 and self._hold.bounds.seconds > 0
 
-    def check(self, tenant: str, limits: TenantLimits | None, now: float) -> Refused | None:
+    def check(self, tenant: str, limits: TenantLimits | None, now: float) -> NotAdmitted | None:
         """What `enter` would say of the tenant's own limits to a request of unknown size. Takes nothing."""
         return self._account(tenant, limits, now).refusal(0, now)
 
@@ -102,7 +102,7 @@ class Admission:
         size: int = 0,
         deadline: float = float("inf"),
         cold: bool = False,
-    ) -> Admitted | Queued | Refused:
+    ) -> Admitted | Queued | NotAdmitted:
         """Let a request with `size` bytes of body in, or not, or not yet. `cold`: its version is not loaded."""
         self._entered += 1
         if self._entered % _SWEEP_EVERY == 0:
@@ -111,14 +111,14 @@ class Admission:
         refusal = account.refusal(size, now)
         if refusal is not None:
             return refusal
-        answer: Admitted | Queued | Refused
+        answer: Admitted | Queued | NotAdmitted
         if cold:
             answer = self._hold_back(account, size, deadline, now)
         elif self._under_way < self._slots:
             answer = self._start(account, max(self._virtual, account.tag), now)
         else:
             answer = self._line_up(account, size, deadline, now)
-        if not isinstance(answer, Refused):
+        if not isinstance(answer, NotAdmitted):
             account.charge(size)
         return answer
 
@@ -199,10 +199,10 @@ class Admission:
 
     # --- accounts ------------------------------------------------------------------------------------------------
 
-    def _account(self, tenant: str, limits: TenantLimits | None, now: float) -> Account:
+    def _account(self, tenant: str, limits: TenantLimits | None, now: float) -> TenantAccount:
         account = self._accounts.get(tenant)
         if account is None:
-            account = Account(tenant, Line(self._queue), Line(self._hold))
+            account = TenantAccount(tenant, WaitingLine(self._queue), WaitingLine(self._hold))
             self._accounts[tenant] = account
         limits = limits or UNLIMITED
         # Identity settles most calls: what was resolved is remembered with its limits.
@@ -219,7 +219,7 @@ class Admission:
             if account.is_idle(now) and not (contended and account.tag > self._virtual):
                 del self._accounts[tenant]
 
-    def _find(self, number: int, tenant: str) -> tuple[Line, Ticket] | None:
+    def _find(self, number: int, tenant: str) -> tuple[WaitingLine, Ticket] | None:
         account = self._accounts.get(tenant)
         if account is not None:
             for line in (account.queue, account.held):
@@ -230,7 +230,7 @@ class Admission:
 
     # --- slots ---------------------------------------------------------------------------------------------------
 
-    def _start(self, account: Account, at: float, now: float) -> Admitted:
+    def _start(self, account: TenantAccount, at: float, now: float) -> Admitted:
         """Take a slot for the account at the virtual time `at`."""
         charged = account.seconds or self._seconds or _UNKNOWN
         self._virtual = max(self._virtual, at)
@@ -258,7 +258,7 @@ class Admission:
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
-    def _line_up(self, account: Account, size: int, deadline: float, now: float) -> Queued | Refused:
+    def _line_up(self, account: TenantAccount, size: int, deadline: float, now: float) -> Queued | NotAdmitted:
         wait = self._expected_wait(account)
         until = min(deadline, now + self._queue.bounds.seconds)
         if not self._queue.bounds.seconds or not self._queue.has_space(account.queue, size):
@@ -269,16 +269,16 @@ class Admission:
         self._append(account, ticket)
         return Queued(ticket)
 
-    def _hold_back(self, account: Account, size: int, deadline: float, now: float) -> Queued | Refused:
+    def _hold_back(self, account: TenantAccount, size: int, deadline: float, now: float) -> Queued | NotAdmitted:
         until = min(deadline, now + self._hold.bounds.seconds)
         if until <= now or not self._hold.has_space(account.held, size):
-            return Refused(Unavailable("the model is not loaded, and no more requests can wait for it"), Why.COLD)
+            return NotAdmitted(Unavailable("the model is not loaded, and no more requests can wait for it"), Why.COLD)
         ticket = self._ticket(account, size, deadline, until)
         account.held.add(ticket)
         self._end(ticket)
         return Queued(ticket)
 
-    def _expected_wait(self, account: Account) -> float:
+    def _expected_wait(self, account: TenantAccount) -> float:
         """Seconds until a request that lines up now gets its slot, if no other tenant comes: how many are ahead of
         it, over the tenant's part of the slots. 0 while nothing is known."""
         seconds = account.seconds or self._seconds
@@ -286,11 +286,11 @@ class Admission:
         weights = self._ready_weight + (0.0 if account.queue.tickets else weight)
         return (len(account.queue.tickets) + 1) * seconds * weights / (weight * self._slots)
 
-    def _ticket(self, account: Account, size: int, deadline: float, until: float) -> Ticket:
+    def _ticket(self, account: TenantAccount, size: int, deadline: float, until: float) -> Ticket:
         self._numbers += 1
         return Ticket(self._numbers, account.name, size, deadline, until)
 
-    def _append(self, account: Account, ticket: Ticket) -> None:
+    def _append(self, account: TenantAccount, ticket: Ticket) -> None:
         if not account.queue.tickets:
             self._ready_weight += account.limits.weight
             if not account.listed:
@@ -299,7 +299,7 @@ class Admission:
         account.queue.add(ticket)
         self._end(ticket)
 
-    def _list(self, account: Account) -> None:
+    def _list(self, account: TenantAccount) -> None:
         self._numbers += 1
         account.listed = True
         heapq.heappush(self._ready, (account.tag, self._numbers, account))
@@ -310,27 +310,27 @@ class Admission:
             self._ends = [end for end in self._ends if self._find(end[1], end[2]) is not None]
             heapq.heapify(self._ends)
 
-    def _drop(self, line: Line, ticket: Ticket) -> None:
+    def _drop(self, line: WaitingLine, ticket: Ticket) -> None:
         line.pop(ticket.number)
         account = self._accounts[ticket.tenant]
         if line is account.queue and not line.tickets:
             self._ready_weight -= account.limits.weight
 
 
-def _full(wait: float) -> Refused:
-    return Refused(Unavailable("the router is at its limit of requests", retry_after=max(1.0, wait)), Why.FULL)
+def _full(wait: float) -> NotAdmitted:
+    return NotAdmitted(Unavailable("the router is at its limit of requests", retry_after=max(1.0, wait)), Why.FULL)
 
 
-def _late(wait: float) -> Refused:
+def _late(wait: float) -> NotAdmitted:
     error = Unavailable(f"the router is busy: the wait would be about {wait:.1f} s", retry_after=max(1.0, wait))
-    return Refused(error, Why.LATE)
+    return NotAdmitted(error, Why.LATE)
 
 
-def _timed_out(ticket: Ticket, now: float, *, cold: bool) -> Refused:
+def _timed_out(ticket: Ticket, now: float, *, cold: bool) -> NotAdmitted:
     what = "the model to be loaded" if cold else "its turn"
     error: BerthError
     if ticket.deadline <= now:
         error = DeadlineExceeded(f"the deadline passed while the request waited for {what}")
     else:
         error = Unavailable(f"the request has waited for {what} too long")
-    return Refused(error, Why.COLD if cold else Why.TIMED_OUT)
+    return NotAdmitted(error, Why.COLD if cold else Why.TIMED_OUT)

@@ -20,7 +20,7 @@ K = TypeVar("K")
 _LOOKED_AT: Final = 4
 
 
-class Terms(NamedTuple):
+class BudgetTerms(NamedTuple):
     """In any window, extra copies are at most `share` x requests + `floor` x seconds + `reserve`."""
 
     share: float
@@ -53,11 +53,11 @@ class Budget:
         share: float = 0.1,
         floor: float = 5.0,
         reserve: float = 100.0,
-        hedges: Terms | None = None,
+        hedges: BudgetTerms | None = None,
         now: float = 0.0,
     ) -> None:
         self._share, self._floor, self._reserve = share, floor, reserve
-        self._hedge_share, self._hedge_floor, self._hedge_reserve = hedges or Terms(share, floor, reserve)
+        self._hedge_share, self._hedge_floor, self._hedge_reserve = hedges or BudgetTerms(share, floor, reserve)
         # The only state: tokens in hand at the time they were last counted.
         self._tokens = reserve
         self._hedge_tokens = self._hedge_reserve
@@ -130,7 +130,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class BudgetScale:
     """What the buckets of one level are made of: shares are the same everywhere, floors and reserves grow with it."""
 
     share: float = 0.1
@@ -140,9 +140,9 @@ class Scale:
     hedge_floor: float = 0.1
     hedge_reserve: float = 10.0
 
-    def times(self, factor: float) -> Scale:
+    def times(self, factor: float) -> BudgetScale:
         """The same shares, `factor` times the floors and reserves."""
-        return Scale(
+        return BudgetScale(
             self.share,
             self.hedge_share,
             self.floor * factor,
@@ -152,7 +152,7 @@ class Scale:
         )
 
     def budget(self, now: float) -> Budget:
-        hedges = Terms(self.hedge_share, self.hedge_floor, self.hedge_reserve)
+        hedges = BudgetTerms(self.hedge_share, self.hedge_floor, self.hedge_reserve)
         return Budget(share=self.share, floor=self.floor, reserve=self.reserve, hedges=hedges, now=now)
 
 
@@ -160,7 +160,7 @@ class _Accounts(Generic[K]):
     """Budgets by key, at most `most`. Only a full one is forgotten, since it comes back as a full one; when there is no
     room, those without an account share one."""
 
-    def __init__(self, scale: Scale, most: int, now: float) -> None:
+    def __init__(self, scale: BudgetScale, most: int, now: float) -> None:
         self._scale = scale
         self._most = most
         self._by_key: dict[K, Budget] = {}
@@ -195,8 +195,8 @@ class Budgets:
     """The buckets of the process, of its tenants and of their versions. `scale` is a version's; a tenant may have twice
     its reserve, the process four times."""
 
-    def __init__(self, scale: Scale | None = None, *, most: int = 8192, now: float = 0.0) -> None:
-        scale = scale or Scale()
+    def __init__(self, scale: BudgetScale | None = None, *, most: int = 8192, now: float = 0.0) -> None:
+        scale = scale or BudgetScale()
         self._everything = scale.times(4.0).budget(now)
         self._tenants: _Accounts[str] = _Accounts(scale.times(2.0), most, now)
         self._versions: _Accounts[VersionKey] = _Accounts(scale, most, now)
@@ -209,9 +209,9 @@ class Budgets:
         """The bucket of the whole process."""
         return self._everything
 
-    def account(self, key: VersionKey) -> Account:
+    def account(self, key: VersionKey) -> BudgetAccount:
         """Where a request for `key` pays and takes; a request has one for as long as it is under way."""
-        return Account(self, key)
+        return BudgetAccount(self, key)
 
     def levels(self, key: VersionKey, now: float) -> tuple[Budget, Budget, Budget]:
         """The buckets that `key` draws on. Looked up each time: one that is not full is never forgotten."""
@@ -223,7 +223,7 @@ class Budgets:
         self._versions.validate()
 
 
-class Account:
+class BudgetAccount:
     """The three buckets of one version as one: a token is taken from each or from none."""
 
     __slots__ = ("_budgets", "_key")

@@ -73,7 +73,7 @@ class AnswerCache(Generic[V]):
         self._entries.move_to_end(key)
         return entry.value
 
-    def put(self, key: CacheKey, value: V, size: int, now: float) -> bool:
+    def keep(self, key: CacheKey, value: V, size: int, now: float) -> bool:
         """Keep `value` of `size` bytes, instead of what was kept under `key`; False if it is too large to keep."""
         size += ENTRY_OVERHEAD
         if key in self._entries:

@@ -17,7 +17,7 @@ from collections import deque
 from enum import Enum
 from typing import Final
 
-from router.core.latency import FLOOR, Line
+from router.core.latency import FLOOR, LatencyLine
 
 # Seconds in which a peak falls to a third.
 _DECAY: Final = 2.0
@@ -52,7 +52,7 @@ TRIALS: Final = 3
 """Good answers in a row that end a probation."""
 
 
-class Standing(Enum):
+class Fitness(Enum):
     FIT = "fit"
     EJECTED = "ejected"
     PROBATION = "probation"
@@ -108,7 +108,7 @@ class Health:
         self.failures = 0
         self.rests_until = 0.0
         # Unfit: a judgement.
-        self.standing = Standing.FIT
+        self.standing = Fitness.FIT
         self.returns_at = 0.0
         self.ejections = 0
         self.trials = 0
@@ -125,7 +125,7 @@ class Health:
         self._longest = 0.0
         self.pushed_back_until = 0.0
         # The observations it made last, to be taken back should it turn out that they are not normal.
-        self.taught: deque[tuple[Line, int]] = deque(maxlen=_REMEMBERED)
+        self.taught: deque[tuple[LatencyLine, int]] = deque(maxlen=_REMEMBERED)
         # From when on nothing above has to be looked at when it is picked.
         self.plain_from = now + RAMP
 
@@ -148,13 +148,13 @@ class Health:
 
     def is_open(self, now: float) -> bool:
         """Whether a request may go here at all, be it as a trial."""
-        if self.standing is not Standing.FIT:
+        if self.standing is not Fitness.FIT:
             return now >= self.returns_at and not self.outstanding
         return now >= self.rests_until
 
     def share_at(self, now: float) -> float:
         """What part of an old replica's requests it gets: slow start, and the same little while on probation."""
-        if self.standing is not Standing.FIT:
+        if self.standing is not Fitness.FIT:
             return _FIRST_SHARE
         age = now - self.born
         return 1.0 if age >= RAMP else max(_FIRST_SHARE, age / RAMP)
@@ -162,7 +162,7 @@ class Health:
     @property
     def representative(self) -> bool:
         """Whether its latencies say what is normal."""
-        return not self.slow and self.standing is Standing.FIT
+        return not self.slow and self.standing is Fitness.FIT
 
     def is_strained(self, now: float) -> bool:
         """Whether it has clearly more to do than usual, or does it clearly slower: twice, and beyond chance."""
@@ -193,7 +193,7 @@ class Health:
         if not self.outstanding:
             self._waiting_since = None
 
-    def teach(self, line: Line, now: float, seconds: float) -> None:
+    def teach(self, line: LatencyLine, now: float, seconds: float) -> None:
         """Have `line` learn of an observation, if it is one of a normal replica."""
         if self.representative:
             self.taught.append((line, line.record(now, seconds)))
@@ -243,21 +243,21 @@ class Health:
         return ratio
 
     def eject(self, now: float) -> None:
-        forgiven = self.standing is Standing.FIT and now >= self._rejoined_at + _FORGIVEN
+        forgiven = self.standing is Fitness.FIT and now >= self._rejoined_at + _FORGIVEN
         self.ejections = 1 if forgiven else self.ejections + 1
-        self.standing = Standing.EJECTED
+        self.standing = Fitness.EJECTED
         self.returns_at = now + min(LONGEST_EJECTION, FIRST_EJECTION * 2.0 ** min(self.ejections - 1, 16))
         self.plain_from = math.inf
         self._take_back()
         self._forget()
 
     def put_on_probation(self) -> None:
-        self.standing = Standing.PROBATION
+        self.standing = Fitness.PROBATION
         self._forget()
 
     def readmit(self, now: float) -> None:
         """Fit again, and slowly: what made it unfit may have been its load."""
-        self.standing = Standing.FIT
+        self.standing = Fitness.FIT
         self.born = self._rejoined_at = now
         self.plain_from = now + RAMP
         self._forget()
@@ -267,7 +267,7 @@ class Health:
         assert self.failures > 0 or self.rests_until == 0.0, "rests without a failure"
         assert self._pace > 0.0
         assert self._waiting_since is None or self.outstanding, "waits for nothing"
-        assert self.standing is Standing.FIT or self.plain_from == math.inf, "unfit, and picked as if it were not"
+        assert self.standing is Fitness.FIT or self.plain_from == math.inf, "unfit, and picked as if it were not"
 
     def _forget(self) -> None:
         self.trials = self.misses = self.paces = 0

@@ -23,7 +23,7 @@ from enum import Enum
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
 from router.core.attempts import Attempts, Denial
-from router.core.latency import Line
+from router.core.latency import LatencyLine
 from router.core.selection import Dice, Selection
 
 ADAPTIVE = None
@@ -39,7 +39,7 @@ _SOONEST = 0.005
 _PART = 0.25
 
 
-class Event(Enum):
+class HedgeEvent(Enum):
     SENT = "sent"
     WON = "won"
     """The twin's answer was used."""
@@ -66,20 +66,20 @@ class Hedging:
     def __init__(self, selection: Selection, delay: float | None = ADAPTIVE) -> None:
         self._selection = selection
         self._delay = delay
-        self._events: Counter[Event] = Counter()
+        self._events: Counter[HedgeEvent] = Counter()
         self._denials: Counter[Denial] = Counter()
         self._unarmed: Counter[Unarmed] = Counter()
 
     def __repr__(self) -> str:
         mode = "adaptive" if self._delay is ADAPTIVE else f"after {self._delay:g} s" if self._delay else "off"
-        return f"<Hedging {mode} sent={self._events[Event.SENT]} won={self._events[Event.WON]}>"
+        return f"<Hedging {mode} sent={self._events[HedgeEvent.SENT]} won={self._events[HedgeEvent.WON]}>"
 
     @property
     def delay(self) -> float | None:
         return self._delay
 
     @property
-    def events(self) -> Mapping[Event, int]:
+    def events(self) -> Mapping[HedgeEvent, int]:
         return self._events
 
     @property
@@ -90,7 +90,7 @@ class Hedging:
     def unarmed(self) -> Mapping[Unarmed, int]:
         return self._unarmed
 
-    def arm(self, line: Line | None, *, allowed: bool, replicas: int, in_hand: float = 1.0) -> float | None:
+    def arm(self, line: LatencyLine | None, *, allowed: bool, replicas: int, in_hand: float = 1.0) -> float | None:
         """After how many seconds a request's first copy gets a twin; None for never.
 
         `allowed`: neither the client nor the kind of request forbids it. `in_hand`: what part of the reserve for
@@ -131,7 +131,7 @@ class Hedging:
         step = attempts.hedge(now, *versions, self._selection.fit_for_extra(candidates, first, now))
         if isinstance(step, Denial):
             return self._deny(attempts, step)
-        self._events[Event.SENT] += 1
+        self._events[HedgeEvent.SENT] += 1
         return self._selection.pick_twin(step.among, first, now, dice)
 
     @staticmethod
@@ -149,6 +149,6 @@ class Hedging:
             self._denials[denial] += 1
         return denial
 
-    def count(self, event: Event) -> None:
+    def count(self, event: HedgeEvent) -> None:
         """Something came of a twin."""
         self._events[event] += 1

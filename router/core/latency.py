@@ -166,7 +166,7 @@ class LineState(NamedTuple):
     tail: float | None
 
 
-class Line:
+class LatencyLine:
     """The latencies of one version for one size of body. Requests hold on to their line while they are under way."""
 
     __slots__ = ("_fresh_until", "_least", "_share", "_sketch", "_tail", "_typical", "_typical_at", "used_at")
@@ -249,7 +249,7 @@ class Latencies:
         self._least = max(2 * _FEW, math.ceil(1.0 / share)) if share > 0.0 else 10**9
         self._most = most
         self._idle = idle
-        self._lines: dict[tuple[VersionKey, int], Line] = {}
+        self._lines: dict[tuple[VersionKey, int], LatencyLine] = {}
 
     def __repr__(self) -> str:
         return f"<Latencies lines={len(self._lines)} of {self._most}>"
@@ -257,14 +257,14 @@ class Latencies:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def line(self, key: VersionKey, size: int, now: float) -> Line | None:
+    def line(self, key: VersionKey, size: int, now: float) -> LatencyLine | None:
         """The line of `key` for a body of `size` bytes, its figures up to date; None if there is no room for it."""
         name = (key, size_class(size))
         line = self._lines.get(name)
         if line is None:
             if len(self._lines) >= self._most and not self._made_room(now):
                 return None
-            line = self._lines[name] = Line(now, self._share, self._least)
+            line = self._lines[name] = LatencyLine(now, self._share, self._least)
         line.refresh(now)
         return line
 

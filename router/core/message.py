@@ -19,12 +19,12 @@ _LARGEST_TAG: Final = 2**32 - 1
 _TAG_BYTES, _VARINT_BYTES = 5, 10
 
 
-class Target(NamedTuple):
+class NamedModel(NamedTuple):
     name: str
     version: str
 
 
-def read_target(message: bytes, start: int = 0) -> Target:
+def read_target(message: bytes, start: int = 0) -> NamedModel:
     """The name and the version that a protobuf parser would read. Raises `InvalidArgument` for malformed bytes.
 
     The message begins at `start`. Stricter than a parser in one thing: groups, which proto3 cannot write, are refused.
@@ -55,17 +55,12 @@ def read_target(message: bytes, start: int = 0) -> Target:
                 version = _text(message, _varint(message, start)[1], at)
     except IndexError:
         raise InvalidArgument("the message is not valid protobuf: it is cut short") from None
-    return Target(name, version)
-
-
-def replace_target(message: bytes, name: str) -> bytes:
-    """`message` with the model's name `name` and no version. `message` must have passed `read_target`."""
-    return message + name_fields(name)
+    return NamedModel(name, version)
 
 
 @lru_cache(maxsize=8192)
 def name_fields(name: str) -> bytes:
-    """What is to be appended to a message for that."""
+    """What gives a message the model's name `name` and no version, appended. `read_target` must have passed it."""
     encoded = name.encode()
     return b"".join((b"\x0a", _encoded(len(encoded)), encoded, b"\x12\x00"))
 

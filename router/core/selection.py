@@ -26,10 +26,20 @@ from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
 from berth.model import ReplicaAddress
-from router.core.health import FIRST_REST, LONGEST_REST, SLOW, TRIALS, Cause, Health, Standing
-from router.core.latency import Line
+from router.core.health import FIRST_REST, LONGEST_REST, SLOW, TRIALS, Cause, Fitness, Health
+from router.core.latency import LatencyLine
 
-__all__ = ["FIRST_REST", "LONGEST_REST", "Cause", "Dice", "Done", "Outcome", "Place", "ReplicaState", "Selection"]
+__all__ = [
+    "FIRST_REST",
+    "LONGEST_REST",
+    "Cause",
+    "CopyOutcome",
+    "Dice",
+    "Done",
+    "ReplicaPlace",
+    "ReplicaState",
+    "Selection",
+]
 
 TOO_SLOW: Final = 3.0
 _MISSES: Final = 5
@@ -43,18 +53,18 @@ class Dice(Protocol):
         """Uniform in [0, 1)."""
 
 
-class Place(NamedTuple):
+class ReplicaPlace(NamedTuple):
     """A replica's process: a restarted replica is another place, with no history."""
 
     replica: str
     incarnation: str
 
     @classmethod
-    def of(cls, address: ReplicaAddress) -> Place:
+    def of(cls, address: ReplicaAddress) -> ReplicaPlace:
         return cls(address.replica, address.incarnation)
 
 
-class Outcome(Enum):
+class CopyOutcome(Enum):
     ANSWERED = "answered"
     FAULTY = "faulty"
     """It answered, and another replica might have done better."""
@@ -95,7 +105,7 @@ class _Job:
         self.review_at = 0.0
 
 
-Done = Callable[[Outcome, float], None]
+Done = Callable[[CopyOutcome, float], None]
 """Called once with the outcome and the time."""
 
 
@@ -110,7 +120,7 @@ class _Flight:
         address: ReplicaAddress,
         record: Health,
         *,
-        line: Line | None,
+        line: LatencyLine | None,
         began: float,
         typical: float | None,
         tail: float | None,
@@ -126,23 +136,23 @@ class _Flight:
     def __repr__(self) -> str:
         return f"<copy at {self._address.replica} since {self._began:.3f}>"
 
-    def __call__(self, outcome: Outcome, now: float) -> None:
+    def __call__(self, outcome: CopyOutcome, now: float) -> None:
         record, seconds = self._record, now - self._began
         record.ended()
-        if outcome is Outcome.ANSWERED:
+        if outcome is CopyOutcome.ANSWERED:
             if self._line is not None:
                 record.teach(self._line, now, seconds)
             record.answered(now, seconds, self._typical)
-        elif outcome is Outcome.LOST:
+        elif outcome is CopyOutcome.LOST:
             # Censored: what was withdrawn before the tail says nothing, beyond it that it was in the tail.
             if self._line is not None and self._tail is not None and seconds >= self._tail:
                 record.teach(self._line, now, seconds)
             record.kept_waiting(now, seconds, self._typical)
-        elif outcome is Outcome.FAULTY:
+        elif outcome is CopyOutcome.FAULTY:
             record.faulted()
-        elif outcome is Outcome.UNREACHABLE:
+        elif outcome is CopyOutcome.UNREACHABLE:
             record.unreachable(now)
-        if record.standing is Standing.PROBATION or record.misses >= _MISSES:
+        if record.standing is Fitness.PROBATION or record.misses >= _MISSES:
             self._selection.judge(self._address, record, outcome, now)
 
 
@@ -151,13 +161,13 @@ class Selection:
 
     def __init__(self, zone: str = "") -> None:
         self._zone = zone
-        # Keys are plain tuples equal to a `Place`, which are quicker to make.
+        # Keys are plain tuples equal to a `ReplicaPlace`, which are quicker to make.
         self._records: dict[tuple[str, str], Health] = {}
         self._jobs: dict[str, _Job] = {}
         self._ejections: Counter[Cause] = Counter()
 
     def __repr__(self) -> str:
-        unfit = sum(record.standing is not Standing.FIT for record in self._records.values())
+        unfit = sum(record.standing is not Fitness.FIT for record in self._records.values())
         return f"<Selection places={len(self._records)} unfit={unfit}>"
 
     @property
@@ -209,7 +219,7 @@ class Selection:
             address
             for address in candidates
             if address != first
-            and (record := self._record(address, now)).standing is Standing.FIT
+            and (record := self._record(address, now)).standing is Fitness.FIT
             and record.rests_until <= now
             and record.pushed_back_until <= now
         )
@@ -228,7 +238,9 @@ class Selection:
         record = self._records.get((address.replica, address.incarnation))
         return 0 if record is None else record.outstanding
 
-    def begin(self, address: ReplicaAddress, now: float, line: Line | None = None, *, twin: bool = False) -> Done:
+    def begin(
+        self, address: ReplicaAddress, now: float, line: LatencyLine | None = None, *, twin: bool = False
+    ) -> Done:
         """Count a copy to `address` as under way until the returned callable is called.
 
         `line` has the latencies of its version and size; what they learn of this copy is decided here, by the rules
@@ -239,7 +251,7 @@ class Selection:
         # What the tail was when this copy began: what it is withdrawn for must be beyond it.
         tail = None if line is None else line.tail
         record.began(now, typical)
-        if record.standing is Standing.EJECTED and now >= record.returns_at:
+        if record.standing is Fitness.EJECTED and now >= record.returns_at:
             record.put_on_probation()
         job = self._jobs.get(address.job)
         if job is not None and now >= job.review_at:
@@ -277,7 +289,7 @@ class Selection:
                 record.slow,
                 record.share_at(now),
                 record.ejections,
-                max(0.0, record.returns_at - now) if record.standing is Standing.EJECTED else 0.0,
+                max(0.0, record.returns_at - now) if record.standing is Fitness.EJECTED else 0.0,
                 max(0.0, record.rests_until - now),
                 max(0.0, record.pushed_back_until - now),
             )
@@ -325,34 +337,34 @@ class Selection:
     def _review(self, job: _Job, now: float) -> None:
         """Compare the replicas of a job with each other, twice a second at most; whichever request comes first does."""
         job.review_at = now + _REVIEW
-        unfit = [record for place in job.places if (record := self._records[place]).standing is not Standing.FIT]
+        unfit = [record for place in job.places if (record := self._records[place]).standing is not Fitness.FIT]
         unfit.sort(key=lambda record: record.returns_at)
         while 2 * len(unfit) > len(job.places):
             unfit.pop(0).readmit(now)
         for place in job.places:
             record = self._records[place]
-            if record.standing is not Standing.FIT or record.paces < _FEW:
+            if record.standing is not Fitness.FIT or record.paces < _FEW:
                 continue
             usual = self._usual_level(job, place)
             if usual is not None and record.compare(usual) >= TOO_SLOW:
                 self._eject(job, record, Cause.SLOW, now)
 
-    def judge(self, address: ReplicaAddress, record: Health, outcome: Outcome, now: float) -> None:
+    def judge(self, address: ReplicaAddress, record: Health, outcome: CopyOutcome, now: float) -> None:
         """After something that happened to `record`: is it still fit, or fit again?"""
         job = self._jobs.get(address.job)
         place = (address.replica, address.incarnation)
-        if job is None or self._records.get(place) is not record or outcome is Outcome.OTHER:
+        if job is None or self._records.get(place) is not record or outcome is CopyOutcome.OTHER:
             # No table has it any more, or it says nothing.
             return
-        if record.standing is Standing.PROBATION:
+        if record.standing is Fitness.PROBATION:
             usual = self._usual_pace(job, place, now)
-            if outcome is not Outcome.ANSWERED or record.pace_at(now) >= TOO_SLOW * usual:
+            if outcome is not CopyOutcome.ANSWERED or record.pace_at(now) >= TOO_SLOW * usual:
                 self._eject(job, record, Cause.TRIAL, now)
                 return
             record.trials += 1
             if record.trials >= TRIALS:
                 record.readmit(now)
-        elif record.standing is Standing.FIT and record.misses >= _MISSES:
+        elif record.standing is Fitness.FIT and record.misses >= _MISSES:
             others = sorted(self._records[peer].misses for peer in job.places if peer != place)
             # Peers that fail as often in a row say that the fault is not this replica's.
             if others and 2 * others[len(others) // 2] < record.misses:
@@ -361,7 +373,7 @@ class Selection:
     def _usual_level(self, job: _Job, place: tuple[str, str]) -> float | None:
         """The median level of the other replicas of the job that have one."""
         peers = (self._records[peer] for peer in job.places if peer != place)
-        levels = sorted(peer.level for peer in peers if peer.paces >= _FEW and peer.standing is Standing.FIT)
+        levels = sorted(peer.level for peer in peers if peer.paces >= _FEW and peer.standing is Fitness.FIT)
         return levels[len(levels) // 2] if levels else None
 
     def _usual_pace(self, job: _Job, place: tuple[str, str], now: float) -> float:
@@ -371,17 +383,17 @@ class Selection:
         if level < SLOW:
             return level
         peers = (self._records[peer] for peer in job.places if peer != place)
-        paces = sorted(peer.pace_at(now) for peer in peers if peer.standing is Standing.FIT)
+        paces = sorted(peer.pace_at(now) for peer in peers if peer.standing is Fitness.FIT)
         return max(level, paces[len(paces) // 2]) if paces else level
 
     def _eject(self, job: _Job, record: Health, cause: Cause, now: float) -> None:
-        if record.standing is Standing.FIT and 2 * (self._unfit(job) + 1) > len(job.places):
+        if record.standing is Fitness.FIT and 2 * (self._unfit(job) + 1) > len(job.places):
             return
         record.eject(now)
         self._ejections[cause] += 1
 
     def _unfit(self, job: _Job) -> int:
-        return sum(self._records[place].standing is not Standing.FIT for place in job.places)
+        return sum(self._records[place].standing is not Fitness.FIT for place in job.places)
 
 
 def _takes_part(record: Health, other: Health, now: float, dice: Dice) -> bool:

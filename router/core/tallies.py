@@ -27,7 +27,7 @@ _LOOK: Final = 10.0
 """Seconds between two searches for idle series, so that a page that is full costs little."""
 
 
-class Tally:
+class DurationTally:
     """Requests by how long they took. `limits` are upper bounds of its buckets, seconds, rising."""
 
     __slots__ = ("buckets", "limits", "seconds")
@@ -64,7 +64,7 @@ class _Series:
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[str, DurationTally] = {}
         self.used_at = 0.0
 
 
@@ -103,10 +103,10 @@ class Tallies:
         series.used_at = now
         tally = series.tallies.get(outcome)
         if tally is None:
-            tally = series.tallies[outcome] = Tally(self._limits)
+            tally = series.tallies[outcome] = DurationTally(self._limits)
         tally.add(seconds)
 
-    def rows(self) -> Iterator[tuple[Labels, str, Tally]]:
+    def rows(self) -> Iterator[tuple[Labels, str, DurationTally]]:
         """What was counted: labels, outcome, and the requests."""
         for series in self._all():
             for outcome, tally in series.tallies.items():

@@ -24,7 +24,7 @@ _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.004
 
 
-class Standing(NamedTuple):
+class ProcessState(NamedTuple):
     """What a process says of itself. `seen`: when, in seconds on a clock that all of them read. `connections`: those
     that it has from the socket in question."""
 
@@ -33,7 +33,7 @@ class Standing(NamedTuple):
     connections: int
 
 
-def allowance(own: Standing, others: Sequence[Standing], now: float) -> int:
+def allowance(own: ProcessState, others: Sequence[ProcessState], now: float) -> int:
     """How many of the connections that wait the process `own` may take: until it has one more than who has fewest.
 
     Processes that cannot serve yet take connections only where no process can: somebody has to say so.

@@ -13,11 +13,11 @@ import ssl
 
 import structlog
 
-from router.connection.attached import Attached
+from berth.http_shell.attached import Attached
+from berth.http_shell.server import ServerLink
 from router.core.turns import has_waited_enough, pause
 from router.listening.seats import Port, Seat
-from router.path.inbound.client import ClientConnection
-from router.path.inbound.service import Service
+from router.path.inbound.clients import Clients
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +31,10 @@ class Acceptor:
     """Of one port."""
 
     def __init__(
-        self, service: Service, listening: socket.socket, seat: Seat, port: Port, tls: ssl.SSLContext | None
+        self, clients: Clients, listening: socket.socket, seat: Seat, port: Port, tls: ssl.SSLContext | None
     ) -> None:
-        self._service = service
-        self._loop = service.common.loop
+        self._clients = clients
+        self._loop = clients.common.loop
         self._listening = listening
         self._seat = seat
         self._port = port
@@ -117,7 +117,7 @@ class Acceptor:
         self._watch_again_in(_OUT_OF)
 
     def _take(self, taken: socket.socket) -> None:
-        protocol = Attached(ClientConnection(self._service, is_tls=self._tls is not None))
+        protocol = Attached(ServerLink(self._clients.links, self._clients.accept))
         number = self._number = self._number + 1
         lost = protocol.connection_lost
 
@@ -130,7 +130,7 @@ class Acceptor:
         self._connections.add(number)
         self._seat.took(self._port)
         self._bare.add(taken)
-        task = self._service.tasks.create_task(self._admit(protocol, taken, number), name="admission")
+        task = self._clients.terms.tasks.create_task(self._admit(protocol, taken, number), name="admission")
         self._admissions.add(task)
         task.add_done_callback(self._admissions.discard)
 

@@ -6,19 +6,17 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from berth.auth.certificates import Certificates, TlsFiles
 from berth.auth.contexts import RotatingContext
+from berth.http_shell import listening
 from berth.settings import SettingsError
-from router.connection.attached import Attached
 from router.listening.acceptor import Acceptor
 from router.listening.seats import Port, Seat, Seats
-from router.listening.shared_ports import BACKLOG
-from router.path.inbound.client import ClientConnection
-from router.path.inbound.service import Service
+from router.path.inbound.clients import Clients
 from router.settings import Inherited
 
 
@@ -32,39 +30,25 @@ class Listening(NamedTuple):
 
 @asynccontextmanager
 async def listen(
-    service: Service, rest: str, grpc: str, *, tls: ssl.SSLContext | None = None
+    clients: Clients, rest: str, grpc: str, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Listening]:
     """Accept clients on two addresses, `host:port`. Raises `SettingsError` if a port cannot be had."""
-    servers = []
-    try:
-        for address in (rest, grpc):
-            host, _, port = address.rpartition(":")
-            try:
-                server = await service.common.loop.create_server(
-                    lambda: Attached(ClientConnection(service, is_tls=tls is not None)),
-                    host.strip("[]") or None,
-                    int(port),
-                    ssl=tls,
-                    backlog=BACKLOG,
-                )
-            except (OSError, ValueError) as error:
-                raise SettingsError(f"cannot listen on {address}: {error}") from None
-            servers.append(server)
+    async with AsyncExitStack() as stack:
+        ports = [
+            await stack.enter_async_context(listening.listen(address, clients.links, clients.accept, tls=tls))
+            for address in (rest, grpc)
+        ]
 
         def close() -> None:
-            for server in servers:
-                server.close()
+            for port in ports:
+                port.close()
 
-        rest_port, grpc_port = (server.sockets[0].getsockname()[1] for server in servers)
-        yield Listening(rest_port, grpc_port, close)
-    finally:
-        for server in servers:
-            server.close()
+        yield Listening(ports[0].port, ports[1].port, close)
 
 
 @asynccontextmanager
 async def share(
-    service: Service, inherited: Inherited, ready: Callable[[], bool], *, tls: ssl.SSLContext | None = None
+    clients: Clients, inherited: Inherited, ready: Callable[[], bool], *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Listening]:
     """Accept clients, in turn with other processes, from the sockets that their parent listens on."""
     # Mapped for as long as connections are counted, which is until this process ends.
@@ -73,7 +57,7 @@ async def share(
     seat = Seat(seats, inherited.seat, ready)
     sockets = {Port.REST: socket.socket(fileno=inherited.rest), Port.GRPC: socket.socket(fileno=inherited.grpc)}
     rest, grpc = (held.getsockname()[1] for held in sockets.values())
-    acceptors = [Acceptor(service, held, seat, port, tls) for port, held in sockets.items()]
+    acceptors = [Acceptor(clients, held, seat, port, tls) for port, held in sockets.items()]
 
     def close() -> None:
         seat.leave()
@@ -100,5 +84,5 @@ def client_certificates(cert: Path | None, key: Path | None) -> Certificates | N
 def client_tls(certificates: Certificates) -> ssl.SSLContext:
     """The context of the clients' ports. The files may be replaced; connections made from then on get the new ones."""
     context = RotatingContext(certificates, server_side=True)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(list(listening.ALPN))
     return context

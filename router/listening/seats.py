@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from router.core.turns import Standing, allowance
+from router.core.turns import ProcessState, allowance
 
 # A seat has a cache line of its own: when it was written (ns; 0: nobody sits there), readiness, and the connections.
 _CELLS, _BYTES = 8, 8
@@ -57,13 +57,13 @@ class Seats:
     def count(self, seat: int, port: Port, connections: int) -> None:
         self._cells[seat * _CELLS + _CONNECTIONS + port] = connections
 
-    def standing(self, seat: int, port: Port) -> Standing | None:
+    def standing(self, seat: int, port: Port) -> ProcessState | None:
         """Of who sits there, if anybody does."""
         cells, first = self._cells, seat * _CELLS
         seen = cells[first + _SEEN]
         if not seen:
             return None
-        return Standing(bool(cells[first + _READY]), seen / 1e9, cells[first + _CONNECTIONS + port])
+        return ProcessState(bool(cells[first + _READY]), seen / 1e9, cells[first + _CONNECTIONS + port])
 
 
 @contextmanager

@@ -18,6 +18,14 @@ BACKLOG: Final = 1024
 _SPARE_SEATS = 2
 
 
+class RouterPorts(NamedTuple):
+    """Where a router, or several as one, can be reached."""
+
+    rest: int
+    grpc: int
+    admin: int
+
+
 class SharedPorts(NamedTuple):
     """`seats` is the memory's descriptor."""
 

@@ -1,53 +1,65 @@
 """Header fields on their way through: what passes, what is dropped, what is added.
 
-The names are those of `router.path.headers`, in bytes. What the rules make of a head is kept with it (`derived`), so
-they run once for all requests that carried the same bytes. Fields that differ from request to request (a request id, a
-deadline) are appended last: a peer that remembers how header blocks begin then decodes only these.
+What the rules make of a head is kept with it (`derived`), so they run once for all requests that carried the same
+bytes. Fields that differ from request to request (a request id, a deadline) are appended last: a peer that remembers
+how header blocks begin then decodes only these.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final, NamedTuple
 
-from berth.auth.keys import digest, key_from_headers
 from berth.headers import (
     AUTHORIZATION,
-    AUTHORIZATION_TEXT,
     CACHE,
+    CONTENT_TYPE,
     DEFAULT_ANSWER,
     GRPC_ENCODING,
     GRPC_TIMEOUT,
     NO_HEDGE,
-    NO_HEDGE_TEXT,
     OUR_PREFIX,
-    PASSED_ON,
     REPLICA,
     REQUEST_ID,
     TIMEOUT_MS,
     TRACEPARENT,
     TRACESTATE,
 )
-from berth.http.head import Field, Fields, first
-from router.core.routes import ANYWHERE, HERE
-from router.path import headers
-from router.path.call import Headers
+from berth.http.head import Field, Fields
+
+Headers = tuple[tuple[str, str | bytes], ...]
+"""Pairs with lower-case names. Values are `bytes` only for gRPC's `-bin` metadata."""
 
 TRACE: Final = frozenset((TRACEPARENT, TRACESTATE))
-
 
 # A host of our own for what goes to workers: they have no virtual hosts, and a client's is none of their business.
 WORKER: Final[bytes] = b"berth-worker"
 
-_HOP_BY_HOP: Final = frozenset(name.encode() for name in headers.HOP_BY_HOP)
-_NOT_FOR_WORKERS: Final = frozenset(name.encode() for name in headers.NOT_FOR_WORKERS)
-_NOT_FOR_CLIENTS: Final = frozenset(name.encode() for name in headers.NOT_FOR_CLIENTS)
+# Of one connection only (RFC 9110, 7.6.1), or written anew by every hop.
+_HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# A trace goes on with each copy's own span (`Copy.fields`).
+_NOT_FOR_WORKERS: Final = _HOP_BY_HOP | {AUTHORIZATION, b"cookie", REQUEST_ID, TRACEPARENT, TRACESTATE}
+_NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | {b"date", b"server", b"set-cookie", REQUEST_ID}
 # Of what a client says to Berth, what another cell's router should hear too.
-_LONGEST_NAME: Final = 63
 _FOR_ROUTERS: Final = frozenset((AUTHORIZATION, NO_HEDGE))
 # Of what is said to clients, what a router of another cell says to them through us.
 _FROM_ROUTERS: Final = frozenset((REPLICA, CACHE, DEFAULT_ANSWER))
-_GRPC_OWN: Final = frozenset(name.encode() for name in headers.GRPC_OWN)
+# Each side of a gRPC call writes these itself.
+_GRPC_OWN: Final = frozenset((CONTENT_TYPE, b"user-agent", b"accept-encoding", b"content-encoding"))
 # What a reply says of how its messages are encoded is for whoever decodes them.
 _GRPC_KEPT: Final = frozenset((GRPC_ENCODING,))
 
@@ -119,36 +131,8 @@ def grpc_to_client(fields: Fields) -> list[Field]:
     ]
 
 
-class Said(NamedTuple):
-    """What a client says of itself and its request beside the body."""
-
-    api_key: bytes | None
-    hedge: bool
-    reach: int
-    sender: str
-
-
-def said_by(fields: Fields) -> Said:
-    return _said(first(fields, AUTHORIZATION), first(fields, NO_HEDGE), first(fields, PASSED_ON))
-
-
-@lru_cache(maxsize=4096)
-def _said(authorization: bytes | None, no_hedge: bytes | None, passed_on: bytes | None) -> Said:
-    given = {} if authorization is None else {AUTHORIZATION_TEXT: authorization.decode("utf-8", "surrogateescape")}
-    key = key_from_headers(given)
-    asked = {} if no_hedge is None else {NO_HEDGE_TEXT: no_hedge.decode("latin-1")}
-    sender = "" if passed_on is None else passed_on[:_LONGEST_NAME].decode("latin-1") or "?"
-    reach = HERE if sender else ANYWHERE
-    return Said(None if key is None else digest(key), headers.may_hedge(asked), reach, sender)
-
-
-def trace_of(fields: Fields) -> Fields:
-    """Those of W3C Trace Context."""
-    return tuple(field for field in fields if field[0] in TRACE)
-
-
 def as_text(fields: list[Field] | Fields) -> Headers:
-    """As the values that know no engine have them; those of names in `-bin` are left as they are sent."""
+    """As values have them; those of names in `-bin` are left as they are sent."""
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
 
 
@@ -157,8 +141,3 @@ def as_fields(pairs: Headers) -> Fields:
     return tuple(
         (name.encode("latin-1"), value.encode("latin-1") if isinstance(value, str) else value) for name, value in pairs
     )
-
-
-def pushback_of(fields: Fields) -> float | None:
-    """How long, s, a worker asks to be spared second copies; None if it does not."""
-    return headers.pushback_of(as_text(fields))

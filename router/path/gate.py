@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sized
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from berth.errors import BerthError, DeadlineExceeded
 from berth.ids import VersionKey
@@ -17,36 +17,16 @@ from berth.model import TenantLimits
 from router.control.board import RouteBoard
 from router.control.metrics import RouterMetrics
 from router.control.wishes import Wishes
-from router.core.accounts import Admitted, Refused, Settled, Ticket, Why
+from router.core.accounts import Admitted, NotAdmitted, Settled, Ticket, Why
 from router.core.admission import Admission
 from router.core.paths import Operation
 from router.core.routes import ANYWHERE, NotLoaded, Resolved
+from router.path.request import Request
 
 OnAnswer = Callable[[Admitted | BerthError], bool]
 """Told how waiting ended. Returns False if nobody is left to use the slot."""
 
 _Question = tuple[bytes | None, str, str, int]
-
-
-class Asking(Protocol):
-    """What the gate must know of a request; `router.path.call.Call` is one."""
-
-    @property
-    def operation(self) -> Operation: ...
-    @property
-    def api_key(self) -> bytes | None: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def reach(self) -> int: ...
-    @property
-    def sender(self) -> str: ...
-    @property
-    def body(self) -> Sized: ...
-    @property
-    def deadline(self) -> float: ...
 
 
 class _Waiting(NamedTuple):
@@ -96,22 +76,22 @@ class Gate:
         if refused is not None:
             raise self._counted(refused)
 
-    def enter(self, call: Asking, on_answer: OnAnswer) -> Admitted | Ticket:
-        """A slot for `call`, or a ticket if it has to wait: then `on_answer` is told later, once. Raises `BerthError`.
+    def enter(self, request: Request, on_answer: OnAnswer) -> Admitted | Ticket:
+        """A slot, or a ticket if it has to wait: then `on_answer` is told later, once. Raises `BerthError`.
 
-        Whoever waited resolves the call anew: the table may be another one.
+        Whoever waited resolves it anew: the table may be another one.
         """
         now = self._loop.time()
-        size = len(call.body)
+        size = len(request.body)
         try:
-            resolved = self._board.routes.resolve(call.api_key, call.model, call.version, call.reach)
+            resolved = self._board.routes.resolve(request.api_key, request.model, request.version, request.reach)
         except NotLoaded as error:
-            return self._enter_cold(call, error, on_answer, now)
+            return self._enter_cold(request, error, on_answer, now)
         key = resolved.key
-        answer = self._admission.enter(key.tenant, resolved.limits, now, size=size, deadline=call.deadline)
+        answer = self._admission.enter(key.tenant, resolved.limits, now, size=size, deadline=request.deadline)
         if isinstance(answer, Admitted):
             return answer
-        if isinstance(answer, Refused):
+        if isinstance(answer, NotAdmitted):
             raise self._counted(answer)
         self._wait(_Waiting(answer.ticket, on_answer))
         return answer.ticket
@@ -134,8 +114,8 @@ class Gate:
         self._remove(ticket)
         self._measure()
 
-    async def admit(self, call: Asking) -> Admitted:
-        """A slot for `call`, now or later. Raises `BerthError`. Cancelling it withdraws."""
+    async def admit(self, request: Request) -> Admitted:
+        """A slot for `request`, now or later. Raises `BerthError`. Cancelling it withdraws."""
         answer: asyncio.Future[Admitted] = self._loop.create_future()
 
         def on_answer(how: Admitted | BerthError) -> bool:
@@ -147,7 +127,7 @@ class Gate:
                 answer.set_result(how)
             return True
 
-        entered = self.enter(call, on_answer)
+        entered = self.enter(request, on_answer)
         if isinstance(entered, Admitted):
             return entered
         try:
@@ -168,23 +148,23 @@ class Gate:
         # Questions about a model can be answered while it is not loaded; only inference is worth loading it for.
         return operation is Operation.INFER and not error.failed and self._admission.holds
 
-    def _enter_cold(self, call: Asking, error: NotLoaded, on_answer: OnAnswer, now: float) -> Ticket:
-        if call.operation is Operation.INFER and not error.failed:
+    def _enter_cold(self, request: Request, error: NotLoaded, on_answer: OnAnswer, now: float) -> Ticket:
+        if request.operation is Operation.INFER and not error.failed:
             self._wishes.ask(error.key, now)
-        if not self._may_hold(call.operation, error) or error.may_be_had_by(call.sender):
+        if not self._may_hold(request.operation, error) or error.may_be_had_by(request.sender):
             self._metrics.refused.labels(Why.COLD.value).inc()
             raise error
         answer = self._admission.enter(
-            error.key.tenant, error.limits, now, size=len(call.body), deadline=call.deadline, cold=True
+            error.key.tenant, error.limits, now, size=len(request.body), deadline=request.deadline, cold=True
         )
         # A held request has no slot.
         assert not isinstance(answer, Admitted)
-        if isinstance(answer, Refused):
+        if isinstance(answer, NotAdmitted):
             refusal = self._counted(answer)
             raise error if answer.why is Why.COLD else refusal
         ticket = answer.ticket
         self._wishes.ask(error.key, ticket.until)
-        question = (call.api_key, call.model, call.version, call.reach)
+        question = (request.api_key, request.model, request.version, request.reach)
         self._wait(_Waiting(ticket, on_answer, question, error.key))
         return ticket
 
@@ -214,7 +194,7 @@ class Gate:
     def _refuse(self, tickets: list[Ticket], error: BerthError) -> list[Settled]:
         for ticket in tickets:
             self._admission.abandon(ticket)
-        return [Settled(ticket, Refused(error, Why.COLD)) for ticket in tickets]
+        return [Settled(ticket, NotAdmitted(error, Why.COLD)) for ticket in tickets]
 
     def _wait(self, waiting: _Waiting) -> None:
         number = waiting.ticket.number
@@ -239,7 +219,7 @@ class Gate:
         while left:
             ticket, answer = left.popleft()
             waiting = self._remove(ticket)
-            if isinstance(answer, Refused):
+            if isinstance(answer, NotAdmitted):
                 if waiting is not None:
                     waiting.on_answer(self._progress(waiting, self._counted(answer)))
             elif waiting is None or not waiting.on_answer(answer):
@@ -272,7 +252,7 @@ class Gate:
         now = self._loop.time()
         self._settle(self._admission.expire(now), now)
 
-    def _counted(self, refused: Refused) -> BerthError:
+    def _counted(self, refused: NotAdmitted) -> BerthError:
         self._metrics.refused.labels(refused.why.value).inc()
         return refused.error
 

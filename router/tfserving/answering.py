@@ -8,13 +8,11 @@ rows cannot be given a type, is asked for once and remembered.
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from berth.errors import (
     BerthError,
@@ -25,16 +23,18 @@ from berth.errors import (
     PayloadTooLarge,
     Unavailable,
 )
-from berth.headers import CONTENT_TYPE_TEXT, DEFAULT_ANSWER_TEXT, INFERENCE_HEADER_LENGTH_TEXT
-from berth.http.head import Fields
+from berth.headers import AUTHORIZATION, CONTENT_TYPE_TEXT, DEFAULT_ANSWER_TEXT, INFERENCE_HEADER_LENGTH_TEXT, NO_HEDGE
+from berth.http.compression import inflate
+from berth.http.head import Fields, first
 from berth.ids import VersionKey
 from berth.model import Signature
 from router.core.paths import Operation
 from router.core.routes import ANYWHERE, ELSEWHERE, NotLoaded, Resolved
 from router.core.tfserving import TfQuestion, Verb, metadata_document, read_signature, status_document
-from router.path.answering.answers import default_answer, hurried
-from router.path.call import AsItCame, Call, Headers, Reply, Wire
-from router.path.race.forward import Forwarder
+from router.path.answer import Reply
+from router.path.answering.default import hurried
+from router.path.race.forward import Awaited, Forwarder
+from router.path.request import NO_ENVELOPE, Envelope, Request, Wire
 
 T = TypeVar("T")
 
@@ -51,22 +51,17 @@ _OF_THE_BODY = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TfAsked:
-    """A request. `headers` are those that may go to the worker, `deadline` is on the event loop's clock; `reach`,
-    `sender` and `as_it_came` as in `Call`."""
+# Who asks and how, which is said again to whoever else is asked for the same request.
+_OF_THE_CLIENT = frozenset({AUTHORIZATION, NO_HEDGE})
+
+
+class _Asked(NamedTuple):
+    """A request; its body unpacked, and the deadline that leaves time for a default answer."""
 
     question: TfQuestion
-    api_key: bytes | None
-    headers: Headers
+    request: Request
     body: bytes
-    request_id: str
     deadline: float
-    hedge: bool = True
-    trace: Fields = ()
-    reach: int = ANYWHERE
-    sender: str = ""
-    as_it_came: AsItCame | None = None
 
 
 class _Refused(Exception):
@@ -82,6 +77,7 @@ class TfServing:
 
     def __init__(self, forwarder: Forwarder, max_body_bytes: int) -> None:
         self._forwarder = forwarder
+        self._board = forwarder.means.board
         self.max_body_bytes = max_body_bytes
         # Of versions, whose numbers are never given out twice: nothing here is ever out of date.
         self._signatures: OrderedDict[VersionKey, Signature] = OrderedDict()
@@ -99,20 +95,19 @@ class TfServing:
         if question.verb.has_body:
             self._forwarder.check(Operation.INFER, api_key, question.model, question.version, reach)
 
-    async def answer(self, asked: TfAsked) -> Reply:
+    async def answer(self, question: TfQuestion, asked: Request) -> Reply:
         """The answer. Raises `BerthError`. Cancelling it withdraws what is under way."""
-        question = asked.question
-        board = self._forwarder.board
-        if question.verb is Verb.STATUS and not self._is_elsewhere(asked):
-            return Reply(200, (_JSON,), status_document(board.routes.table, asked.api_key, question))
+        answering = self._forwarder.means.answering
+        if question.verb is Verb.STATUS and not self._is_elsewhere(question, asked):
+            return Reply(200, (_JSON,), status_document(self._board.routes.table, asked.api_key, question))
         operation = Operation.INFER if question.verb.has_body else Operation.METADATA
-        default = default_answer(board, operation, asked.api_key, question.model)
+        default = answering.default_of(operation, asked.api_key, question.model)
         deadline = hurried(asked.deadline, asyncio.get_running_loop().time()) if default else asked.deadline
-        asked = replace(asked, body=_unpacked(asked, self.max_body_bytes), deadline=deadline)
+        whole = _Asked(question, asked, _unpacked(asked, self.max_body_bytes), deadline)
         refusal: BerthError
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._answer(asked)
+                return await self._answer(whole)
         except _Refused as refused:
             return refused.reply
         except TimeoutError:
@@ -122,12 +117,12 @@ class TfServing:
         if not default:
             raise refusal
         try:
-            return await self._default(asked, default)
+            return await self._default(whole, default)
         except InvalidArgument:
             # It does not fit the request, for example in its number of rows.
             raise refusal from None
 
-    async def _answer(self, asked: TfAsked) -> Reply:
+    async def _answer(self, asked: _Asked) -> Reply:
         """Rows are typed by the signature of one version, so that version is asked, and the next one if it has gone."""
         while True:
             resolved = await self._resolve(asked)
@@ -142,52 +137,55 @@ class TfServing:
                 if asked.question.version == str(resolved.key.version) or self._still(asked, resolved.key):
                     raise
 
-    async def _pass_on(self, asked: TfAsked, resolved: Resolved) -> Reply:
+    async def _pass_on(self, asked: _Asked, resolved: Resolved) -> Reply:
         """Nothing is translated here: rows are typed where the version is."""
-        forwarder, question = self._forwarder, asked.question
-        if question.verb.has_body:
-            forwarder.gate.wish_for(resolved)
+        if asked.question.verb.has_body:
+            self._forwarder.means.gate.wish_for(resolved)
+        came = asked.request.envelope
         # The body is unpacked by now.
-        headers = tuple(pair for pair in asked.headers if pair[0] != "content-encoding")
-        call = _call(asked, Operation.OTHER, question.version, asked.body, headers)
-        return await forwarder.forward(replace(call, reach=ELSEWHERE))
+        fields = tuple(field for field in came.fields if field[0] != b"content-encoding")
+        question = _question(asked, Operation.OTHER, asked.question.version, Envelope(fields, came.method, came.path))
+        question.body, question.reach = asked.body, ELSEWHERE
+        return await self._forwarder.forward(question)
 
-    def _is_elsewhere(self, asked: TfAsked) -> bool:
+    def _is_elsewhere(self, question: TfQuestion, asked: Request) -> bool:
         """Whether other cells have the version or the model, and this one is to have none of it."""
-        question = asked.question
         try:
-            resolved = self._forwarder.board.routes.resolve(
-                asked.api_key, question.model, question.version, asked.reach
-            )
+            resolved = self._board.routes.resolve(asked.api_key, question.model, question.version, asked.reach)
         except BerthError:
             return False
         return not resolved.replicas and not resolved.assigned
 
-    async def _resolve(self, asked: TfAsked) -> Resolved:
+    async def _resolve(self, asked: _Asked) -> Resolved:
         """The version to ask, once it is loaded."""
-        question, routes = asked.question, self._forwarder.board.routes
+        question, request = asked.question, asked.request
         try:
-            return routes.resolve(asked.api_key, question.model, question.version, asked.reach)
+            return self._board.routes.resolve(request.api_key, question.model, question.version, request.reach)
         except NotLoaded:
             if not question.verb.has_body:
                 raise
         # A place in the line of those that wait for it, and the wish that it be loaded; given back as soon as it is.
-        slot = await self._forwarder.gate.admit(_call(asked, Operation.INFER, question.version, asked.body, ()))
-        self._forwarder.gate.leave(slot)
-        return self._forwarder.board.routes.resolve(asked.api_key, question.model, question.version, asked.reach)
+        gate = self._forwarder.means.gate
+        waiting = Request(Wire.REST, Operation.INFER, NO_ENVELOPE)
+        _fill(waiting, asked, question.version)
+        waiting.body = asked.body
+        gate.leave(await gate.admit(waiting))
+        return self._board.routes.resolve(request.api_key, question.model, question.version, request.reach)
 
-    def _still(self, asked: TfAsked, key: VersionKey) -> bool:
+    def _still(self, asked: _Asked, key: VersionKey) -> bool:
         """Whether the question still resolves to that version: then asking again would bring the same."""
-        question, routes = asked.question, self._forwarder.board.routes
-        return routes.resolve(asked.api_key, question.model, question.version, asked.reach).key == key
+        question, request = asked.question, asked.request
+        resolved = self._board.routes.resolve(request.api_key, question.model, question.version, request.reach)
+        return resolved.key == key
 
-    async def _signature(self, asked: TfAsked, key: VersionKey) -> Signature:
+    async def _signature(self, asked: _Asked, key: VersionKey) -> Signature:
         """What the version takes and gives. Requests that come at the same time each ask: it is a short question."""
         known = self._signatures.get(key)
         if known is not None:
             self._signatures.move_to_end(key)
             return known
-        reply = await self._forwarder.forward(_call(asked, Operation.METADATA, str(key.version), b"", ()))
+        fields = tuple(field for field in asked.request.envelope.fields if field[0] in _OF_THE_CLIENT)
+        reply = await self._forwarder.forward(_question(asked, Operation.METADATA, str(key.version), Envelope(fields)))
         if reply.status != 200:
             raise _Refused(reply)
         try:
@@ -199,33 +197,34 @@ class TfServing:
             self._signatures.popitem(last=False)
         return signature
 
-    async def _infer(self, asked: TfAsked, key: VersionKey) -> Reply:
+    async def _infer(self, asked: _Asked, key: VersionKey) -> Reply:
         await self._prepare()
         from router.tfserving.translate import Translation
 
         signature = await self._signature(asked, key)
         translation = Translation(asked.question.verb, signature)
         content, described = await self._work(len(asked.body), lambda: translation.to_worker(asked.body))
-        headers = tuple((name, value) for name, value in asked.headers if name not in _OF_THE_BODY)
-        described_headers = tuple((name.lower(), value) for name, value in described.items())
-        call = _call(asked, Operation.INFER, str(key.version), content, (*headers, *described_headers))
-        reply = await self._forwarder.forward(call)
+        passed = tuple(field for field in asked.request.envelope.fields if field[0].decode() not in _OF_THE_BODY)
+        fields: Fields = tuple((name.lower().encode(), value.encode()) for name, value in described.items())
+        question = _question(asked, Operation.INFER, str(key.version), Envelope((*passed, *fields)))
+        question.body = content
+        reply = await self._forwarder.forward(question)
         if reply.status != 200:
             raise _Refused(reply)
         if len(reply.body) > _ANSWER_FACTOR * self.max_body_bytes:
             raise InvalidArgument(f"the answer has {len(reply.body)} bytes, too many for JSON: ask in OIP, binary")
         length = next((str(value) for name, value in reply.headers if name == INFERENCE_HEADER_LENGTH_TEXT), None)
         written = await self._work(len(reply.body), lambda: translation.to_client(reply.body, length))
-        passed = tuple(pair for pair in reply.headers if pair[0] not in _OF_THE_BODY)
-        return Reply(200, (*passed, _JSON), written)
+        kept = tuple(pair for pair in reply.headers if pair[0] not in _OF_THE_BODY)
+        return Reply(200, (*kept, _JSON), written)
 
-    async def _default(self, asked: TfAsked, default: bytes) -> Reply:
+    async def _default(self, asked: _Asked, default: bytes) -> Reply:
         """The model's default answer, in the format of the request. No replica was asked, or none answered."""
         await self._prepare()
         from router.tfserving.translate import write_default
 
         written = await self._work(len(asked.body), lambda: write_default(asked.question.verb, asked.body, default))
-        self._forwarder.metrics.defaults.inc()
+        self._forwarder.means.answering.count_default()
         return Reply(200, (_JSON, (DEFAULT_ANSWER_TEXT, "1")), written)
 
     async def _prepare(self) -> None:
@@ -241,40 +240,34 @@ class TfServing:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _call(asked: TfAsked, operation: Operation, version: str, body: bytes, headers: Headers) -> Call:
-    return Call(
-        wire=Wire.REST,
-        operation=operation,
-        api_key=asked.api_key,
-        model=asked.question.model,
-        version=version,
-        body=body,
-        headers=headers,
-        request_id=asked.request_id,
-        deadline=asked.deadline,
-        hedge=asked.hedge,
-        trace=asked.trace,
-        reach=asked.reach,
-        sender=asked.sender,
-        as_it_came=asked.as_it_came,
-    )
+def _question(asked: _Asked, operation: Operation, version: str, envelope: Envelope) -> Awaited:
+    """One that the router itself asks, for the same client and until the same time."""
+    question = Awaited(Wire.REST, operation, envelope)
+    _fill(question, asked, version)
+    return question
 
 
-def _unpacked(asked: TfAsked, limit: int) -> bytes:
+def _fill(question: Request, asked: _Asked, version: str) -> None:
+    request = asked.request
+    question.api_key = request.api_key
+    question.model, question.version = asked.question.model, version
+    question.request_id, question.trace = request.request_id, request.trace
+    question.deadline = asked.deadline
+    question.hedge = request.hedge
+    question.reach, question.sender = request.reach, request.sender
+
+
+def _unpacked(asked: Request, limit: int) -> bytes:
     """The body as JSON, at most `limit` bytes of it."""
-    encoding = next((str(value).strip().lower() for name, value in asked.headers if name == "content-encoding"), "")
+    given = first(asked.envelope.fields, b"content-encoding") or b""
+    encoding = given.decode("latin-1").strip().lower()
     if encoding in ("", "identity"):
         return asked.body
     if encoding not in ("gzip", "deflate"):
         raise InvalidArgument(f"Content-Encoding is gzip or deflate, not {encoding[:40]!a}")
-    # 32 + 15: the header says whether it is gzip's or zlib's.
-    inflater = zlib.decompressobj(47)
     try:
-        body = inflater.decompress(asked.body, limit + 1)
-    except zlib.error as error:
+        return inflate(asked.body, limit)
+    except OverflowError:
+        raise PayloadTooLarge(f"the body has, unpacked, more than the {limit} bytes that are allowed") from None
+    except ValueError as error:
         raise InvalidArgument(f"the body is not {encoding}: {error}") from None
-    if len(body) > limit:
-        raise PayloadTooLarge(f"the body has, unpacked, more than the {limit} bytes that are allowed")
-    if not inflater.eof:
-        raise InvalidArgument(f"the body is not {encoding}: it is cut off")
-    return body

@@ -14,7 +14,7 @@ from router.tfserving.examples import read_examples, write_results
 from router.tfserving.predict import read_inputs, write_outputs
 
 
-class Upstream(NamedTuple):
+class WorkerBody(NamedTuple):
     """A body for a worker and the headers that describe it."""
 
     content: bytes
@@ -40,7 +40,7 @@ class Translation:
         self._rows = False
         self._examples = 0
 
-    def to_worker(self, body: bytes) -> Upstream:
+    def to_worker(self, body: bytes) -> WorkerBody:
         """Raises `InvalidArgument`, and nothing else, for a body that the model cannot take."""
         document = load(body)
         if self._verb is Verb.PREDICT:
@@ -49,7 +49,7 @@ class Translation:
             inputs, self._examples = read_examples(document, self._signature)
         # The worker would say the same; here it costs no request, and the names are the client's.
         check_request(self._signature, inputs, ())
-        return Upstream(*rest.encode_request(InferRequest(inputs, binary_outputs=True), binary=True))
+        return WorkerBody(*rest.encode_request(InferRequest(inputs, binary_outputs=True), binary=True))
 
     def to_client(self, body: bytes, header_length: str | None) -> bytes:
         """Raises `InvalidArgument` for outputs that the format has no room for."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
@@ -15,30 +14,27 @@ from synchronizer.cluster.lease import EpochFile, KubernetesLease
 from synchronizer.cluster.metrics import ClusterMetrics
 from synchronizer.cluster.pools import KubernetesPools
 from synchronizer.cluster.reflector import Reflector
-from synchronizer.controllers import Controllers, Leases
+from synchronizer.controllers.client import Controllers
 from synchronizer.core.leadership import Leadership
 from synchronizer.core.pods import read_pod, selector
 from synchronizer.core.pools import reader
-from synchronizer.discovery import Discovery
-from synchronizer.pools import Pools
 from synchronizer.settings import SynchronizerSettings
+from synchronizer.surroundings.ports import Discovery, Pools, Surroundings
 
 _WORKLOADS = {"deployments": "deployment", "statefulsets": "statefulset"}
 
 
-class Cluster(NamedTuple):
-    """None: this synchronizer has that from elsewhere."""
-
-    discovery: Discovery | None
-    pools: Pools | None
-    leases: Callable[[Leadership], Leases] | None
-
-
 @asynccontextmanager
 async def open_cluster(
-    settings: SynchronizerSettings, controllers: Controllers, disk: EpochFile, registry: CollectorRegistry
-) -> AsyncIterator[Cluster]:
-    """What the settings ask for. Raises `SettingsError` if the cluster's configuration cannot be used."""
+    settings: SynchronizerSettings,
+    controllers: Controllers,
+    disk: EpochFile,
+    registry: CollectorRegistry,
+    *,
+    otherwise: Callable[[], Discovery],
+) -> AsyncIterator[Surroundings]:
+    """What the settings ask for; `otherwise` finds the replicas if not the cluster. Raises `SettingsError` if the
+    cluster's configuration cannot be used."""
     metrics = ClusterMetrics(registry)
     api = KubernetesApi(settings.kubernetes_config, metrics)
     await api.open()
@@ -52,9 +48,9 @@ async def open_cluster(
 
     try:
         found, pools = (
-            _watches(api, namespace, settings, metrics) if settings.discovery == "kubernetes" else (None, None)
+            _watches(api, namespace, settings, metrics) if settings.discovery == "kubernetes" else (otherwise(), None)
         )
-        yield Cluster(found, pools, lease if settings.lease == "kubernetes" else None)
+        yield Surroundings(found, lease if settings.lease == "kubernetes" else None, pools)
     finally:
         await api.close()
 

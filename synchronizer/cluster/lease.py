@@ -18,8 +18,8 @@ import structlog
 
 from berth.errors import Unavailable
 from synchronizer.cluster.api import ApiFailure, KubernetesApi
-from synchronizer.controllers import Lease
-from synchronizer.core.tenure import Create, Hold, Record, Tenure, Wait
+from synchronizer.core.tenure import CreateRecord, HoldRecord, Record, Tenure, WaitForHolder
+from synchronizer.surroundings.ports import Lease
 
 log = structlog.get_logger(__name__)
 
@@ -81,10 +81,10 @@ class KubernetesLease:
     async def _ask(self, cell: str, holder: str, ttl: float, tenure: Tenure) -> Lease:
         for _ in range(_TRIES):
             step = tenure.next_step(holder, 0, _now())
-            if not isinstance(step, Wait) and not self._is_mine(holder):
+            if not isinstance(step, WaitForHolder) and not self._is_mine(holder):
                 # It begins a new epoch: only now it matters what the rest of the world has seen.
                 step = tenure.next_step(holder, await self._floor(), _now())
-            if isinstance(step, Wait):
+            if isinstance(step, WaitForHolder):
                 return Lease(False, step.epoch, step.left)
             if await self._write(cell, holder, ttl, step, tenure):
                 return Lease(True, step.epoch, ttl)
@@ -97,7 +97,7 @@ class KubernetesLease:
             await self._put(cell, {**self._raw, "spec": spec}, tenure)
         return Lease(False, tenure.known, 0.0)
 
-    async def _write(self, cell: str, holder: str, ttl: float, step: Create | Hold, tenure: Tenure) -> bool:
+    async def _write(self, cell: str, holder: str, ttl: float, step: CreateRecord | HoldRecord, tenure: Tenure) -> bool:
         """Write ourselves in; False if the record is not what we thought any more."""
         stamp = _stamp()
         spec: dict[str, Any] = {
@@ -107,7 +107,7 @@ class KubernetesLease:
             "leaseTransitions": step.epoch,
             "renewTime": stamp,
         }
-        if isinstance(step, Create):
+        if isinstance(step, CreateRecord):
             metadata = {"name": lease_name(cell), "labels": {"app.kubernetes.io/name": "berth"}}
             lease = {
                 "apiVersion": "coordination.k8s.io/v1",
@@ -138,7 +138,7 @@ class KubernetesLease:
             if error.code in (404, 409):
                 return False
             raise
-        self._take(raw, tenure)
+        self._see(raw, tenure)
         return True
 
     async def _seen(self, cell: str, *, anew: bool) -> Tenure:
@@ -148,14 +148,14 @@ class KubernetesLease:
             self._kept = self._tenure.known
         if anew or self._raw is None:
             try:
-                self._take(await self._api.call("GET", f"{self._folder}/{lease_name(cell)}"), self._tenure)
+                self._see(await self._api.call("GET", f"{self._folder}/{lease_name(cell)}"), self._tenure)
             except ApiFailure as error:
                 if error.code != 404:
                     raise
-                self._take(None, self._tenure)
+                self._see(None, self._tenure)
         return self._tenure
 
-    def _take(self, raw: dict[str, Any] | None, tenure: Tenure) -> None:
+    def _see(self, raw: dict[str, Any] | None, tenure: Tenure) -> None:
         self._raw = raw
         tenure.see(None if raw is None else _record(raw), _now())
 

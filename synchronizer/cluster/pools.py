@@ -19,7 +19,7 @@ from berth.reconcile import Again, Backoff, Done, Outcome, Reconciler, Retry
 from synchronizer.cluster.api import MERGE_PATCH, ApiFailure, KubernetesApi
 from synchronizer.cluster.metrics import ClusterMetrics
 from synchronizer.cluster.reflector import Reflector
-from synchronizer.core.pools import Blocked, Scale, Workload, by_job, next_scale, observe
+from synchronizer.core.pools import Blocked, PoolWorkload, ScaleWorkload, by_job, next_scale, observe
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class KubernetesPools:
         self,
         api: KubernetesApi,
         folder: str,
-        workloads: Mapping[str, Reflector[Workload]],
+        workloads: Mapping[str, Reflector[PoolWorkload]],
         metrics: ClusterMetrics,
         *,
         may_scale: bool = True,
@@ -49,13 +49,13 @@ class KubernetesPools:
         self._reflectors = workloads
         self._metrics = metrics
         self._may_scale = may_scale
-        self._seen: dict[str, Mapping[str, Workload]] = {}
-        self._jobs: Mapping[str, tuple[Workload, ...]] = {}
+        self._seen: dict[str, Mapping[str, PoolWorkload]] = {}
+        self._jobs: Mapping[str, tuple[PoolWorkload, ...]] = {}
         self._wanted: Mapping[str, int] = {}
         self._heard_at = 0.0
         self._blocked: dict[str, str] = {}
         # By job: the workload as it was when it was last written to. Until it is seen to differ, there is no news.
-        self._written: dict[str, Workload] = {}
+        self._written: dict[str, PoolWorkload] = {}
         self._paced: dict[str, float] = {}
         self._lease_left: Callable[[], float] = lambda: 0.0
         self._changed: Callable[[], None] = lambda: None
@@ -88,7 +88,7 @@ class KubernetesPools:
         """Whether all kinds were listed: until then, a workload that is not known may be there all the same."""
         return self._seen.keys() == self._reflectors.keys()
 
-    async def _follow(self, plural: str, reflector: Reflector[Workload]) -> None:
+    async def _follow(self, plural: str, reflector: Reflector[PoolWorkload]) -> None:
         async for workloads in reflector.watch():
             before = self.observe()
             self._seen[plural] = workloads
@@ -120,7 +120,7 @@ class KubernetesPools:
             return Again(wait)
         return await self._scale(job, step, min(left, _WRITE_S))
 
-    async def _scale(self, job: str, step: Scale, timeout: float) -> Outcome:
+    async def _scale(self, job: str, step: ScaleWorkload, timeout: float) -> Outcome:
         workload = step.workload
         patch = {"metadata": {"resourceVersion": workload.version}, "spec": {"replicas": step.to}}
         path = f"{self._folder}/{workload.kind}s/{workload.name}/scale"

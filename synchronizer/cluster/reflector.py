@@ -107,7 +107,7 @@ class Reflector(Generic[T]):
                 break
             query["continue"] = str(metadata["continue"])
         self._metrics.relists.labels(self._collection).inc()
-        changed = self._mirror.replace(objects, str(metadata.get("resourceVersion") or ""))
+        changed = self._mirror.read_list(objects, str(metadata.get("resourceVersion") or ""))
         self._metrics.objects.labels(self._collection).set(len(self._mirror))
         return changed
 
@@ -131,7 +131,7 @@ class Reflector(Generic[T]):
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > _LONGEST_LINE:
                     raise Gap("malformed", "a line without end")
-                changes = [self._mirror.apply(_event(line)) for line in lines if line]
+                changes = [self._mirror.read_event(_event(line)) for line in lines if line]
                 if changes:
                     self._metrics.objects.labels(self._collection).set(len(self._mirror))
                     yield any(changes)

@@ -11,8 +11,8 @@ _DROPPED_MOST = 10_000
 _NO_SPECS: Mapping[VersionKey, VersionSpec] = {}
 
 
-class Assigned:
-    """Mutated by `replace` alone."""
+class AssignedVersions:
+    """Mutated by `adopt` alone."""
 
     def __init__(self) -> None:
         self._state: DesiredState | None = None
@@ -21,7 +21,7 @@ class Assigned:
         self._dropped: dict[VersionKey, VersionSpec] = {}
 
     def __repr__(self) -> str:
-        return f"<Assigned generation={self.generation} jobs={len(self._specs)}>"
+        return f"<AssignedVersions generation={self.generation} jobs={len(self._specs)}>"
 
     @property
     def state(self) -> DesiredState | None:
@@ -51,7 +51,7 @@ class Assigned:
         keys = frozenset(versions)
         return frozenset(job for job, specs in self._specs.items() if not keys.isdisjoint(specs))
 
-    def replace(self, state: DesiredState) -> frozenset[str]:
+    def adopt(self, state: DesiredState) -> frozenset[str]:
         """Take over a newer state; the jobs, old and new, for which anything is different."""
         models = {entry.key for entry in state.models}
         specs = {job.name: {spec.key: spec for spec in job.versions} for job in state.jobs}

@@ -12,22 +12,13 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from berth.ids import VersionKey
-from berth.model import (
-    AspiredSet,
-    DesiredState,
-    ObservedCell,
-    ObservedReplica,
-    Order,
-    RouteDelta,
-    RouteTable,
-    ServableStatus,
-)
+from berth.model import DesiredState, ObservedCell, Order, RouteDelta, RouteTable, ServableStatus
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
-from synchronizer.core.assigned import Assigned
+from synchronizer.core.assigned import AssignedVersions
 from synchronizer.core.events import (
     CellEvent,
     DesiredArrived,
@@ -42,11 +33,12 @@ from synchronizer.core.events import (
     RouterSeen,
     SteppedDown,
 )
-from synchronizer.core.replica import Replica, says_more
-from synchronizer.core.routes import RouteBoard
+from synchronizer.core.fleet import CellFleet
+from synchronizer.core.generations import Generations
+from synchronizer.core.observation import observe
+from synchronizer.core.replica import TrackedReplica
+from synchronizer.core.routes import RouteTableBuilder
 from synchronizer.core.withdrawal import Route, RouteLedger
-
-_RESERVE_BELOW = 10_000  # generations left; a step takes at most one, so this is minutes of constant change
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +54,34 @@ class Cell:
     """Mutated by `step` alone. `now` is in seconds of one monotonic clock throughout."""
 
     def __init__(self, name: str, timings: Timings = Timings()) -> None:
-        self._name = name
-        self._timings = timings
-        self._assigned = Assigned()
-        self._registered: frozenset[str] | None = None
-        self._leaving: frozenset[str] = frozenset()
-        self._generation = 0
-        self._reserved_upto = 0
-        self._epoch = 0
+        self.name = name
+        self.timings = timings
+        self._assigned = AssignedVersions()
+        self._fleet = CellFleet()
+        self._numbers = Generations()
         self._ledger = self._new_ledger(0.0)
         self._forget(0.0)
 
     def _forget(self, now: float) -> None:
-        """Drop what was seen of replicas: it belongs to streams that are closed while this one does not lead."""
-        self._replicas: dict[str, Replica] = {}
-        self._heard: set[str] = set()
+        """Drop what belongs to streams that are closed while this process does not lead."""
+        self._fleet.forget()
         self._settled = False
-        self._settle_at = now + self._timings.settle
-        self._board = RouteBoard()
+        self._settle_at = now + self.timings.settle
+        self._table = RouteTableBuilder()
         if self._assigned.state is not None:
-            self._board.set_desired(self._assigned.state)
-        # Replicas to look at in this step, and those whose aspired set holds more than is desired.
-        self._touched: set[str] = set()
-        self._lingering: set[str] = set()
+            self._table.set_desired(self._assigned.state)
         self._republish = False
-        self._changed = False
         self._routed_floor = 0
 
     def __repr__(self) -> str:
         return (
-            f"<Cell {self._name} epoch={self._epoch} settled={self._settled} desired={self.desired_generation} "
-            f"given={self._generation}/{self._reserved_upto} replicas={len(self._replicas)} {self._ledger!r}>"
+            f"<Cell {self.name} settled={self._settled} desired={self.desired_generation} {self._numbers!r} "
+            f"{self._fleet!r} {self._ledger!r}>"
         )
 
     @property
     def leading(self) -> bool:
-        return self._epoch > 0
+        return self._numbers.epoch > 0
 
     @property
     def settled(self) -> bool:
@@ -111,7 +95,7 @@ class Cell:
     @property
     def generation(self) -> int:
         """The last generation given out."""
-        return self._generation
+        return self._numbers.given
 
     @property
     def routers(self) -> int:
@@ -124,45 +108,40 @@ class Cell:
 
     def table(self) -> RouteTable:
         """The route table last published; of order `NEVER` if none was."""
-        return self._board.table()
+        return self._table.table()
 
     def step(self, events: Iterable[CellEvent], now: float) -> Instructions:
         """Take in what happened, and say what is to be done."""
-        fenced = max((self._take(event, now) for event in events), default=0)
+        fenced = max((self._learn(event, now) for event in events), default=0)
         if not self.leading:
             return Instructions()
         if fenced:
             return Instructions(fenced=fenced)
-        if self._ledger.settle(now) or any(at <= now for at in self._to_believe()):
-            self._touched |= self._lingering
-        publish, pushes = self._decide(now) if self._may_act() else (None, ())
+        fleet = self._fleet
+        if self._ledger.settle(now) or any(at <= now for at in fleet.believed_at()):
+            fleet.touch_lingering()
+        may_act = self._assigned.state is not None and self._numbers.are_left
+        publish, pushes = self._decide(now) if may_act else (None, ())
         # A withdrawal that needs no router's answer is over at once: look again at what it held up.
         over = publish is not None and self._ledger.settle(now)
         if over:
-            self._touched |= self._lingering
+            fleet.touch_lingering()
         floor = self._ledger.routed_floor()
-        changed = self._changed or publish is not None or floor != self._routed_floor
-        self._routed_floor, self._changed = floor, False
+        changed = fleet.changed or publish is not None or floor != self._routed_floor
+        self._routed_floor, fleet.changed = floor, False
         return Instructions(
             publish=publish,
             pushes=pushes,
             changed=changed,
-            reserve_after=self._generation if self._reserved_upto - self._generation < _RESERVE_BELOW else None,
-            wake_at=now if over and self._touched else self._wake_at(now),
+            reserve_after=self._numbers.reserve_after,
+            wake_at=now if over and fleet.touched else self._wake_at(now),
         )
 
     def observed(self, wall_offset: float) -> ObservedCell:
         """The report to the controller. `wall_offset` plus the cell's clock gives seconds since the Unix epoch."""
-        replicas = tuple(
-            ObservedReplica(
-                status=replace(replica.status, draining=True) if name in self._leaving else replica.status,
-                connected=replica.connected,
-                routed=self._ledger.routed(name),
-                seen_at=wall_offset + replica.seen_at,
-            )
-            for name, replica in sorted(self._replicas.items())
-        )
-        return ObservedCell(self._name, self._epoch, self.desired_generation or 0, replicas, self._ledger.routers())
+        replicas = observe(self._fleet, self._ledger, wall_offset)
+        epoch, generation = self._numbers.epoch, self.desired_generation or 0
+        return ObservedCell(self.name, epoch, generation, replicas, self._ledger.routers())
 
     def wanting(self, wanted: Iterable[VersionKey]) -> tuple[str, ...]:
         """The jobs that are to hold any of these versions."""
@@ -170,199 +149,121 @@ class Cell:
 
     def is_staffed(self, job: str) -> bool:
         """Whether a replica of `job` is there, to load what it is to hold or loading it."""
-        return any(
-            replica.connected and not self._drains(replica)
-            for replica in self._replicas.values()
-            if replica.status.address.job == job
-        )
+        return self._fleet.is_staffed(job)
 
     def validate(self) -> None:
         """Raise AssertionError where the pieces contradict each other."""
-        self._board.validate()
+        self._table.validate()
         self._ledger.validate()
-        assert self.leading or not self._replicas, "a synchronizer that does not lead has no streams"
-        for name, replica in self._replicas.items():
-            assert replica.status.address.replica == name
-            assert replica.sent is None or replica.specs.keys() == {spec.key for spec in replica.sent.versions}
+        self._fleet.validate()
+        assert self.leading or not self._fleet.replicas, "a synchronizer that does not lead has no streams"
 
     # --- facts ---------------------------------------------------------------------------------------------------
 
-    def _take(self, event: CellEvent, now: float) -> int:
+    def _learn(self, event: CellEvent, now: float) -> int:
         """Update what is known. Returns the later epoch that the event shows, or 0."""
         match event:
             case Led():
                 self._lead(event.epoch, now)
             case SteppedDown():
-                self._epoch = 0
+                self._numbers.epoch = 0
                 self._forget(now)
             case Reserved():
-                self._generation = max(self._generation, event.after)
-                self._reserved_upto = max(self._reserved_upto, event.upto)
+                self._numbers.reserve(event.after, event.upto)
             case DesiredArrived():
                 self._desire(event.state, now)
             case Discovered():
-                self._discover(event, now)
+                if self._fleet.registered is None:
+                    self._settle_at = now + self.timings.settle
+                self._fleet.discover(event)
             case RouterSeen():
                 self._ledger.router_seen(event.session, event.router, event.applied)
-                self._republish = self._republish or self._is_ahead(event.applied)
-                return self._beyond(event.applied)
+                self._republish = self._republish or self._numbers.is_ahead(event.applied)
+                return self._numbers.see(event.applied)
             case RouterGone():
                 self._ledger.router_gone(event.session, now)
             case Reported() if self.leading:
-                self._report(event, now)
-                return self._beyond(event.status.accepted)
+                self._fleet.report(event, self._numbers.epoch, now)
+                return self._numbers.see(event.status.accepted)
             case Lost() if self.leading:
-                self._lose(event.replica)
+                self._fleet.lose(event.replica)
         return 0
 
     def _lead(self, epoch: int, now: float) -> None:
         # Epochs are given out one by one, so nobody led between this process's last epoch and the one after it.
-        unbroken = self.leading and epoch == self._epoch + 1
-        ledger, self._epoch = self._ledger, epoch
+        unbroken = self.leading and epoch == self._numbers.epoch + 1
+        ledger, self._numbers.epoch = self._ledger, epoch
         self._ledger = self._new_ledger(now)
         self._ledger.inherit(ledger, all_met=unbroken)
-        if not unbroken:
+        if unbroken:
+            # Its streams go on, and all that it gave out is given out again.
+            self._fleet.send_all_anew()
+        else:
             self._forget(now)
-            return
-        # Its streams go on, and all that it gave out is given out again.
-        for name, replica in self._replicas.items():
-            replica.resend = True
-            self._touched.add(name)
 
     def _desire(self, state: DesiredState, now: float) -> None:
         known = self._assigned.generation
         if known is None:
-            self._settle_at = now + self._timings.settle
-            self._touched |= self._replicas.keys()
+            self._settle_at = now + self.timings.settle
+            self._fleet.touch_all()
         elif state.generation <= known:
             return
-        changed = self._assigned.replace(state)
-        self._touched |= {name for name, replica in self._replicas.items() if replica.status.address.job in changed}
-        self._board.set_desired(state)
-        self._changed = True
-
-    def _discover(self, event: Discovered, now: float) -> None:
-        if self._registered is None:
-            self._settle_at = now + self._timings.settle
-        names = self._registered = frozenset(event.addresses)
-        turned, self._leaving = self._leaving ^ event.leaving, event.leaving
-        if turned & self._replicas.keys():
-            self._touched |= turned & self._replicas.keys()
-            self._changed = True
-        for name in [name for name, replica in self._replicas.items() if not replica.connected]:
-            if name not in names:
-                del self._replicas[name]
-                self._changed = True
-
-    def _report(self, event: Reported, now: float) -> None:
-        status = event.status
-        name = status.address.replica
-        self._heard.add(name)
-        replica = self._replicas.get(name)
-        if replica is None or replica.status.address.incarnation != status.address.incarnation:
-            self._replicas[name] = Replica(status, now)
-            self._touched.add(name)
-            self._changed = True
-            return
-        old, replica.status, replica.seen_at = replica.status, status, now
-        if not replica.connected or event.refused or event.opened:
-            replica.connected = replica.resend = True
-            self._touched.add(name)
-            self._changed = True
-        elif says_more(old, status):
-            self._touched.add(name)
-            self._changed = True
-        if not replica.confirmed and status.accepted.epoch == self._epoch:
-            replica.confirmed = True
-            self._touched.add(name)
-        arrived = [key for key, order in replica.added.items() if status.accepted >= order]
-        for key in arrived:
-            del replica.added[key]
-            self._touched.add(name)
-
-    def _lose(self, name: str) -> None:
-        self._heard.add(name)
-        replica = self._replicas.get(name)
-        if replica is None or not replica.connected:
-            return
-        replica.connected = False
-        self._touched.add(name)
-        self._changed = True
-        if self._registered is not None and name not in self._registered:
-            del self._replicas[name]
-
-    def _is_ahead(self, order: Order) -> bool:
-        return self.leading and order.epoch == self._epoch and order.generation > self._generation
-
-    def _beyond(self, order: Order) -> int:
-        """Whether `order` is later than ours. Of another epoch it is returned: that one leads.
-
-        Of our own epoch it is something that we gave out and the disk forgot: we go on after it.
-        """
-        if self._is_ahead(order):
-            self._generation = order.generation
-        return order.epoch if self.leading and order.epoch > self._epoch else 0
+        self._fleet.touch_jobs(self._assigned.adopt(state))
+        self._table.set_desired(state)
+        self._fleet.changed = True
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
     def _has_settled(self, now: float) -> bool:
-        if self._registered is None or self._assigned.state is None:
+        if self._fleet.registered is None or self._assigned.state is None:
             return False
-        if now >= self._settle_at:
-            return True
-        unconfirmed = any(replica.connected and not replica.confirmed for replica in self._replicas.values())
-        return self._registered <= self._heard and not unconfirmed
-
-    def _may_act(self) -> bool:
-        return self._assigned.state is not None and self._generation < self._reserved_upto
+        return now >= self._settle_at or self._fleet.all_have_spoken
 
     def _decide(self, now: float) -> tuple[RouteDelta | None, tuple[Push, ...]]:
-        touched, self._touched = sorted(self._touched), set()
-        order = Order(self._epoch, self._generation + 1)
+        touched, self._fleet.touched = sorted(self._fleet.touched), set()
+        order = self._numbers.next
         pushes = tuple(push for name in touched if (push := self._push(name, order, now)) is not None)
         for name in touched:
             self._project(name)
         self._settled = self._settled or self._has_settled(now)
         publication = None
         if self._settled:
-            self._board.set_routers(self._ledger.counted)
-            publication = self._board.publish(order, anew=self._republish)
+            self._table.set_routers(self._ledger.counted)
+            publication = self._table.publish(order, anew=self._republish)
             self._republish = False
         if publication is not None:
             self._ledger.published(order.generation, publication.on, publication.off, now)
         if publication is not None or pushes:
-            self._generation = order.generation
+            self._numbers.given = order.generation
         return (publication.delta if publication is not None else None), pushes
 
     def _project(self, name: str) -> None:
-        """Tell the board what can be queried on a replica now."""
-        replica = self._replicas.get(name)
+        """Tell the table what can be queried on a replica now."""
+        replica = self._fleet.replicas.get(name)
         if replica is None or not replica.connected:
-            self._board.drop_replica(name)
+            self._table.drop_replica(name)
             return
         status = replica.status
         named = self._assigned.named(status.address.job)
         routes: set[VersionKey] = set()
         others: dict[VersionKey, ServableStatus] = {}
-        for servable in () if self._drains(replica) else status.servables:
+        for servable in () if self._fleet.drains(replica) else status.servables:
             if servable.key not in named:
                 continue
             if servable.state is not ServableState.AVAILABLE:
                 others[servable.key] = servable
-            elif replica.confirmed and (
-                replica.sent is None or (servable.key in replica.specs and servable.key not in replica.added)
-            ):
+            elif replica.can_be_asked(servable.key):
                 routes.add(servable.key)
-        self._board.set_replica(status.address, frozenset(routes), others)
+        self._table.set_replica(status.address, frozenset(routes), others)
 
     def _push(self, name: str, order: Order, now: float) -> Push | None:
         """The set that a replica is to be sent, if it differs from the last."""
-        replica = self._replicas.get(name)
-        self._lingering.discard(name)
+        replica = self._fleet.replicas.get(name)
+        self._fleet.lingering.discard(name)
         if replica is None or not replica.connected:
             return None
         status = replica.status
-        desired = {} if self._drains(replica) else self._assigned.specs(status.address.job)
+        desired = {} if self._fleet.drains(replica) else self._assigned.specs(status.address.job)
         versions = aspire(
             desired,
             # What was left out once stays out: reports are older than the sets under way, and to follow each of
@@ -372,33 +273,26 @@ class Cell:
             ChainMap(replica.specs, self._assigned.dropped),  # type: ignore[arg-type]  # read only
         )
         if versions is None or len(versions) > len(desired):
-            self._lingering.add(name)
-        if versions is None and not replica.confirmed:
-            if replica.believe_at is None:
-                replica.believe_at = now + self._timings.settle if self._settled else self._settle_at
-            replica.confirmed = now >= replica.believe_at
-        if versions is None or (replica.sent is not None and replica.sent.versions == versions and not replica.resend):
+            self._fleet.lingering.add(name)
+        if versions is None:
+            self._believe_later(replica, now)
             return None
-        specs = {spec.key: spec for spec in versions}
-        if replica.sent is not None:
-            replica.added |= dict.fromkeys(specs.keys() - replica.specs.keys(), order)
-        for key in replica.added.keys() - specs.keys():
-            del replica.added[key]
-        replica.sent, replica.specs, replica.resend = AspiredSet(order, versions), specs, False
-        return Push(name, replica.sent)
+        aspired = replica.next_set(order, versions)
+        return None if aspired is None else Push(name, aspired)
 
-    def _drains(self, replica: Replica) -> bool:
-        """It says so, or will hear it any moment: either way, what it holds is on its way out."""
-        return replica.status.draining or replica.status.address.replica in self._leaving
+    def _believe_later(self, replica: TrackedReplica, now: float) -> None:
+        """It cannot be sent a set yet, so it cannot accept one: after a while it is believed without."""
+        if replica.confirmed:
+            return
+        if replica.believe_at is None:
+            replica.believe_at = now + self.timings.settle if self._settled else self._settle_at
+        replica.confirmed = now >= replica.believe_at
 
     def _wake_at(self, now: float) -> float | None:
         deadlines = [self._ledger.next_deadline(now), None if self._settled else self._settle_at]
-        deadlines += self._to_believe()
+        deadlines += self._fleet.believed_at()
         return min((deadline for deadline in deadlines if deadline is not None and deadline > now), default=None)
 
-    def _to_believe(self) -> list[float]:
-        waiting = [self._replicas[name] for name in self._lingering if name in self._replicas]
-        return [replica.believe_at for replica in waiting if replica.believe_at is not None and not replica.confirmed]
-
     def _new_ledger(self, now: float) -> RouteLedger:
-        return RouteLedger(self._epoch, now, grace=self._timings.router_grace, timeout=self._timings.withdraw_timeout)
+        epoch = self._numbers.epoch
+        return RouteLedger(epoch, now, grace=self.timings.router_grace, timeout=self.timings.withdraw_timeout)

@@ -66,7 +66,7 @@ class StepDown:
     reason: str
 
 
-Instruction = Lead | StepDown
+RoleChange = Lead | StepDown
 
 _NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.STANDBY: frozenset({Phase.STANDBY, Phase.LEADING}),
@@ -91,7 +91,7 @@ class Leadership:
     def __repr__(self) -> str:
         return f"<Leadership {self.phase} epoch={self.epoch} fence={self._fence}>"
 
-    def on(self, event: LeaseEvent, now: float) -> Instruction | None:
+    def on(self, event: LeaseEvent, now: float) -> RoleChange | None:
         """Take in one event; the answer is what to do, if anything."""
         before, epoch = self.phase, self.epoch
         match event:

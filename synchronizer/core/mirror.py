@@ -24,7 +24,7 @@ class Gap(Exception):
 
 
 class Mirror(Generic[T]):
-    """Mutated by `replace` and `apply` alone. `read` makes a value of an object: only a change of that is a change."""
+    """Mutated by `read_list` and `read_event` alone. `read` makes a value of an object: only its changes count."""
 
     def __init__(self, read: Callable[[Json], T]) -> None:
         self._read = read
@@ -47,7 +47,7 @@ class Mirror(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def replace(self, objects: Iterable[Json], version: str) -> bool:
+    def read_list(self, objects: Iterable[Json], version: str) -> bool:
         """Take over a complete list as of `version`; whether anything is different, or known for the first time."""
         items = {_name(item): self._value(item) for item in objects}
         first = self._version is None
@@ -55,7 +55,7 @@ class Mirror(Generic[T]):
         self._items, self._version = items, version
         return changed
 
-    def apply(self, event: Json) -> bool:
+    def read_event(self, event: Json) -> bool:
         """Take in the next event; whether anything is different. Raises `Gap`, and is then as it was before."""
         kind, item = event.get("type"), event.get("object")
         if not isinstance(item, Mapping):

@@ -16,7 +16,7 @@ MISSING, AMBIGUOUS = "missing", "ambiguous"
 """Why a job cannot be scaled: no workload has its label, or several have."""
 
 
-class Workload(NamedTuple):
+class PoolWorkload(NamedTuple):
     """`version` is that of the object which said so. `replicas` is what it is told to have."""
 
     kind: str
@@ -31,10 +31,10 @@ class Workload(NamedTuple):
         return f"{self.kind}/{self.name}"
 
 
-class Scale(NamedTuple):
+class ScaleWorkload(NamedTuple):
     """Tell `workload` to have `to` replicas, if it is still of the version seen."""
 
-    workload: Workload
+    workload: PoolWorkload
     to: int
 
 
@@ -45,13 +45,13 @@ class Blocked(NamedTuple):
     detail: str
 
 
-def reader(kind: str) -> Callable[[Mapping[str, Any]], Workload]:
+def reader(kind: str) -> Callable[[Mapping[str, Any]], PoolWorkload]:
     """How to read objects of `kind` ("deployment", "statefulset")."""
 
-    def read(item: Mapping[str, Any]) -> Workload:
+    def read(item: Mapping[str, Any]) -> PoolWorkload:
         metadata, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
         replicas = spec.get("replicas")
-        return Workload(
+        return PoolWorkload(
             kind=kind,
             name=str(metadata["name"]),
             job=str((metadata.get("labels") or {}).get(JOB, "")),
@@ -65,16 +65,16 @@ def reader(kind: str) -> Callable[[Mapping[str, Any]], Workload]:
     return read
 
 
-def by_job(workloads: Iterable[Workload]) -> dict[str, tuple[Workload, ...]]:
+def by_job(workloads: Iterable[PoolWorkload]) -> dict[str, tuple[PoolWorkload, ...]]:
     """The workloads of each job, in the order of their names. Those being deleted are nobody's any more."""
-    jobs: dict[str, tuple[Workload, ...]] = {}
+    jobs: dict[str, tuple[PoolWorkload, ...]] = {}
     for workload in sorted(workloads):
         if workload.job and not workload.leaving:
             jobs[workload.job] = (*jobs.get(workload.job, ()), workload)
     return jobs
 
 
-def observe(jobs: Mapping[str, tuple[Workload, ...]]) -> tuple[ObservedPool, ...]:
+def observe(jobs: Mapping[str, tuple[PoolWorkload, ...]]) -> tuple[ObservedPool, ...]:
     """One pool per job. Where several workloads run one job, all are named and counted together."""
     return tuple(
         ObservedPool(
@@ -87,10 +87,10 @@ def observe(jobs: Mapping[str, tuple[Workload, ...]]) -> tuple[ObservedPool, ...
     )
 
 
-def next_scale(job: str, wanted: int, workloads: tuple[Workload, ...]) -> Scale | Blocked | None:
+def next_scale(job: str, wanted: int, workloads: tuple[PoolWorkload, ...]) -> ScaleWorkload | Blocked | None:
     """What to do so that `job` has `wanted` replicas; None: it is told so already."""
     if not workloads:
         return Blocked(MISSING, f"no Deployment or StatefulSet has the label {JOB}={job}")
     if len(workloads) > 1:
         return Blocked(AMBIGUOUS, f"{', '.join(map(str, workloads))} all have the label {JOB}={job}")
-    return Scale(workloads[0], wanted) if workloads[0].replicas != wanted else None
+    return ScaleWorkload(workloads[0], wanted) if workloads[0].replicas != wanted else None

@@ -10,7 +10,7 @@ from berth.model import AspiredSet, Order, ReplicaStatus, VersionSpec
 
 
 @dataclass(slots=True)
-class Replica:
+class TrackedReplica:
     """What is known of one replica. `sent` is the last set it was sent, `specs` its versions."""
 
     status: ReplicaStatus
@@ -27,6 +27,33 @@ class Replica:
     # Versions that an earlier set left out. What a report says of them counts only once it has accepted the set that
     # brought them in: until then a set without them may be on its way, and would unload what looks available.
     added: dict[VersionKey, Order] = field(default_factory=dict)
+
+    def drop_arrived(self, accepted: Order) -> bool:
+        """It accepted this order: what came in with it, or before, counts from now on. Whether there was any."""
+        arrived = [key for key, order in self.added.items() if accepted >= order]
+        for key in arrived:
+            del self.added[key]
+        return bool(arrived)
+
+    def next_set(self, order: Order, versions: tuple[VersionSpec, ...]) -> AspiredSet | None:
+        """The set of `order` to be sent to it from now on; None if it was sent these versions already."""
+        if self.sent is not None and self.sent.versions == versions and not self.resend:
+            return None
+        specs = {spec.key: spec for spec in versions}
+        if self.sent is not None:
+            self.added |= dict.fromkeys(specs.keys() - self.specs.keys(), order)
+        for key in self.added.keys() - specs.keys():
+            del self.added[key]
+        self.sent, self.specs, self.resend = AspiredSet(order, versions), specs, False
+        return self.sent
+
+    def can_be_asked(self, key: VersionKey) -> bool:
+        """Whether what it says of a version that it calls AVAILABLE can be relied on."""
+        return self.confirmed and (self.sent is None or (key in self.specs and key not in self.added))
+
+    def validate(self) -> None:
+        """Raise AssertionError where the pieces contradict each other."""
+        assert self.sent is None or self.specs.keys() == {spec.key for spec in self.sent.versions}
 
 
 def says_more(old: ReplicaStatus, new: ReplicaStatus) -> bool:

@@ -28,14 +28,14 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
+class CreateRecord:
     """There is no record: make one that says we hold it in `epoch`."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class HoldRecord:
     """Write ourselves into the record of `version`: as holder in `epoch`, which is new unless we renew."""
 
     epoch: int
@@ -43,14 +43,14 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitForHolder:
     """Another one holds it in `epoch`, and may for `left` seconds more."""
 
     epoch: int
     left: float
 
 
-Step = Create | Hold | Wait
+TenureStep = CreateRecord | HoldRecord | WaitForHolder
 
 
 class Tenure:
@@ -77,17 +77,17 @@ class Tenure:
         if record is not None:
             self._known = max(self._known, record.epoch)
 
-    def next_step(self, me: str, floor: int, now: float) -> Step:
+    def next_step(self, me: str, floor: int, now: float) -> TenureStep:
         """What `me` may do. A new epoch is above `floor`, and above all that was seen."""
         record, past = self._record, max(self._known, floor)
         if record is None:
-            return Create(past + _LEAP if past else 1)
+            return CreateRecord(past + _LEAP if past else 1)
         if record.holder == me:
-            return Hold(record.epoch, record.version)
+            return HoldRecord(record.epoch, record.version)
         left = self._since + record.lasts - now
         if record.holder and left > 0:
-            return Wait(record.epoch, left)
-        return Hold(past + 1, record.version)
+            return WaitForHolder(record.epoch, left)
+        return HoldRecord(past + 1, record.version)
 
 
 def _said(record: Record | None) -> Record | None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from berth import model
 from berth.ids import NAME_PATTERN, ModelKey, VersionKey
+from berth.resources import HOST, Resources
 from berth.states import VersionState
 from berth.wire import convert
 from berth.wire.v1 import common_pb2, desired_pb2, routes_pb2
@@ -23,7 +24,8 @@ st.register_type_strategy(model.Order, st.builds(model.Order, counts, counts))
 st.register_type_strategy(VersionKey, st.builds(VersionKey, names, names, st.integers(1, 2**63 - 1)))
 st.register_type_strategy(ModelKey, st.builds(ModelKey, names, names))
 artifacts = st.builds(model.Artifact, st.text("0123456789abcdef", min_size=64, max_size=64), counts)
-specs = st.builds(model.VersionSpec, st.from_type(VersionKey), artifacts, counts)
+amounts = st.dictionaries(st.sampled_from([HOST, "gpu"]), counts).map(Resources.of)
+specs = st.builds(model.VersionSpec, st.from_type(VersionKey), artifacts, amounts)
 addresses = st.builds(model.ReplicaAddress, *[names] * 8)
 labels = st.dictionaries(names, st.integers(1, 2**63 - 1), max_size=3)
 limits = st.builds(model.TenantLimits, names, st.floats(0, 1e9), small, st.floats(0, 1e15), st.floats(0.01, 1000.0))
@@ -199,3 +201,14 @@ def test_a_share_of_nothing_is_none() -> None:
 )
 def test_the_default_is_the_largest_share_and_of_equals_the_newest(serving: model.Serving, default: int) -> None:
     assert serving.default == default
+
+
+@pytest.mark.parametrize(
+    "reserved", [Resources.host(7), Resources(), Resources.of({HOST: 7, "gpu": 5})], ids=["host", "none", "gpu"]
+)
+def test_an_older_peer_reads_and_says_what_is_reserved_of_the_host(reserved: Resources) -> None:
+    spec = model.VersionSpec(VersionKey("t", "m", 1), model.Artifact("a" * 64, 10), reserved)
+    wire = convert.version_spec_to_wire(spec)
+    assert wire.reserved_bytes == reserved[HOST]
+    wire.ClearField("reserved")
+    assert convert.version_spec_from_wire(wire).reserved == Resources.host(reserved[HOST])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller.pools import parse
+from controller.loops.pools_file import parse
 from tests.chart.rendering import (
     EXAMPLES,
     Object,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from berth.wire.v1 import desired_pb2, desired_pb2_grpc
 from controller import service
 from controller.settings import ControllerSettings
 from controller.store.transaction import Transactions
+from doubles.committed import Committed, listening, tell_of_commits
 from doubles.onnx_models import identity
 
 TOKEN = "c" * 43
@@ -95,11 +96,15 @@ class Controller:
         return answer.json()
 
     async def until(self, path: str, condition: Callable[[Any], bool]) -> Any:
-        """Read `path` until `condition` holds, for at most ten seconds."""
-        async with asyncio.timeout(10):
+        """Read `path`, and again after each commit, until `condition` holds; for at most ten seconds."""
+        async with asyncio.timeout(10), self.listening() as committed:
             while not condition(found := await self.get(path)):
-                pass
+                await committed()
         return found
+
+    def listening(self) -> AbstractAsyncContextManager[Committed]:
+        """Tells of commits to the controller's database."""
+        return listening(self.settings.database_url)
 
     async def lead(self, holder: str = "sync-1", cell: str = "local") -> None:
         reply = await self.feed.Lease(
@@ -173,7 +178,7 @@ async def start_controller(database_url: str, tmp_path: Path) -> AsyncIterator[S
                     **values,
                 }
             )
-            stop, ports = asyncio.Event(), service.Ports()
+            stop, ports = asyncio.Event(), service.ControllerPorts()
             running = asyncio.create_task(service.run(settings, stop, ports))
 
             async def end() -> None:
@@ -187,6 +192,7 @@ async def start_controller(database_url: str, tmp_path: Path) -> AsyncIterator[S
             ready.cancel()
             if running.done():
                 running.result()
+            await asyncio.to_thread(tell_of_commits, settings.database_url)
             api = httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{ports.rest}", headers={"authorization": f"Bearer {ADMIN}"}, timeout=20
             )

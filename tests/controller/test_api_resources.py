@@ -141,6 +141,8 @@ async def test_a_job_keeps_the_memory_that_is_reserved(controller: Any) -> None:
     assert uploaded.status_code == 201, uploaded.text
     reserved = (await controller.get("/v1/jobs/pool"))["reserved_bytes"]
     assert reserved == uploaded.json()["estimated_bytes"] > 0
+    job = await controller.get("/v1/jobs/pool")
+    assert job["resources"] == {"capacity": {"host": job["memory_per_replica"]}, "reserved": {"host": reserved}}
     await controller.job("tiny", memory_per_replica=1 << 20)
     assert (await controller.api.delete("/v1/jobs/pool")).json()["assignments"] == 1
     for _ in range(8):

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from berth.artifacts.opening import open_store
-from controller.loops import Housekeeping
-from controller.store import journal
+from controller.loops.housekeeping import Housekeeping
+from controller.store import artifacts
 from controller.store.transaction import Transactions
 from doubles.onnx_models import identity, linear
 
@@ -50,6 +50,7 @@ async def test_an_upload_makes_a_placed_version_with_its_signature(controller: A
     assert spooled(controller) == []
     (assignment,) = (await controller.get("/v1/tenants/acme/assignments"))["items"]
     assert assignment["reserved_bytes"] == version["estimated_bytes"]
+    assert assignment["resources"] == {"host": version["estimated_bytes"]}
     state = await controller.desired()
     (spec,) = state.jobs[0].versions
     assert (spec.ref.model, spec.ref.version, spec.artifact.sha256) == ("digits", 1, version["sha256"])
@@ -156,6 +157,7 @@ async def test_a_refusal_for_want_of_room_names_each_job_and_writes_nothing(cont
     assert "secret" not in refused.text
     assert (await controller.get("/v1/tenants/acme/models"))["items"] == []
     assert (await controller.get("/v1/events"))["items"] == events
+    assert objects(controller) == []
     # The operator sees all jobs.
     assert "secret" in (await controller.upload("acme/large", large)).text
 
@@ -176,19 +178,21 @@ async def test_repeated_and_simultaneous_uploads_with_one_key_make_one_version(c
 async def test_an_upload_cut_midway_leaves_nothing(controller: Any) -> None:
     await controller.tenant("acme")
     host, port = controller.api.base_url.host, controller.api.base_url.port
-    _, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port)
     writer.write(
         b"POST /v1/tenants/acme/models/digits/versions HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
-        b"Content-Type: application/octet-stream\r\n"
-        b"Authorization: " + controller.api.headers["authorization"].encode() + b"\r\n\r\n" + b"x" * 2_000_000
+        b"Content-Type: application/octet-stream\r\nExpect: 100-continue\r\n"
+        b"Authorization: " + controller.api.headers["authorization"].encode() + b"\r\n\r\n"
     )
-    await writer.drain()
-    async with asyncio.timeout(10):
-        while not spooled(controller):
-            await controller.get("/v1/whoami")
+    async with asyncio.timeout(10), controller.listening() as committed:
+        # It is asked for when there is a place for it.
+        assert b" 100 Continue" in await reader.readline()
+        writer.write(b"x" * 2_000_000)
+        await writer.drain()
+        assert spooled(controller)
         writer.transport.abort()
         while spooled(controller):
-            await controller.get("/v1/whoami")
+            await committed("uploads")
     assert objects(controller) == []
     assert (await controller.get("/v1/tenants/acme/models"))["items"] == []
     text = (await controller.api.get("/metrics")).text
@@ -203,7 +207,7 @@ async def test_an_artifact_whose_version_was_never_made_is_collected(
     kept = (await controller.upload("acme/digits", MODEL)).json()["sha256"]
     store = open_store(controller.settings.artifact_store)
     orphan = hashlib.sha256(b"orphan").hexdigest()
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, orphan, 6))
+    assert await transactions.run(lambda tx: artifacts.touch(tx, orphan, 6))
     await store.put(_once(b"orphan"), expected_sha256=orphan, max_bytes=10)
     housekeeping = Housekeeping(transactions, store, tmp_path)
     await housekeeping.tidy(timedelta(hours=1))
@@ -211,7 +215,7 @@ async def test_an_artifact_whose_version_was_never_made_is_collected(
     await housekeeping.tidy(timedelta(0))
     assert not await store.exists(orphan)
     assert await store.exists(kept)
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, orphan, 6))
+    assert await transactions.run(lambda tx: artifacts.touch(tx, orphan, 6))
 
 
 async def test_bytes_that_are_being_collected_are_not_referred_to(
@@ -219,8 +223,8 @@ async def test_bytes_that_are_being_collected_are_not_referred_to(
 ) -> None:
     await controller.tenant("acme")
     digest = hashlib.sha256(MODEL).hexdigest()
-    assert await transactions.run(lambda tx: journal.touch_artifact(tx, digest, len(MODEL)))
-    assert await transactions.run(lambda tx: journal.condemn_artifacts(tx, timedelta(0))) == [digest]
+    assert await transactions.run(lambda tx: artifacts.touch(tx, digest, len(MODEL)))
+    assert await transactions.run(lambda tx: artifacts.condemn(tx, timedelta(0))) == [digest]
     waits = await controller.upload("acme/digits", MODEL)
     assert (waits.status_code, waits.headers["retry-after"]) == (503, "2")
     await Housekeeping(transactions, open_store(controller.settings.artifact_store), tmp_path).tidy(timedelta(0))

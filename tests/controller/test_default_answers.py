@@ -16,9 +16,10 @@ from controller import default_answer
 SIGNATURE = Signature((), (TensorSpec("y", "FP32", (-1, 3)), TensorSpec("label", "BYTES", ())))
 
 
-def answer(**outputs: tuple[str, list[int], list[Any]]) -> schemas.DefaultAnswer:
+def answer(**outputs: tuple[str, list[int], list[Any]]) -> list[dict[str, Any]]:
     tensors = [{"name": n, "datatype": d, "shape": s, "data": v} for n, (d, s, v) in outputs.items()]
-    return schemas.DefaultAnswer.model_validate({"outputs": tensors})
+    found: list[dict[str, Any]] = schemas.DefaultAnswer.model_validate({"outputs": tensors}).model_dump()["outputs"]
+    return found
 
 
 Y = ("FP32", [1, 3], [0.0, 0.5, 1])
@@ -31,7 +32,7 @@ def test_an_answer_is_one_that_clients_can_read() -> None:
     read = rest.decode_response(text.encode(), None)
     assert read.model == "digits"
     assert read.outputs["y"].tolist() == [[0.0, 0.5, 1.0]]
-    assert default_answer.answer_of(text) == GOOD
+    assert default_answer.outputs_of(text) == GOOD
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_an_answer_is_one_that_clients_can_read() -> None:
         (answer(y=("FP99", [1], [0])), "unknown datatype"),
     ],
 )
-def test_what_is_no_answer_of_the_model(wrong: schemas.DefaultAnswer, says: str) -> None:
+def test_what_is_no_answer_of_the_model(wrong: list[dict[str, Any]], says: str) -> None:
     with pytest.raises(InvalidArgument, match=says):
         default_answer.check(default_answer.encode("m", wrong), SIGNATURE)
 

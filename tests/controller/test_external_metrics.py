@@ -12,10 +12,13 @@ import httpx
 import pytest
 
 from berth.settings import SettingsError
+from berth.states import Runtime
 from controller import service
 from controller.api.external_metrics import BadSelector, selector
+from controller.core.autoscaling.scaler import Decision
+from controller.core.jobs import JobChange, NewJob
 from controller.settings import ControllerSettings
-from controller.store import jobs
+from controller.store import cells, jobs
 from controller.store.transaction import Transactions, Tx
 from doubles.certificates import Authority, Files, Mount
 
@@ -61,11 +64,11 @@ async def known(transactions: Transactions) -> None:
     """Three jobs, of which the autoscaler has decided two."""
 
     async def prepare(tx: Tx) -> None:
-        await jobs.ensure_cell(tx, "local")
+        await cells.ensure(tx, "local")
         for name, desired in (("gpu", 7), ("cpu", 2), ("manual", None)):
-            values = {"cell": "local", "runtime": "triton", "hardware": "cpu", "replicas": 1}
-            values |= {"memory_per_replica": 1 << 30, "service_class": "prod", "desired_replicas": desired}
-            await jobs.add(tx, name, values)
+            await jobs.add(tx, name, NewJob("local", Runtime.TRITON, "cpu", 1, 1 << 30))
+            if desired is not None:
+                await jobs.change(tx, name, JobChange(decision=Decision(desired, "")))
 
     await transactions.run(prepare, fleet=True)
 

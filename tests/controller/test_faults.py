@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,22 @@ from berth.errors import InsufficientCapacity
 from berth.ids import ModelKey
 from berth.local.postgres import PostgresServer
 from berth.model import Artifact, Signature
-from berth.states import Role
+from berth.resources import HOST, Resources
+from berth.states import Role, Runtime
+from controller.core.commands import Caller, Command
 from controller.core.intake import InspectedModel
-from controller.store import jobs, journal
+from controller.core.jobs import NewJob
+from controller.core.quota import Quota
+from controller.store import artifacts, assignments, cells, jobs
 from controller.store.address import libpq_url
+from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants, versions
-from controller.usecases.keys import Caller
 
-ADMIN = Caller("admin", Role.ADMIN, None)
-QUOTA = {"max_models": 1000, "max_bytes": 1 << 40, "requests_per_second": 0.0, "max_concurrent": 0}
+ADMIN = Command(Caller("admin", Role.ADMIN, None))
+QUOTA = Quota(max_models=1000, max_bytes=1 << 40)
 ARTIFACT = Artifact("a" * 64, 1_100_000)
-JOB = {
-    "cell": "local",
-    "runtime": "onnxruntime",
-    "hardware": "cpu",
-    "replicas": 1,
-    "service_class": "prod",
-    "dedicated_tenant": None,
-}
+JOB = NewJob("local", Runtime.ONNXRUNTIME, "cpu", 1, 1 << 30)
 
 
 async def test_nothing_acknowledged_is_lost_when_postgresql_is_killed(tmp_path: Path, start_controller: Any) -> None:
@@ -105,11 +103,13 @@ async def test_placements_of_two_controllers_never_over_commit(pools: list[Trans
 
     placed = sum(await asyncio.gather(*(write(writer) for writer in range(8))))
     fleet = await pools[0].read(jobs.every)
-    held = await pools[0].read(lambda tx: jobs.page_assignments(tx, None, ("", "", 0, ""), 100))
+    held = await pools[0].read(lambda tx: assignments.page(tx, EVERY_TENANT, ("", "", 0, ""), 100))
     assert placed == len(held) == 10
     for job in fleet:
-        assert job.reserved_bytes == sum(entry.reserved_bytes for entry in held if entry.job == job.name)
-        assert job.memory_per_replica - size < job.reserved_bytes <= job.memory_per_replica
+        on_it = [entry.reserved for entry in held if entry.job == job.name]
+        assert job.reserved == sum(on_it, start=Resources())
+        assert job.reserved.fits_in(job.capacity)
+        assert job.capacity[HOST] - size < job.reserved[HOST]
     # The lock makes writers wait for each other instead of failing.
     assert sum(pool.retries for pool in pools) == 0
 
@@ -130,11 +130,11 @@ async def _prepare(transactions: Transactions, first: int, second: int) -> int:
     size = estimate(1_000_000, 1_100_000)
 
     async def use_case(tx: Tx) -> None:
-        await tenants.create(tx, "admin", "acme", QUOTA)
-        await jobs.ensure_cell(tx, "local")
+        await tenants.create(tx, ADMIN, "acme", QUOTA)
+        await cells.ensure(tx, "local")
         for name, room in (("first", first), ("second", second)):
-            await jobs.add(tx, name, {**JOB, "memory_per_replica": room * size + size // 2})
-        await journal.touch_artifact(tx, ARTIFACT.sha256, ARTIFACT.size_bytes)
+            await jobs.add(tx, name, replace(JOB, memory_per_replica=room * size + size // 2))
+        await artifacts.touch(tx, ARTIFACT.sha256, ARTIFACT.size_bytes)
 
     await transactions.run(use_case, fleet=True)
     return size

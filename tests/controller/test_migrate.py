@@ -136,3 +136,19 @@ def test_what_was_measured_is_proven_and_the_release_before_may_go_on_adding_ver
         connection.execute(add, [3, None])
         rows = connection.execute("SELECT version, proven_at IS NOT NULL FROM versions ORDER BY version").fetchall()
     assert rows == [(1, False), (2, True), (3, False)]
+
+
+def test_what_was_reserved_is_of_the_host_and_the_release_before_may_go_on_reserving(empty_database_url: str) -> None:
+    configuration = migrate.configuration(empty_database_url)
+    command.upgrade(configuration, "0007")
+    add = (
+        "INSERT INTO jobs (name, cell, runtime, hardware, replicas, memory_per_replica, reserved_bytes, service_class) "
+        "VALUES (%s, 'local', 'triton', 'cpu', 2, 10, 3, 'prod')"
+    )
+    with psycopg.connect(address.libpq_url(empty_database_url), autocommit=True) as connection:
+        connection.execute("INSERT INTO cells (name, generation) VALUES ('local', 1)")
+        connection.execute(add, ["before"])
+        command.upgrade(configuration, "0008")
+        connection.execute(add, ["during"])
+        rows = connection.execute("SELECT name, capacity, reserved FROM jobs ORDER BY name").fetchall()
+    assert rows == [("before", {"host": 10}, {"host": 3}), ("during", None, None)]

@@ -18,10 +18,11 @@ from berth.ids import VersionKey
 from berth.model import ObservedCell, ObservedPool, ObservedReplica, ReplicaLoad, ServableLoad
 from berth.states import ServableState
 from berth.wire import convert
-from controller.autoscaler import Autoscaler
-from controller.leadership import Leadership
-from controller.pools import BadPoolsFile, PoolsFile, parse
-from controller.store import observed as store
+from berth.wire.v1 import desired_pb2
+from controller.leadership import SoleLeadership
+from controller.loops.autoscaler import Autoscaler
+from controller.loops.pools_file import BadPoolsFile, PoolsFile, parse
+from controller.store import loads as load_store
 from controller.store.transaction import Transactions
 from controller.usecases import scaling
 from controller.usecases.arrivals import awaiting
@@ -55,9 +56,15 @@ async def asked(controller: Any, job: str = "pool") -> int | None:
 
 
 async def until_asked(controller: Any, replicas: int | None) -> None:
+    """Wait until the cell is told so; it is told of every change."""
+    request = desired_pb2.WatchDesiredRequest(cell="local")
+    watch = controller.feed.WatchDesired(request, metadata=controller.credential.metadata())
     async with asyncio.timeout(20):
-        while await asked(controller) != replicas:
-            pass
+        async for message in watch:
+            state = convert.desired_from_wire(message)
+            if next(entry.replicas for entry in state.jobs if entry.name == "pool") == replicas:
+                break
+    watch.cancel()
 
 
 class Fleet:
@@ -192,9 +199,12 @@ async def test_overload_is_answered_with_replicas_and_a_reason(controller: Any, 
     await controller.api.patch("/v1/jobs/pool", json={"scaling": AUTO})
     assert await asked(controller) is None
     found: dict[str, Any] = {}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(30), controller.listening() as committed:
         while not found or found["desired_replicas"] in (None, 2):
-            await report(controller, *fleet.serve(200, 2.0, 500, wait_s=1.96), pools=pool)
+            for _ in range(5):
+                await report(controller, *fleet.serve(200, 2.0, 500, wait_s=1.96), pools=pool)
+            # Each of its looks renews its lease.
+            await committed("leases")
             found = await controller.get("/v1/jobs/pool")
     assert 2 < found["desired_replicas"] <= 20
     assert "requests wait" in found["desired_reason"]
@@ -214,16 +224,16 @@ async def test_overload_is_answered_with_replicas_and_a_reason(controller: Any, 
     found = await controller.get("/v1/jobs/pool")
     assert (found["desired_replicas"], found["desired_reason"]) == (None, "")
     assert await asked(controller) is None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20), controller.listening() as committed:
         while "berth_job_max_replicas{" in (await controller.api.get("/metrics")).text:
-            pass
+            await committed("leases")
 
 
 @pytest.fixture
 def autoscaler(transactions: Transactions) -> Autoscaler:
     """One beside the controller's own, which lets go first; its clock moves two seconds a tick."""
     ticks = itertools.count(1000.0, 2.0)
-    leadership = Leadership(transactions, "test-autoscaler", "test")
+    leadership = SoleLeadership(transactions, "test-autoscaler", "test")
     return Autoscaler(transactions, leadership, CollectorRegistry(), clock=lambda: next(ticks))
 
 
@@ -353,7 +363,7 @@ async def test_nothing_is_decided_before_anything_is_seen(
 
 
 async def test_one_of_two_leads_and_the_other_takes_over(transactions: Transactions) -> None:
-    first, second = (Leadership(transactions, "something", name) for name in ("a", "b"))
+    first, second = (SoleLeadership(transactions, "something", name) for name in ("a", "b"))
     epoch = await first.renew()
     assert epoch is not None
     assert await second.renew() is None
@@ -364,16 +374,16 @@ async def test_one_of_two_leads_and_the_other_takes_over(transactions: Transacti
     # What the first still wants to write is refused, although it has not noticed yet.
     await transactions.run(second.check)
     await second.resign()
-    third = Leadership(transactions, "something", "c")
+    third = SoleLeadership(transactions, "something", "c")
     assert await third.renew() == epoch + 2
     with pytest.raises(PreconditionFailed):
         await transactions.run(second.check)
 
 
 async def test_a_leader_that_was_replaced_unnoticed_is_refused(transactions: Transactions) -> None:
-    first = Leadership(transactions, "something", "a", ttl_s=0.0)
+    first = SoleLeadership(transactions, "something", "a", ttl_s=0.0)
     assert await first.renew() == 1
-    assert await Leadership(transactions, "something", "b").renew() == 2
+    assert await SoleLeadership(transactions, "something", "b").renew() == 2
     with pytest.raises(PreconditionFailed):
         await transactions.run(first.check)
 
@@ -388,7 +398,7 @@ async def test_loads_are_merged_until_the_replica_restarts(
         address = replace(made.status.address, incarnation=incarnation)
         status = replace(made.status, address=address, loads=loads, load=ReplicaLoad(9, 2.0, 1.0))
         await report(controller, replace(made, status=status))
-        cells = await transactions.read(lambda tx: store.cell_loads(tx, ["pool"]))
+        cells = await transactions.read(lambda tx: load_store.of_cells(tx, ["pool"]))
         (found,) = cells["local"].replicas["pool"]
         assert (found.completed, found.busy_s, found.queued_s, found.in_flight, found.serving) == (9, 2.0, 1.0, 3, True)
         assert cells["local"].age_s < 60
@@ -430,7 +440,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reader(transactions: Transactions, file: Path) -> PoolsFile:
-    return PoolsFile(file, transactions, Leadership(transactions, "test-pools", "test"), CollectorRegistry())
+    return PoolsFile(file, transactions, SoleLeadership(transactions, "test-pools", "test"), CollectorRegistry())
 
 
 async def test_jobs_follow_the_file(controller: Any, reader: PoolsFile, file: Path) -> None:
@@ -516,7 +526,7 @@ async def test_a_file_that_moves_a_bound_takes_nothing_back(controller: Any, rea
 
 async def test_a_pool_that_is_refused_no_more_is_not_counted(transactions: Transactions, file: Path) -> None:
     registry = CollectorRegistry()
-    reader = PoolsFile(file, transactions, Leadership(transactions, "test-pools", "test"), registry)
+    reader = PoolsFile(file, transactions, SoleLeadership(transactions, "test-pools", "test"), registry)
     write(file, pool_entry(dedicated_tenant="ghost"))
     await reader.tick()
     assert registry.get_sample_value("berth_pools_refused") == 1
@@ -538,7 +548,7 @@ async def test_a_tenant_that_does_not_exist_refuses_one_pool_and_not_the_others(
 
 
 async def test_a_file_that_is_gone_changes_nothing(controller: Any, transactions: Transactions, file: Path) -> None:
-    gone = PoolsFile(file, transactions, Leadership(transactions, "test-pools", "test"), CollectorRegistry())
+    gone = PoolsFile(file, transactions, SoleLeadership(transactions, "test-pools", "test"), CollectorRegistry())
     await gone.tick()
     assert "cannot be read" in gone.problem
     assert [job["name"] for job in (await controller.get("/v1/jobs"))["items"]] == ["pool"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -10,13 +11,17 @@ import pytest
 from sqlalchemy import text
 
 from berth.errors import Conflict, Unavailable
-from controller.store import journal, tenants
+from controller.core.commands import START
+from controller.core.events import TenantDeleted, tenant_subject
+from controller.core.quota import Quota
+from controller.store import events, tenants
 from controller.store.address import libpq_url
 from controller.store.schema import cells
+from controller.store.scope import EVERY_TENANT
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import requests
 
-QUOTA = {"max_models": 10, "max_bytes": 1000, "requests_per_second": 0.0, "max_concurrent": 0}
+QUOTA = Quota(max_models=10, max_bytes=1000)
 
 
 async def bump(tx: Tx) -> int:
@@ -26,19 +31,19 @@ async def bump(tx: Tx) -> int:
 
 
 async def test_conflicting_increments_are_all_kept(transactions: Transactions) -> None:
-    await transactions.run(lambda tx: tenants.add(tx, "t", QUOTA | {"max_models": 0}))
+    await transactions.run(lambda tx: tenants.add(tx, "t", replace(QUOTA, max_models=0)))
     await asyncio.gather(*(transactions.run(bump) for _ in range(12)))
     tenant = await transactions.read(lambda tx: tenants.find(tx, "t"))
     assert tenant is not None
-    assert tenant.max_models == 12
+    assert tenant.quota.max_models == 12
 
 
 async def test_under_the_fleets_lock_nothing_conflicts(transactions: Transactions) -> None:
-    await transactions.run(lambda tx: tenants.add(tx, "t", QUOTA | {"max_models": 0}))
+    await transactions.run(lambda tx: tenants.add(tx, "t", replace(QUOTA, max_models=0)))
     await asyncio.gather(*(transactions.run(bump, fleet=True) for _ in range(24)))
     tenant = await transactions.read(lambda tx: tenants.find(tx, "t"))
     assert tenant is not None
-    assert tenant.max_models == 24
+    assert tenant.quota.max_models == 24
     assert transactions.retries == 0
 
 
@@ -46,14 +51,14 @@ async def test_a_refused_use_case_writes_nothing(transactions: Transactions) -> 
     async def refuse(tx: Tx) -> None:
         await tenants.add(tx, "t", QUOTA)
         tx.change_desired()
-        tx.tell("tenant.created", "me", "t", "tenant/t")
+        tx.tell(START, TenantDeleted(tenant_subject("t"), {}))
         raise Conflict("no")
 
     await transactions.run(lambda tx: tx.execute(cells.insert().values(name="local", generation=1)))
     with pytest.raises(Conflict):
         await transactions.run(refuse, fleet=True)
     assert await transactions.read(lambda tx: tenants.find(tx, "t")) is None
-    assert await transactions.read(lambda tx: journal.page_events(tx, None, 0, 10)) == []
+    assert await transactions.read(lambda tx: events.page(tx, EVERY_TENANT, 0, 10)) == []
 
 
 async def test_desired_state_changes_only_under_the_lock(transactions: Transactions) -> None:
@@ -125,12 +130,12 @@ async def test_events_are_numbered_in_the_order_of_commits(transactions: Transac
 
     async def follow() -> None:
         while not done.is_set() or len(seen) < 60:
-            found = await transactions.read(lambda tx: journal.page_events(tx, None, seen[-1] if seen else 0, 5))
+            found = await transactions.read(lambda tx: events.page(tx, EVERY_TENANT, seen[-1] if seen else 0, 5))
             seen.extend(event.id for event in found)
 
     async def write(number: int) -> None:
         async def use_case(tx: Tx) -> None:
-            tx.tell("test", "me", None, f"n/{number}")
+            tx.tell(START, TenantDeleted(tenant_subject(f"n{number}"), {}))
 
         await transactions.run(use_case)
 
@@ -146,34 +151,34 @@ async def test_events_are_numbered_in_the_order_of_commits(transactions: Transac
 
 
 async def test_one_of_two_equal_requests_acts_and_both_get_its_answer(transactions: Transactions) -> None:
-    memo = requests.Memo("key-1", "again", b"f" * 32)
+    memo = requests.RequestMemo("key-1", "again", b"f" * 32)
     both = asyncio.Barrier(2)
     names = iter(("first", "second"))
 
-    async def act(tx: Tx) -> requests.Answer:
+    async def act(tx: Tx) -> requests.ApiAnswer:
         name = next(names, "third")
         assert await tenants.add(tx, name, QUOTA)
         if name != "third":
             async with asyncio.timeout(5):
                 await both.wait()  # neither sees the other's answer before it has acted
-        return requests.Answer(201, {"name": name})
+        return requests.ApiAnswer(201, {"name": name})
 
     answers = await asyncio.gather(*(transactions.run(lambda tx: requests.once(tx, memo, act)) for _ in range(2)))
     bodies: list[dict[str, Any]] = [answer.body for answer in answers]
     assert bodies[0] == bodies[1]
     assert sorted(answer.replayed for answer in answers) == [False, True]
     assert transactions.retries >= 1
-    found = await transactions.read(lambda tx: tenants.page(tx, "", 10))
+    found = await transactions.read(lambda tx: tenants.page(tx, EVERY_TENANT, "", 10))
     assert [tenant.name for tenant in found] == [bodies[0]["name"]]
 
 
 async def test_the_same_key_for_another_request_is_refused(transactions: Transactions) -> None:
-    async def act(_: Tx) -> requests.Answer:
-        return requests.Answer(201, {})
+    async def act(_: Tx) -> requests.ApiAnswer:
+        return requests.ApiAnswer(201, {})
 
-    await transactions.run(lambda tx: requests.once(tx, requests.Memo("k", "x", b"1" * 32), act))
+    await transactions.run(lambda tx: requests.once(tx, requests.RequestMemo("k", "x", b"1" * 32), act))
     with pytest.raises(Conflict, match="different request"):
-        await transactions.run(lambda tx: requests.once(tx, requests.Memo("k", "x", b"2" * 32), act))
+        await transactions.run(lambda tx: requests.once(tx, requests.RequestMemo("k", "x", b"2" * 32), act))
     # Another caller's keys are their own.
-    answer = await transactions.run(lambda tx: requests.once(tx, requests.Memo("other", "x", b"2" * 32), act))
+    answer = await transactions.run(lambda tx: requests.once(tx, requests.RequestMemo("other", "x", b"2" * 32), act))
     assert not answer.replayed

@@ -64,11 +64,9 @@ class Router:
 
     async def _until(self, true: Any) -> None:
         async with asyncio.timeout(20):
-            while True:
-                changed = self.board.next_change
-                if true():
-                    return
-                await changed.wait()
+            changes = self.board.changes.waiter()
+            while not true():
+                await changes.wait()
 
 
 def free_port() -> int:

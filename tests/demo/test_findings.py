@@ -16,12 +16,11 @@ def test_a_switch_is_told_by_when_answers_came() -> None:
     samples = [One(0, 1, "1"), One(1, 2, "1"), One(1, 3, "2"), One(2, 3.5, "1"), One(3, 4, ""), One(3, 5, "2")]
     switch = find_switch(samples, "1", "2")
     assert (switch.first_new_at, switch.last_old_at, switch.old, switch.new, switch.strangers) == (3, 3.5, 3, 2, 0)
-    assert switch.overlap_s == 0.5
 
 
 def test_a_switch_that_never_came() -> None:
     switch = find_switch([One(0, 1, "1"), One(0, 1, "9")], "1", "2")
-    assert (switch.first_new_at, switch.strangers, switch.overlap_s) == (None, 1, 0.0)
+    assert (switch.first_new_at, switch.strangers) == (None, 1)
 
 
 @given(st.lists(st.integers(0, 9), max_size=30))

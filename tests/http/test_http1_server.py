@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 import pytest
@@ -454,7 +455,9 @@ def test_single_bytes_that_wait_are_joined(length: int | None) -> None:
     for at in range(20_000):
         connection.send_data(1, body[at : at + 1])
     connection.send_data(1, b"", True)
-    assert len(connection._waiting) <= 6
+    waiting = re.search(r" paused, (\d+) waiting>", repr(connection))
+    assert waiting is not None
+    assert int(waiting[1]) <= 6
     assert connection.resume() == [DataSent(1, 20_000)]
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     assert connection.output().partition(b"\r\n\r\n")[2] == (body if length else chunks)
@@ -582,3 +585,39 @@ def test_misuse_raises_and_changes_nothing() -> None:
     connection.send_data(1, b"right", True)
     assert connection.output().endswith(b"\r\n\r\nright")
     assert "idle" in repr(connection)
+
+
+def test_a_request_sent_ahead_is_looked_at_when_the_answer_before_it_has_gone() -> None:
+    connection, _ = listen(GET)
+    connection.pause()
+    connection.send_head(1, OK, length=5)
+    connection.send_data(1, b"hello", True)
+    assert feed(connection, GET) == []
+    assert connection.newest == 1
+    assert connection.backlog == len(GET)
+    assert connection.resume() == [DataSent(1, 5)]
+    [request] = connection.receive(b"")
+    assert isinstance(request, RequestReceived)
+    assert connection.newest == request.stream_id == 2
+
+
+@pytest.mark.parametrize(
+    ("wire", "answered", "unread"),
+    [
+        pytest.param(GET, True, False, id="all of it was read"),
+        pytest.param(post(b"Content-Length: 5\r\n", b"hello"), True, False, id="and its body"),
+        pytest.param(post(b"Content-Length: 5\r\n", b"he"), True, True, id="half a body"),
+        pytest.param(GET + GET, True, True, id="another was sent ahead"),
+        pytest.param(b"GET / HTTP/1.1\nHost: h\n\n", False, True, id="it was refused"),
+    ],
+)
+def test_a_connection_that_ends_says_whether_something_was_left_unread(
+    wire: bytes, answered: bool, unread: bool
+) -> None:
+    connection, _ = listen(wire)
+    if answered:
+        connection.shutdown()
+        connection.send_head(1, OK, length=0)
+        connection.send_data(1, b"", True)
+    assert connection.finished
+    assert connection.unread is unread

@@ -100,9 +100,8 @@ class Api:
         found: Object = answer.body
         return found
 
-    async def patch(self, kind: str, name: str, patch: Any, flavour: str = "merge", subresource: str = "") -> Answer:
-        content_type = f"application/{flavour}-patch+json"
-        return await self.ask("PATCH", self.path(kind, name, subresource), patch, content_type)
+    async def patch(self, kind: str, name: str, patch: Any, subresource: str = "") -> Answer:
+        return await self.ask("PATCH", self.path(kind, name, subresource), patch, "application/merge-patch+json")
 
     async def version(self, kind: str = "configmaps") -> str:
         """The resourceVersion of a list now."""
@@ -158,15 +157,6 @@ async def in_own_namespace(kubeconfig: Path) -> AsyncIterator[Api]:
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeKubernetes]:
     async with FakeKubernetes() as server:
-        yield server
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[FakeKubernetes]:
-    """A fake with controllers, three nodes and kubelets that run nothing."""
-    async with FakeKubernetes(workloads=True, kubelets=True) as server:
-        for number in range(3):
-            server.add_node(f"node-{number}", zone=f"zone-{number}")
         yield server
 
 

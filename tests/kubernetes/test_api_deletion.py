@@ -106,7 +106,7 @@ async def test_an_eviction_asks_the_budget(api: Any, pods: Any) -> None:
     for name in ("a", "b"):
         await api.create("pods", name, metadata={"name": name, "labels": labels}, spec=pods(nodeName=NODE))
         ready = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
-        await api.patch("pods", name, ready, "strategic-merge", "status")
+        assert (await api.patch("pods", name, ready, subresource="status")).status == 200
     version = await api.version("poddisruptionbudgets")
     await api.create("poddisruptionbudgets", "guard", spec={"minAvailable": 1, "selector": {"matchLabels": labels}})
     async with api.watch("poddisruptionbudgets", resourceVersion=version) as stream:

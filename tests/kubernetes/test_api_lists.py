@@ -87,23 +87,3 @@ async def test_an_exact_version_of_the_past_can_be_listed(api: Any) -> None:
     version = made["metadata"]["resourceVersion"]
     assert await _names(api, "leases", resourceVersion=version, resourceVersionMatch="Exact") == ["one"]
     assert await _names(api, "leases", resourceVersion=version, resourceVersionMatch="NotOlderThan") == ["one", "two"]
-
-
-async def test_tables_for_people(api: Any, workloads: Any) -> None:
-    await api.create("deployments", "web", spec=workloads(paused=True))
-    accept = {"accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
-    for path in (api.path("deployments"), api.path("deployments", "web")):
-        table = (await api.http.get(path, headers=accept)).json()
-        assert table["kind"] == "Table"
-        shown = [column["name"] for column in table["columnDefinitions"] if column["priority"] == 0]
-        assert shown == ["Name", "Ready", "Up-to-date", "Available", "Age"]
-        (row,) = table["rows"]
-        assert row["cells"][:4] == ["web", "0/0", 0, 0]
-        assert row["object"]["metadata"]["name"] == "web"
-
-
-async def test_a_collection_can_be_deleted(api: Any) -> None:
-    for name, labels in (("a", {"app": "a"}), ("b", {"app": "b"})):
-        await api.create("leases", name, metadata={"name": name, "labels": labels}, spec={})
-    assert (await api.ask("DELETE", api.path("leases"), labelSelector="app=a")).status == 200
-    assert await _names(api, "leases") == ["b"]

@@ -137,55 +137,10 @@ async def test_spec_and_status_are_written_apart(api: Any, pods: Any) -> None:
     assert told.body["status"]["message"] == "m"
 
 
-async def test_conditions_and_containers_merge_by_their_keys(api: Any, pods: Any) -> None:
-    await api.create("pods", "one", spec=pods())
-    for type_, status in (("Ready", "False"), ("PodScheduled", "True"), ("Ready", "True")):
-        patch = {"status": {"conditions": [{"type": type_, "status": status}]}}
-        answer = await api.patch("pods", "one", patch, "strategic-merge", "status")
-        assert answer.status == 200
-    found = (await api.get("pods", "one"))["status"]["conditions"]
-    assert {item["type"]: item["status"] for item in found}["Ready"] == "True"
-    assert "PodScheduled" in {item["type"] for item in found}
-    image = {"spec": {"containers": [{"name": "main", "image": "example.test/main:2"}]}}
-    answer = await api.patch("pods", "one", image, "strategic-merge")
-    assert [item["image"] for item in answer.body["spec"]["containers"]] == ["example.test/main:2"]
-
-
-async def test_json_patch_tests_before_it_writes(api: Any) -> None:
-    await api.create("configmaps", "one", data={"k": "1"})
-    test = {"op": "test", "path": "/data/k", "value": "1"}
-    write = {"op": "replace", "path": "/data/k", "value": "2"}
-    assert (await api.patch("configmaps", "one", [test, write], "json")).body["data"] == {"k": "2"}
-    refused = await api.patch("configmaps", "one", [test, write], "json")
-    assert refused.status == 422
-    assert refused.body["message"].startswith("the server rejected our request due to an error in our request")
-
-
-async def test_apply_creates_updates_and_takes_out(api: Any) -> None:
-    async def apply(data: dict[str, str], manager: str = "tester") -> Any:
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": data}
-        path = api.path("configmaps", "one")
-        return await api.ask("PATCH", path, body, "application/apply-patch+yaml", fieldManager=manager, force="false")
-
-    assert (await apply({"a": "1", "b": "1"})).status == 201
-    again = await apply({"a": "2"})
-    assert (again.status, again.body["data"]) == (200, {"a": "2"})
-    other = await apply({"a": "3", "c": "1"}, "other")
-    assert (other.status, other.body["reason"]) == (409, "Conflict")
-    assert other.body["message"] == 'Apply failed with 1 conflict: conflict with "tester": .data.a'
-    assert (await apply({"c": "1"}, "other")).body["data"] == {"a": "2", "c": "1"}
-
-
 async def test_an_unknown_patch_is_refused(api: Any) -> None:
     await api.create("configmaps", "one")
     answer = await api.ask("PATCH", api.path("configmaps", "one"), {}, "application/json")
     assert (answer.status, answer.body["reason"]) == (415, "UnsupportedMediaType")
-
-
-async def test_dry_runs_leave_nothing(api: Any) -> None:
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}}
-    assert (await api.ask("POST", api.path("configmaps"), body, dryRun="All")).status == 201
-    assert (await api.ask("GET", api.path("configmaps", "one"))).status == 404
 
 
 @pytest.mark.parametrize(
@@ -252,16 +207,3 @@ async def test_the_scale_of_a_workload(api: Any, workloads: Any) -> None:
     stale = await api.ask("PUT", path, scale)
     assert (stale.status, stale.body["reason"]) == (409, "Conflict")
     await api.ask("PATCH", path, {"spec": {"replicas": 0}}, "application/merge-patch+json")
-
-
-async def test_what_the_server_serves(api: Any) -> None:
-    version = (await api.ask("GET", "/version")).body
-    assert int(version["minor"].rstrip("+")) > 20
-    groups = {group["name"] for group in (await api.ask("GET", "/apis")).body["groups"]}
-    assert {"apps", "coordination.k8s.io", "discovery.k8s.io", "policy", "autoscaling"} <= groups
-    resources = {item["name"]: item for item in (await api.ask("GET", "/apis/apps/v1")).body["resources"]}
-    assert {"deployments", "deployments/scale", "deployments/status", "statefulsets/scale"} <= set(resources)
-    assert resources["deployments"]["shortNames"] == ["deploy"]
-    core = {item["name"]: item for item in (await api.ask("GET", "/api/v1")).body["resources"]}
-    assert (core["pods/eviction"]["group"], core["pods/eviction"]["kind"]) == ("policy", "Eviction")
-    assert (await api.ask("GET", "/apis/none.example.test/v1/things")).status == 404

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 
-from doubles.kubernetes.faults import Fault
 from doubles.kubernetes.server import FakeKubernetes
 
 
@@ -153,21 +152,6 @@ async def test_a_server_without_streamed_lists() -> None:
         answer = await http.get(f"/api/v1/pods?{query}")
         assert answer.status_code == 422
         assert "WatchList feature gate" in answer.json()["message"]
-
-
-async def test_other_processes_script_by_http(fake: FakeKubernetes, fake_api: Any) -> None:
-    fault = {"action": "status", "verb": "list", "resource": "pods", "code": 429, "retry_after_s": 1}
-    assert (await fake_api.ask("POST", "/_faults", fault)).status == 200
-    assert fake.faults.pending == [Fault("status", "list", "pods", code=429, retry_after_s=1)]
-    assert (await fake_api.ask("GET", "/_faults")).body["pending"][0]["code"] == 429
-    assert (await fake_api.ask("GET", fake_api.path("pods"))).status == 429
-    assert (await fake_api.ask("POST", "/_faults", {"action": "none"})).status == 400
-    assert (await fake_api.ask("POST", "/_watches", {"do": "compact"})).status == 200
-    assert (await fake_api.ask("POST", "/_watches", {"do": "none"})).status == 400
-    calls = (await fake_api.ask("GET", "/_calls")).body["calls"]
-    assert {"verb": "list", "resource": "pods", "namespace": fake_api.namespace}.items() <= calls[-1].items()
-    await fake_api.ask("DELETE", "/_calls")
-    assert fake.calls == []
 
 
 async def test_calls_are_recorded_as_rules_name_them(fake: FakeKubernetes, fake_api: Any, workloads: Any) -> None:

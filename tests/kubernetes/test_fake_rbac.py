@@ -57,18 +57,6 @@ async def test_a_token_that_nobody_gave_out_is_nobody(http: httpx.AsyncClient) -
     assert (answer.status_code, answer.json()["reason"]) == (401, "Unauthorized")
 
 
-async def test_an_account_may_ask_what_it_may(http: httpx.AsyncClient) -> None:
-    async def may(**attributes: str) -> bool:
-        review = {"spec": {"resourceAttributes": {"namespace": "berth", **attributes}}}
-        answer = await http.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", json=review)
-        assert answer.status_code == 201
-        return bool(answer.json()["status"]["allowed"])
-
-    assert await may(verb="list", resource="pods")
-    assert not await may(verb="delete", resource="pods")
-    assert await may(verb="patch", group="apps", resource="deployments", subresource="scale")
-
-
 @pytest.mark.parametrize(
     ("rule", "asked", "allowed"),
     [

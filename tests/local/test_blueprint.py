@@ -7,7 +7,7 @@ from berth.local.blueprint import Blueprint, StackOptions
 from berth.local.crew import WorkerSpec
 from berth.local.home import Home
 from berth.local.ports import PortBook
-from berth.local.programs import Command
+from berth.local.programs import ProcessCommand
 from berth.local.stack import _expected_crew
 
 SECRETS = {"BERTH_KEY": "berth_secret", "BERTH_DATABASE_URL": "postgresql://u:p@h/d", "BERTH_TENANT": "acme"}
@@ -20,7 +20,7 @@ def blueprint(tmp_path: Path) -> Blueprint:
     return Blueprint(options, Home(tmp_path), PortBook(random.Random(3)))
 
 
-def everything(blueprint: Blueprint) -> list[Command]:
+def everything(blueprint: Blueprint) -> list[ProcessCommand]:
     worker = blueprint.worker(WorkerSpec("gpu-0", "gpu", "triton", 1 << 30))
     return [*blueprint.controllers("postgresql://db"), *blueprint.synchronizers(), *blueprint.routers(), worker]
 

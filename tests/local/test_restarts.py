@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.local.restarts import BACKOFF, Death, GiveUp, History, StartAgain, after_death
+from berth.local.restarts import BACKOFF, Death, History, StartAgain, StopTrying, after_death
 
 RNG = random.Random(7)
 KILLED = -9
@@ -33,7 +33,7 @@ deaths = st.builds(
 )
 def test_what_follows_a_death(history: History, death: Death, failures: int, gives_up: bool) -> None:
     after, decision = after_death(history, death, RNG)
-    assert (after.failures, isinstance(decision, GiveUp)) == (failures, gives_up)
+    assert (after.failures, isinstance(decision, StopTrying)) == (failures, gives_up)
 
 
 @given(st.lists(deaths, min_size=1, max_size=30), st.integers())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from berth.local.leftovers import birth_of, end_leftovers
-from berth.local.programs import Command, http_probe
+from berth.local.programs import ProcessCommand, http_probe
 from berth.local.supervisor import ChildState, ChildView, ProgramFailed, Supervisor
 
 # Says that it is ready by making a file, and appends its name to another when it is asked to stop.
@@ -71,13 +71,13 @@ async def supervisor(tmp_path: Path, watch: Watch) -> AsyncIterator[Supervisor]:
 
 def command(
     tmp_path: Path, name: str, code: str = _SERVE, *, stage: int = 0, patience_s: float = 10.0, port: int = 0
-) -> Command:
+) -> ProcessCommand:
     ready = tmp_path / f"{name}.ready"
 
     async def is_ready() -> bool:
         return ready.exists()
 
-    return Command(
+    return ProcessCommand(
         name=name,
         argv=(sys.executable, "-S", "-c", code, str(ready), str(tmp_path / "ended"), name),
         env={"PATH": "/usr/bin:/bin"},
@@ -160,7 +160,7 @@ async def test_a_child_that_cannot_run_is_given_up_and_says_why(
 
 
 async def test_a_program_that_does_not_exist_is_given_up(supervisor: Supervisor, tmp_path: Path) -> None:
-    absent = Command(
+    absent = ProcessCommand(
         name="absent",
         argv=(str(tmp_path / "absent"),),
         env={},

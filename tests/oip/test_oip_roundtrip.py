@@ -179,8 +179,8 @@ def test_requests_of_tritonclient_grpc_are_read(tensors_: dict[str, Array]) -> N
     message = service_pb2.ModelInferRequest(model_name="m")
     for theirs, tensor in zip(given_, tensors_.values(), strict=True):
         theirs.set_data_from_numpy(tensor)
-        message.inputs.append(theirs._get_tensor())
-        message.raw_input_contents.append(theirs._get_content())
+        message.inputs.append(theirs._get_tensor())  # noqa: SLF001 - as their client does
+        message.raw_input_contents.append(theirs._get_content())  # noqa: SLF001
 
     back = rpc.decode_request(message)
 

@@ -16,7 +16,8 @@ from berth.model import ApiKey, ModelRoute, Order, ReplicaAddress, RouteTable, S
 from berth.route_delta import snapshot
 from berth.states import Role
 from doubles.scripted_route_feed import Opened, ScriptedRouteFeed
-from router.__main__ import Ports, serve
+from router.__main__ import serve
+from router.listening.shared_ports import RouterPorts
 from router.settings import RouterSettings
 
 TOKEN = "t" * 43
@@ -24,7 +25,7 @@ TOKEN = "t" * 43
 
 @dataclass
 class Rig:
-    ports: Ports
+    ports: RouterPorts
     feed: ScriptedRouteFeed
     stream: Opened
     stop: asyncio.Event
@@ -85,7 +86,7 @@ def routing(credential: PeerCredential, settings_of: Callable[..., RouterSetting
     ) -> AsyncIterator[Rig]:
         async with ScriptedRouteFeed().serve(credential) as feed, asyncio.timeout(60):
             stop = asyncio.Event()
-            listening: asyncio.Future[Ports] = asyncio.get_running_loop().create_future()
+            listening: asyncio.Future[RouterPorts] = asyncio.get_running_loop().create_future()
             feeds = feed.address if extra_feed is None else f"{feed.address},{extra_feed}"
             ended = asyncio.create_task(serve(settings_of(feeds, **values), stop, listening.set_result))
             try:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from berth.http_shell.attached import Attached
 from berth.settings import SettingsError
 from doubles.certificates import Authority
-from router.connection.attached import Attached
 from router.core.turns import SILENT_AFTER
 from router.listening.seats import Port, Seats
 from router.listening.shared_ports import SharedPorts, open_shared

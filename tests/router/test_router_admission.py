@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from berth.errors import DeadlineExceeded, RateLimited, Unavailable
 from berth.model import TenantLimits
-from router.core.accounts import Admitted, Bounds, Queued, Refused, Settled, Ticket, Why
+from router.core.accounts import Admitted, Bounds, NotAdmitted, Queued, Settled, Ticket, Why
 from router.core.admission import Admission
 
 ROOM = Bounds(requests=64, size=1000, seconds=5.0)
@@ -26,18 +26,18 @@ def admitted(admission: Admission, limits: TenantLimits | None, now: float, *, s
     return isinstance(answer, Admitted)
 
 
-def slot(answer: Admitted | Queued | Refused) -> Admitted:
+def slot(answer: Admitted | Queued | NotAdmitted) -> Admitted:
     assert isinstance(answer, Admitted), answer
     return answer
 
 
-def ticket(answer: Admitted | Queued | Refused) -> Ticket:
+def ticket(answer: Admitted | Queued | NotAdmitted) -> Ticket:
     assert isinstance(answer, Queued), answer
     return answer.ticket
 
 
-def refused(answer: Admitted | Queued | Refused) -> Refused:
-    assert isinstance(answer, Refused), answer
+def refused(answer: Admitted | Queued | NotAdmitted) -> NotAdmitted:
+    assert isinstance(answer, NotAdmitted), answer
     return answer
 
 
@@ -272,7 +272,7 @@ def test_an_expired_request_is_not_let_in_by_a_late_leave() -> None:
     gone = ticket(admission.enter("a", None, 0.0, deadline=1.0))
     there = ticket(admission.enter("a", None, 0.0))
     settled = admission.leave(holder, 1.5)
-    assert {entry.ticket: type(entry.answer) for entry in settled} == {gone: Refused, there: Admitted}
+    assert {entry.ticket: type(entry.answer) for entry in settled} == {gone: NotAdmitted, there: Admitted}
 
 
 def test_a_held_request_takes_no_slot_and_gets_one_when_its_model_is_there() -> None:

@@ -12,7 +12,7 @@ from berth.model import ReplicaAddress
 from router.core.attempts import Attempts, Denial, Failure, GiveUp, PassOn, Pause, Rules, Send
 from router.core.budget import Budget
 from router.core.routes import router_of
-from router.core.selection import Place
+from router.core.selection import ReplicaPlace
 
 V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 A, B, C = (ReplicaAddress(name, "job", "local", "1", "", "", "") for name in "ABC")
@@ -227,7 +227,7 @@ def test_every_request_ends_and_breaks_at_most_two_copies(
     """Whatever fails however, with whatever tables: bounded attempts, no replica twice in a round, and an end."""
     rng = random.Random(seed)
     plan = attempts(idempotent=idempotent, reserve=reserve, hedge=0.01, deadline=5.0)
-    now, broken, round_, sent = 0.0, 0, set[Place](), 0
+    now, broken, round_, sent = 0.0, 0, set[ReplicaPlace](), 0
     for turn in range(500):
         candidates = tables[turn % len(tables)]
         step = plan.next_step(now, candidates, beyond)
@@ -239,7 +239,7 @@ def test_every_request_ends_and_breaks_at_most_two_copies(
             round_.clear()
             continue
         if isinstance(step, PassOn):
-            assert set(map(Place.of, candidates)) <= round_
+            assert set(map(ReplicaPlace.of, candidates)) <= round_
         twins = [rng.choice(step.among)]
         plan.began(twins[0])
         if (
@@ -250,8 +250,8 @@ def test_every_request_ends_and_breaks_at_most_two_copies(
             twins.append(rng.choice(more.among))
             plan.began(twins[1])
         for address in twins:
-            assert Place.of(address) not in round_
-            round_.add(Place.of(address))
+            assert ReplicaPlace.of(address) not in round_
+            round_.add(ReplicaPlace.of(address))
             failure = rng.choice(list(Failure))
             broken += failure is BROKEN
             plan.failed(failure)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.ids import VersionKey
-from router.core.budget import Budget, Budgets, Scale, Terms
+from router.core.budget import Budget, Budgets, BudgetScale, BudgetTerms
 
 KEYS = [VersionKey(tenant, model, version) for tenant in "ab" for model in "mn" for version in (1, 2)]
-SCALE = Scale(share=0.2, hedge_share=0.1, floor=0.5, reserve=6.0, hedge_floor=0.2, hedge_reserve=3.0)
+SCALE = BudgetScale(share=0.2, hedge_share=0.1, floor=0.5, reserve=6.0, hedge_floor=0.2, hedge_reserve=3.0)
 
 Step = tuple[int, str, float]
 steps = st.lists(
@@ -23,7 +23,7 @@ steps = st.lists(
 )
 
 
-def check_windows(log: list[tuple[float, str]], terms: Terms, hedges: Terms) -> None:
+def check_windows(log: list[tuple[float, str]], terms: BudgetTerms, hedges: BudgetTerms) -> None:
     """Every window from one event to another keeps to the terms."""
     for first in range(len(log)):
         requests = extra = hedged = 0
@@ -62,8 +62,8 @@ def test_no_window_exceeds_the_budget_of_any_level(script: list[Step]) -> None:
         scale = SCALE.times(factor)
         check_windows(
             log,
-            Terms(scale.share, scale.floor, scale.reserve),
-            Terms(scale.hedge_share, scale.hedge_floor, scale.hedge_reserve),
+            BudgetTerms(scale.share, scale.floor, scale.reserve),
+            BudgetTerms(scale.hedge_share, scale.hedge_floor, scale.hedge_reserve),
         )
 
 
@@ -74,13 +74,13 @@ def test_forgetting_accounts_makes_no_tokens(script: list[Step]) -> None:
     scale = SCALE.times(4.0)
     check_windows(
         play(budgets, script)[None],
-        Terms(scale.share, scale.floor, scale.reserve),
-        Terms(scale.hedge_share, scale.hedge_floor, scale.hedge_reserve),
+        BudgetTerms(scale.share, scale.floor, scale.reserve),
+        BudgetTerms(scale.hedge_share, scale.hedge_floor, scale.hedge_reserve),
     )
 
 
 def test_memory_is_bounded_and_the_rest_share_one_account() -> None:
-    budgets = Budgets(Scale(floor=0.0, hedge_floor=0.0, reserve=4.0, hedge_reserve=2.0), most=100)
+    budgets = Budgets(BudgetScale(floor=0.0, hedge_floor=0.0, reserve=4.0, hedge_reserve=2.0), most=100)
     for n in range(1000):
         account = budgets.account(VersionKey("t", f"m{n}", 1))
         # Not full, and so not to be forgotten.
@@ -89,7 +89,7 @@ def test_memory_is_bounded_and_the_rest_share_one_account() -> None:
 
 
 def test_a_full_account_is_forgotten_when_room_is_needed() -> None:
-    budgets = Budgets(Scale(), most=2)
+    budgets = Budgets(BudgetScale(), most=2)
     one, two, three = (budgets.account(VersionKey("t", f"m{n}", 1)) for n in range(3))
     assert all(one.take_retry(0.0) for _ in range(50))
     two.deposit(0.0)
@@ -101,7 +101,9 @@ def test_a_full_account_is_forgotten_when_room_is_needed() -> None:
 
 @pytest.mark.parametrize("what", ["hedge", "retry"])
 def test_a_token_is_taken_at_every_level_or_at_none(what: str) -> None:
-    budgets = Budgets(Scale(share=0.0, hedge_share=0.0, floor=0.0, hedge_floor=0.0, reserve=6.0, hedge_reserve=3.0))
+    budgets = Budgets(
+        BudgetScale(share=0.0, hedge_share=0.0, floor=0.0, hedge_floor=0.0, reserve=6.0, hedge_reserve=3.0)
+    )
     key = VersionKey("t", "m", 1)
     account = budgets.account(key)
     while account.take_hedge(0.0) if what == "hedge" else account.take_retry(0.0):
@@ -112,7 +114,7 @@ def test_a_token_is_taken_at_every_level_or_at_none(what: str) -> None:
 
 
 def test_one_tenant_cannot_use_up_what_another_needs() -> None:
-    budgets = Budgets(Scale(share=0.0, floor=0.0))
+    budgets = Budgets(BudgetScale(share=0.0, floor=0.0))
     greedy = [budgets.account(VersionKey("greedy", f"m{n}", 1)) for n in range(50)]
     taken = sum(account.take_retry(0.0) for account in greedy for _ in range(50))
     assert taken == 200
@@ -120,6 +122,6 @@ def test_one_tenant_cannot_use_up_what_another_needs() -> None:
 
 
 def test_hedges_have_a_smaller_share_of_their_own() -> None:
-    budget = Budget(share=0.0, floor=0.0, reserve=100.0, hedges=Terms(0.0, 0.0, 3.0))
+    budget = Budget(share=0.0, floor=0.0, reserve=100.0, hedges=BudgetTerms(0.0, 0.0, 3.0))
     assert sum(budget.take_hedge(0.0) for _ in range(20)) == 3
     assert sum(budget.take_retry(0.0) for _ in range(200)) == 97

@@ -20,7 +20,7 @@ def key(version: VersionKey, name: str) -> CacheKey:
 
 def test_what_is_kept_is_given_back_until_it_is_too_old() -> None:
     cache: AnswerCache[str] = AnswerCache(ROOM, ttl=10.0)
-    assert cache.put(key(V1, "a"), "answer", 100, now=0.0)
+    assert cache.keep(key(V1, "a"), "answer", 100, now=0.0)
     assert cache.get(key(V1, "a"), 9.9) == "answer"
     assert cache.get(key(V2, "a"), 0.0) is None
     assert cache.get(key(BOBS, "a"), 0.0) is None
@@ -33,9 +33,9 @@ def test_what_is_kept_is_given_back_until_it_is_too_old() -> None:
 def test_the_least_recently_used_goes_first() -> None:
     cache: AnswerCache[int] = AnswerCache(ROOM, ttl=10.0)
     for number in range(8):
-        cache.put(key(V1, str(number)), number, 100, 0.0)
+        cache.keep(key(V1, str(number)), number, 100, 0.0)
     assert cache.get(key(V1, "0"), 1.0) == 0
-    cache.put(key(V1, "8"), 8, 100, 1.0)
+    cache.keep(key(V1, "8"), 8, 100, 1.0)
     assert cache.get(key(V1, "0"), 1.0) == 0
     assert cache.get(key(V1, "1"), 1.0) is None
     assert len(cache) == 8
@@ -43,8 +43,8 @@ def test_the_least_recently_used_goes_first() -> None:
 
 def test_what_is_too_large_is_not_kept_and_replaces_what_was() -> None:
     cache: AnswerCache[str] = AnswerCache(ROOM, ttl=10.0)
-    cache.put(key(V1, "a"), "old", 1, 0.0)
-    assert not cache.put(key(V1, "a"), "new", 101, 0.0)
+    cache.keep(key(V1, "a"), "old", 1, 0.0)
+    assert not cache.keep(key(V1, "a"), "new", 101, 0.0)
     assert cache.get(key(V1, "a"), 0.0) is None
     cache.validate()
 
@@ -52,7 +52,7 @@ def test_what_is_too_large_is_not_kept_and_replaces_what_was() -> None:
 def test_versions_that_left_are_forgotten() -> None:
     cache: AnswerCache[int] = AnswerCache(ROOM, ttl=10.0)
     for version in (V1, V2, BOBS):
-        cache.put(key(version, "a"), 1, 10, 0.0)
+        cache.keep(key(version, "a"), 1, 10, 0.0)
     cache.retain(lambda version: version == V2)
     assert [cache.get(key(version, "a"), 0.0) for version in (V1, V2, BOBS)] == [None, 1, None]
     cache.validate()
@@ -88,7 +88,7 @@ Step = Callable[[AnswerCache[tuple[VersionKey, str]], float], None]
 
 def _put(version: VersionKey, name: str, size: int) -> Step:
     def step(cache: AnswerCache[tuple[VersionKey, str]], now: float) -> None:
-        cache.put(key(version, name), (version, name), size, now)
+        cache.keep(key(version, name), (version, name), size, now)
 
     return step
 

@@ -28,7 +28,7 @@ from berth.settings import SettingsError
 from doubles.certificates import Authority
 from doubles.http2_peer import RawReplica, connect
 from doubles.scripted_replica import Answer, ScriptedReplica
-from router.connection.connection import Common
+from router.connection.common import Common
 from router.connection.dialer import Dialer
 from router.connection.ledger import Ledger
 from router.connection.strangers import Strangers

@@ -27,7 +27,7 @@ from doubles.certificates import Authority
 from doubles.http_shell import echoing
 from doubles.scripted_replica import Answer, ScriptedReplica
 from router.path.inbound.client import ClientConnection
-from router.path.race.exchange import Exchange
+from router.path.race.passage import Passage
 
 DIGITS = VersionKey("alice", "digits", 1)
 SERVABLE = "alice~digits~1"
@@ -440,7 +440,7 @@ async def test_thousands_of_clients_come_and_go(routing: Any, table_of: Any) -> 
 
         await until(all_gone)
         gc.collect()
-        left = [it for it in gc.get_objects() if isinstance(it, ClientConnection | Exchange)]
+        left = [it for it in gc.get_objects() if isinstance(it, ClientConnection | Passage)]
         assert len(left) < 20, left[:5]
 
 

@@ -19,18 +19,22 @@ from router.control.metrics import RouterMetrics
 from router.control.wishes import Wishes
 from router.core.admission import Admission
 from router.core.attempts import Denial, Failure, Rules
-from router.core.budget import Budgets, Scale
+from router.core.budget import Budgets, BudgetScale
 from router.core.hedging import Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
+from router.core.race import Course
 from router.core.routes import router_of
-from router.core.selection import Selection
-from router.core.tallies import Tallies
-from router.path import request as engine
-from router.path.call import Call, Reply, Wire
+from router.core.selection import Dice, Selection
+from router.path import meeting
+from router.path.answer import Answer, Reply
+from router.path.answering.answering import AnswerChoice
 from router.path.gate import Gate
-from router.path.race.forward import Forwarder
+from router.path.race.forward import Awaited, Forwarder
+from router.path.race.means import Means
+from router.path.request import NO_ENVELOPE, Wire
 from router.path.upstream.pools import Upstreams
+from router.path.watchers.counts import CountsAttempts
 
 pytestmark = pytest.mark.looptime
 
@@ -73,27 +77,27 @@ class Scripted:
     place: str
     replica: str
 
-    under_way: dict[engine.Copy, tuple[Copy, asyncio.TimerHandle]] = field(default_factory=dict)
+    under_way: dict[meeting.Copy, tuple[Copy, asyncio.TimerHandle]] = field(default_factory=dict)
 
-    def send(self, copy: engine.Copy) -> None:
+    def send(self, copy: meeting.Copy) -> None:
         loop = asyncio.get_running_loop()
-        seen = Copy(self.replica, copy.servable, loop.time(), copy.exchange.seconds_left())
+        seen = Copy(self.replica, copy.servable, loop.time(), copy.seconds_left())
         self.world.copies.append(seen)
         self.world.on_copy(seen)
         rows = self.world.rows[self.replica]
         delay, outcome = rows.pop(0) if len(rows) > 1 else rows[0]
         self.under_way[copy] = seen, loop.call_later(delay, self._end, copy, outcome)
 
-    def _end(self, copy: engine.Copy, outcome: int | Failure) -> None:
+    def _end(self, copy: meeting.Copy, outcome: int | Failure) -> None:
         seen, _ = self.under_way.pop(copy)
         seen.ended = now()
         if isinstance(outcome, Failure):
             copy.failed(outcome, "scripted")
             return
         reply = Reply(outcome, (("berth-replica", self.replica),), copy.request.body, faulty=outcome >= 500)
-        copy.answered(engine.Answer.of(reply))
+        copy.answered(Answer.of(reply))
 
-    def withdraw(self, copy: engine.Copy) -> None:
+    def withdraw(self, copy: meeting.Copy) -> None:
         seen, timer = self.under_way.pop(copy)
         timer.cancel()
         seen.withdrawn = True
@@ -144,7 +148,12 @@ class First:
 
 @asynccontextmanager
 async def forwarding(
-    world: World, routes: RouteTable, *, hedge: float | None = 0.0, budgets: Budgets | None = None, dice: object = None
+    world: World,
+    routes: RouteTable,
+    *,
+    hedge: float | None = 0.0,
+    budgets: Budgets | None = None,
+    dice: Dice | None = None,
 ) -> AsyncIterator[Forwarder]:
     board, selection = RouteBoard(OTHERS), Selection()
     upstreams = Upstreams({Wire.REST: world.open})
@@ -153,18 +162,16 @@ async def forwarding(
     board.swap(routes)
     metrics = RouterMetrics(CollectorRegistry())
     gate = Gate(board, Admission(100), Wishes(), metrics)
+    budget = budgets or Budgets(now=asyncio.get_running_loop().time())
     forwarder = Forwarder(
-        board=board,
-        upstreams=upstreams,
-        selection=selection,
-        gate=gate,
-        budgets=budgets or Budgets(now=asyncio.get_running_loop().time()),
-        latencies=Latencies(0.015),
-        hedging=Hedging(selection, hedge),
-        rules=Rules(),
-        metrics=metrics,
-        tallies=Tallies(0, 0, ()),
-        dice=dice or First(),  # type: ignore[arg-type]
+        Means(
+            board,
+            gate,
+            upstreams,
+            Course(selection, Hedging(selection, hedge), budget, Latencies(0.015), Rules(), dice or First()),
+            AnswerChoice(board, metrics, asyncio.get_running_loop().time),
+            [CountsAttempts(metrics)],
+        )
     )
     closer = asyncio.create_task(upstreams.run())
     try:
@@ -180,9 +187,12 @@ async def forwarding(
         await asyncio.wait([closer])
 
 
-def call(*, timeout: float = 10.0, idempotent: bool = True, version: str = "") -> Call:
+def call(*, timeout: float = 10.0, idempotent: bool = True, version: str = "") -> Awaited:
     deadline = asyncio.get_running_loop().time() + timeout
-    return Call(Wire.REST, Operation.INFER, KEY, "m", version, b"body", (), "id", deadline, idempotent)
+    asked = Awaited(Wire.REST, Operation.INFER, NO_ENVELOPE)
+    asked.api_key, asked.model, asked.version, asked.body, asked.request_id = KEY, "m", version, b"body", b"id"
+    asked.deadline, asked.idempotent = deadline, idempotent
+    return asked
 
 
 def now() -> float:
@@ -279,7 +289,7 @@ async def test_the_deadline_is_passed_on_less_what_was_used() -> None:
 async def test_a_repeat_goes_by_the_newest_table() -> None:
     world = World({"A": [(0.1, NOT_STARTED)], "C": [(0.1, OK)]})
     async with forwarding(world, table("A")) as forwarder:
-        world.on_copy = lambda _: forwarder.board.swap(table("C", version=2, generation=2))
+        world.on_copy = lambda _: forwarder.means.board.swap(table("C", version=2, generation=2))
         reply = await forwarder.forward(call())
         assert reply.status == OK
         assert [(copy.replica, copy.servable) for copy in world.copies] == [("A", "t~m~1"), ("C", "t~m~2")]
@@ -289,8 +299,8 @@ async def test_a_new_table_ends_the_wait() -> None:
     world = World({"A": [(0.0, UNREACHED)], "B": [(0.0, OK)]})
     async with forwarding(world, table("A")) as forwarder:
         started = now()
-        asyncio.get_running_loop().call_later(0.35, forwarder.board.swap, table("", generation=2))
-        asyncio.get_running_loop().call_later(0.43, forwarder.board.swap, table("B", generation=3))
+        asyncio.get_running_loop().call_later(0.35, forwarder.means.board.swap, table("", generation=2))
+        asyncio.get_running_loop().call_later(0.43, forwarder.means.board.swap, table("B", generation=3))
         await forwarder.forward(call())
         assert now() - started == pytest.approx(0.43, abs=1e-3)
 
@@ -298,8 +308,8 @@ async def test_a_new_table_ends_the_wait() -> None:
 async def test_a_model_that_goes_away_while_waiting_is_not_found() -> None:
     world = World({"A": [(0.0, UNREACHED)]})
     async with forwarding(world, table("A")) as forwarder:
-        gone = RouteTable(order=Order(1, 2), keys=forwarder.board.table.keys)
-        asyncio.get_running_loop().call_later(0.3, forwarder.board.swap, gone)
+        gone = RouteTable(order=Order(1, 2), keys=forwarder.means.board.table.keys)
+        asyncio.get_running_loop().call_later(0.3, forwarder.means.board.swap, gone)
         with pytest.raises(NotFound):
             await forwarder.forward(call())
 
@@ -307,7 +317,7 @@ async def test_a_model_that_goes_away_while_waiting_is_not_found() -> None:
 async def test_no_hedge_to_another_version() -> None:
     world = World({"A": [(0.5, OK)], "B": [(0.1, OK)]})
     async with forwarding(world, table("AB"), hedge=0.1) as forwarder:
-        world.on_copy = lambda _: forwarder.board.swap(table("AB", version=2, generation=2))
+        world.on_copy = lambda _: forwarder.means.board.swap(table("AB", version=2, generation=2))
         await forwarder.forward(call())
         assert [copy.replica for copy in world.copies] == ["A"]
 
@@ -316,7 +326,7 @@ async def test_no_hedge_to_another_version() -> None:
 async def test_hedges_stay_in_budget_when_everything_is_slow(slow: float) -> None:
     names = "ABC"
     world = World({name: [(slow, OK)] for name in names})
-    scale = Scale(share=0.1, hedge_share=0.1, floor=0.0, reserve=20.0, hedge_floor=0.0, hedge_reserve=20.0)
+    scale = BudgetScale(share=0.1, hedge_share=0.1, floor=0.0, reserve=20.0, hedge_floor=0.0, hedge_reserve=20.0)
     budgets = Budgets(scale, now=now())
     async with forwarding(world, table(names), hedge=0.01, budgets=budgets, dice=random.Random(1)) as forwarder:
         for _ in range(30):
@@ -328,19 +338,19 @@ async def test_hedges_stay_in_budget_when_everything_is_slow(slow: float) -> Non
 async def test_a_twin_that_was_denied_is_sent_when_there_are_tokens_again() -> None:
     world = World({"A": [(5.0, OK)], "B": [(0.2, OK)]})
     # One token at once, and the next one two seconds after that was taken.
-    budgets = Budgets(Scale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
+    budgets = Budgets(BudgetScale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
     assert budgets.account(VersionKey("t", "m", 1)).take_hedge(now())
     async with forwarding(world, table("AB"), hedge=0.1, budgets=budgets) as forwarder:
         assert (await forwarder.forward(call())).status == OK
         first, twin = world.copies
         assert (first.replica, first.withdrawn, twin.replica) == ("A", True, "B")
         assert 2.0 <= twin.began - first.began <= 2.5
-        assert forwarder.hedging.denials == {Denial.BUDGET: 1}
+        assert forwarder.means.course.hedging.denials == {Denial.BUDGET: 1}
 
 
 async def test_a_client_that_leaves_asks_for_no_twin_any_more() -> None:
     world = World({"A": [(5.0, OK)], "B": [(0.2, OK)]})
-    budgets = Budgets(Scale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
+    budgets = Budgets(BudgetScale(share=0.5, hedge_share=0.0, floor=0.0, hedge_floor=0.5, hedge_reserve=1.0), now=now())
     assert budgets.account(VersionKey("t", "m", 1)).take_hedge(now())
     async with forwarding(world, table("AB"), hedge=0.1, budgets=budgets) as forwarder:
         asking = asyncio.create_task(forwarder.forward(call()))
@@ -352,7 +362,7 @@ async def test_a_client_that_leaves_asks_for_no_twin_any_more() -> None:
         asyncio.get_running_loop().call_later(4.0, long_after.set)
         await long_after.wait()
         assert [(copy.replica, copy.withdrawn) for copy in world.copies] == [("A", True)]
-        assert repr(forwarder.hedges) == "<Wheel items=0 buckets=0>"
+        assert repr(forwarder.means.clocks.hedges) == "<Wheel items=0 buckets=0>"
 
 
 async def test_a_killed_replica_costs_no_request() -> None:
@@ -377,7 +387,7 @@ async def test_pools_close_when_table_and_requests_have_let_go() -> None:
     async with forwarding(world, table("AB")) as forwarder:
         slow = asyncio.create_task(forwarder.forward(call()))
         await asyncio.wait([slow], timeout=0.1)
-        forwarder.board.swap(table("B", generation=2))
+        forwarder.means.board.swap(table("B", generation=2))
         await forwarder.forward(call())
         assert world.closed == []
         await slow
@@ -390,8 +400,8 @@ async def test_pools_close_when_table_and_requests_have_let_go() -> None:
 async def test_without_a_table_nobody_is_told_anything() -> None:
     world = World({})
     async with forwarding(world, table("")) as forwarder:
-        forwarder.board = RouteBoard()
-        forwarder.gate = Gate(forwarder.board, Admission(1), Wishes(), forwarder.metrics)
+        forwarder.means.board = RouteBoard()
+        forwarder.means.gate = Gate(forwarder.means.board, Admission(1), Wishes(), RouterMetrics(CollectorRegistry()))
         with pytest.raises(Unavailable, match="no routes yet"):
             await forwarder.forward(call())
 
@@ -461,7 +471,7 @@ async def test_a_version_that_comes_meanwhile_is_answered_here_again() -> None:
     world = World({"A": [(0.1, OK)], "cell:X": [(0.1, OK)]})
     async with forwarding(world, table([], elsewhere=("X",))) as forwarder:
         assert dict((await forwarder.forward(call())).headers)["berth-replica"] == "cell:X"
-        forwarder.board.swap(table(["A"], elsewhere=("X",), generation=2))
+        forwarder.means.board.swap(table(["A"], elsewhere=("X",), generation=2))
         assert dict((await forwarder.forward(call())).headers)["berth-replica"] == "A"
 
 
@@ -470,10 +480,10 @@ async def test_latencies_of_another_cell_teach_nothing() -> None:
     async with forwarding(world, table([], elsewhere=("X",)), hedge=None) as forwarder:
         for _ in range(50):
             await forwarder.forward(call())
-        line = forwarder.latencies.line(VersionKey("t", "m", 1), len(b"body"), now())
+        line = forwarder.means.course.latencies.line(VersionKey("t", "m", 1), len(b"body"), now())
         assert line is not None
         assert (line.typical, line.tail) == (None, None)
-        assert not any(forwarder.hedging.events.values())
+        assert not any(forwarder.means.course.hedging.events.values())
 
 
 async def test_what_must_not_be_repeated_is_not_when_a_cell_breaks() -> None:

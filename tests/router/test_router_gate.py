@@ -19,8 +19,8 @@ from router.control.wishes import Wishes
 from router.core.accounts import Admitted, Bounds
 from router.core.admission import Admission
 from router.core.paths import Operation
-from router.path.call import Call, Wire
 from router.path.gate import Gate
+from router.path.request import NO_ENVELOPE, Request, Wire
 
 pytestmark = pytest.mark.looptime
 
@@ -43,9 +43,13 @@ def table(*cold: str, reason: str = "loading on 1 replica", failed: bool = False
     )
 
 
-def call(tenant: str = "a", *, timeout: float = 60.0, operation: Operation = Operation.INFER, size: int = 10) -> Call:
+def call(
+    tenant: str = "a", *, timeout: float = 60.0, operation: Operation = Operation.INFER, size: int = 10
+) -> Request:
     deadline = now() + timeout
-    return Call(Wire.REST, operation, KEYS[tenant], "m", "", b"x" * size, (), "id", deadline)
+    request = Request(Wire.REST, operation, NO_ENVELOPE)
+    request.api_key, request.model, request.body, request.deadline = KEYS[tenant], "m", b"x" * size, deadline
+    return request
 
 
 def now() -> float:
@@ -67,7 +71,7 @@ class World:
         self.admission = Admission(slots, queue=Bounds(64, 10_000, queue_s), hold=Bounds(16, 1000, hold_s))
         self.gate = Gate(self.board, self.admission, self.wishes, RouterMetrics(self.registry))
 
-    async def use(self, seconds: float, asked: Call) -> float:
+    async def use(self, seconds: float, asked: Request) -> float:
         """Hold a slot for so long; returns when it was had."""
         slot = await self.gate.admit(asked)
         had = now()
@@ -90,7 +94,7 @@ async def world() -> AsyncIterator[World]:
     assert (made.admission.under_way, made.admission.queued, made.admission.held) == (0, 0, 0)
 
 
-async def refusal(world: World, asked: Call) -> BerthError:
+async def refusal(world: World, asked: Request) -> BerthError:
     with pytest.raises(BerthError) as caught:
         await world.use(0.0, asked)
     return caught.value
@@ -279,11 +283,11 @@ async def test_routers_share_a_tenants_limits(world: World) -> None:
 
 async def test_wishes_follow_the_held(world: World) -> None:
     stream = world.wishes.notices()
-    wish = world.wishes.next_wish
+    wish = world.wishes.news.waiter()
     world.board.swap(table("a", "b"))
     held = [asyncio.ensure_future(world.use(0.0, call(tenant))) for tenant in "aab"]
     await asyncio.wait(held, timeout=0.01)
-    assert wish.is_set()
+    assert wish.is_due
     wanted = {VersionKey(tenant, "m", 1) for tenant in "ab"}
     assert set(stream.take(now())) == wanted
     await asyncio.wait(held, timeout=1.5)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
 from router.core.health import FIRST_EJECTION, RAMP, TRIALS, Health
-from router.core.latency import Latencies, Line
-from router.core.selection import Cause, Outcome, Place, Selection
+from router.core.latency import Latencies, LatencyLine
+from router.core.selection import Cause, CopyOutcome, ReplicaPlace, Selection
 
 V = VersionKey("t", "m", 1)
 OLD = 100.0
@@ -24,7 +24,7 @@ def addresses(count: int, job: str = "job", zones: str = "") -> list[ReplicaAddr
 
 
 @pytest.fixture
-def line() -> Line:
+def line() -> LatencyLine:
     """Typically 10 ms."""
     line = Latencies(0.1).line(V, 0, 0.0)
     assert line is not None
@@ -42,9 +42,11 @@ def known(count: int, **how: str) -> tuple[Selection, list[ReplicaAddress]]:
     return selection, candidates
 
 
-def serve(selection: Selection, address: ReplicaAddress, line: Line, now: float, *, times: int, takes: float) -> None:
+def serve(
+    selection: Selection, address: ReplicaAddress, line: LatencyLine, now: float, *, times: int, takes: float
+) -> None:
     for _ in range(times):
-        selection.begin(address, now, line)(Outcome.ANSWERED, now + takes)
+        selection.begin(address, now, line)(CopyOutcome.ANSWERED, now + takes)
 
 
 def picks(selection: Selection, candidates: list[ReplicaAddress], now: float, count: int = 600) -> Counter[str]:
@@ -57,7 +59,7 @@ def standing(selection: Selection, address: ReplicaAddress, now: float) -> str:
     return state.standing
 
 
-def test_a_slower_replica_is_picked_less_and_tried_again_later(line: Line) -> None:
+def test_a_slower_replica_is_picked_less_and_tried_again_later(line: LatencyLine) -> None:
     selection, candidates = known(3)
     serve(selection, candidates[0], line, OLD, times=2, takes=0.06)
     assert picks(selection, candidates, OLD + 0.1)["r0"] == 0
@@ -68,7 +70,7 @@ def test_a_slower_replica_is_picked_less_and_tried_again_later(line: Line) -> No
     assert picks(selection, candidates, OLD + 5.0)["r0"] > 300
 
 
-def test_the_heavy_model_does_not_make_its_replica_look_slow(line: Line) -> None:
+def test_the_heavy_model_does_not_make_its_replica_look_slow(line: LatencyLine) -> None:
     selection, candidates = known(2)
     heavy = Latencies(0.1).line(V, 0, 0.0)
     assert heavy is not None
@@ -82,7 +84,7 @@ def test_the_heavy_model_does_not_make_its_replica_look_slow(line: Line) -> None
     assert abs(shares["r0"] - shares["r1"]) < 200
 
 
-def test_one_straggler_does_not_empty_a_replica(line: Line) -> None:
+def test_one_straggler_does_not_empty_a_replica(line: LatencyLine) -> None:
     selection, candidates = known(2)
     serve(selection, candidates[0], line, OLD, times=1, takes=2.0)
     for _ in range(4):
@@ -91,7 +93,7 @@ def test_one_straggler_does_not_empty_a_replica(line: Line) -> None:
     assert standing(selection, candidates[0], OLD + 2.0) == "fit"
 
 
-def test_silence_counts_before_anything_is_reported(line: Line) -> None:
+def test_silence_counts_before_anything_is_reported(line: LatencyLine) -> None:
     """A frozen process: one request waits there for ten times the usual, nothing else is known."""
     selection, candidates = known(2)
     selection.begin(candidates[0], OLD, line)
@@ -122,7 +124,7 @@ def test_failing_alone_ejects_failing_together_does_not(failing: list[int], ejec
     selection, candidates = known(5 if failing == [0, 1] else 3)
     for _ in range(8):
         for index, address in enumerate(candidates):
-            selection.begin(address, OLD)(Outcome.FAULTY if index in failing else Outcome.ANSWERED, OLD)
+            selection.begin(address, OLD)(CopyOutcome.FAULTY if index in failing else CopyOutcome.ANSWERED, OLD)
     out = [index for index, address in enumerate(candidates) if standing(selection, address, OLD) == "ejected"]
     if failing == [0, 1]:
         # A median of five is not moved by two.
@@ -133,23 +135,23 @@ def test_failing_alone_ejects_failing_together_does_not(failing: list[int], ejec
     selection.validate()
 
 
-def test_requests_lost_in_a_row_eject(line: Line) -> None:
+def test_requests_lost_in_a_row_eject(line: LatencyLine) -> None:
     selection, candidates = known(3)
     for _ in range(5):
-        selection.begin(candidates[0], OLD, line)(Outcome.LOST, OLD + 0.05)
+        selection.begin(candidates[0], OLD, line)(CopyOutcome.LOST, OLD + 0.05)
     assert standing(selection, candidates[0], OLD) == "ejected"
     assert "r0" not in picks(selection, candidates, OLD + 0.9)
 
 
-def slow_one(selection: Selection, candidates: list[ReplicaAddress], line: Line, now: float) -> None:
+def slow_one(selection: Selection, candidates: list[ReplicaAddress], line: LatencyLine, now: float) -> None:
     """Eight requests each: the first replica is five times slower."""
     for index, address in enumerate(candidates):
         serve(selection, address, line, now, times=8, takes=0.01 if index else 0.05)
     # The next request finds that a review is due.
-    selection.begin(candidates[1], now + 1.0)(Outcome.OTHER, now + 1.0)
+    selection.begin(candidates[1], now + 1.0)(CopyOutcome.OTHER, now + 1.0)
 
 
-def test_a_clearly_slower_replica_is_ejected(line: Line) -> None:
+def test_a_clearly_slower_replica_is_ejected(line: LatencyLine) -> None:
     selection, candidates = known(3)
     slow_one(selection, candidates, line, OLD)
     assert standing(selection, candidates[0], OLD + 1.0) == "ejected"
@@ -157,7 +159,7 @@ def test_a_clearly_slower_replica_is_ejected(line: Line) -> None:
     assert selection.fit_for_extra(candidates, candidates[1], OLD + 1.0) == (candidates[2],)
 
 
-def test_when_all_are_slow_none_is_ejected(line: Line) -> None:
+def test_when_all_are_slow_none_is_ejected(line: LatencyLine) -> None:
     selection, candidates = known(3)
     for address in candidates:
         serve(selection, address, line, OLD, times=20, takes=0.1)
@@ -165,11 +167,11 @@ def test_when_all_are_slow_none_is_ejected(line: Line) -> None:
     assert selection.ejections == {}
 
 
-def test_a_lone_replica_is_never_ejected(line: Line) -> None:
+def test_a_lone_replica_is_never_ejected(line: LatencyLine) -> None:
     selection, candidates = known(1)
-    selection.begin(candidates[0], 0.0)(Outcome.ANSWERED, 0.0)
+    selection.begin(candidates[0], 0.0)(CopyOutcome.ANSWERED, 0.0)
     for _ in range(20):
-        selection.begin(candidates[0], OLD)(Outcome.FAULTY, OLD)
+        selection.begin(candidates[0], OLD)(CopyOutcome.FAULTY, OLD)
     assert standing(selection, candidates[0], OLD) == "fit"
 
 
@@ -178,7 +180,7 @@ def back(selection: Selection, address: ReplicaAddress, now: float) -> float:
     return now + state.returns_in + 1e-6
 
 
-def test_probation_is_one_request_at_a_time_and_ends_well(line: Line) -> None:
+def test_probation_is_one_request_at_a_time_and_ends_well(line: LatencyLine) -> None:
     selection, candidates = known(3)
     slow_one(selection, candidates, line, OLD)
     now = back(selection, candidates[0], OLD + 1.0)
@@ -187,7 +189,7 @@ def test_probation_is_one_request_at_a_time_and_ends_well(line: Line) -> None:
         done = selection.begin(candidates[0], now, line)
         assert standing(selection, candidates[0], now) == "probation"
         assert picks(selection, candidates, now)["r0"] == 0
-        done(Outcome.ANSWERED, now + 0.01)
+        done(CopyOutcome.ANSWERED, now + 0.01)
         now += 0.1
     assert standing(selection, candidates[0], now) == "fit"
     # Slowly: what made it unfit may have been its load.
@@ -196,8 +198,8 @@ def test_probation_is_one_request_at_a_time_and_ends_well(line: Line) -> None:
     selection.validate()
 
 
-@pytest.mark.parametrize("how", [Outcome.FAULTY, Outcome.LOST, Outcome.UNREACHABLE, Outcome.ANSWERED])
-def test_a_failed_trial_doubles_the_ejection(line: Line, how: Outcome) -> None:
+@pytest.mark.parametrize("how", [CopyOutcome.FAULTY, CopyOutcome.LOST, CopyOutcome.UNREACHABLE, CopyOutcome.ANSWERED])
+def test_a_failed_trial_doubles_the_ejection(line: LatencyLine, how: CopyOutcome) -> None:
     selection, candidates = known(3)
     slow_one(selection, candidates, line, OLD)
     now, length = back(selection, candidates[0], OLD + 1.0), FIRST_EJECTION
@@ -213,22 +215,22 @@ def test_a_failed_trial_doubles_the_ejection(line: Line, how: Outcome) -> None:
     assert selection.ejections[Cause.TRIAL] == 7
 
 
-def test_a_client_that_leaves_decides_no_trial(line: Line) -> None:
+def test_a_client_that_leaves_decides_no_trial(line: LatencyLine) -> None:
     selection, candidates = known(3)
     slow_one(selection, candidates, line, OLD)
     now = back(selection, candidates[0], OLD + 1.0)
     for _ in range(TRIALS + 1):
-        selection.begin(candidates[0], now, line)(Outcome.OTHER, now)
+        selection.begin(candidates[0], now, line)(CopyOutcome.OTHER, now)
     assert standing(selection, candidates[0], now) == "probation"
 
 
-def test_when_a_table_takes_the_fit_ones_away_the_rest_comes_back(line: Line) -> None:
+def test_when_a_table_takes_the_fit_ones_away_the_rest_comes_back(line: LatencyLine) -> None:
     selection, candidates = known(5)
     for index in (0, 1):
         for _ in range(6):
-            selection.begin(candidates[index], OLD)(Outcome.FAULTY, OLD)
+            selection.begin(candidates[index], OLD)(CopyOutcome.FAULTY, OLD)
     assert sum(standing(selection, address, OLD) == "ejected" for address in candidates) == 2
-    selection.retain({Place.of(address) for address in candidates[:3]})
+    selection.retain({ReplicaPlace.of(address) for address in candidates[:3]})
     selection.begin(candidates[2], OLD)
     assert sum(standing(selection, address, OLD) == "ejected" for address in candidates[:3]) == 1
     selection.validate()
@@ -249,11 +251,11 @@ def test_a_zone_without_replicas_is_no_obstacle() -> None:
     assert all(count > 120 for count in picks(selection, candidates, OLD).values())
 
 
-def test_what_left_the_table_is_forgotten_and_may_still_end(line: Line) -> None:
+def test_what_left_the_table_is_forgotten_and_may_still_end(line: LatencyLine) -> None:
     selection, candidates = known(2)
     done = selection.begin(candidates[0], OLD, line)
-    selection.retain({Place.of(candidates[1])})
-    done(Outcome.LOST, OLD + 1.0)
+    selection.retain({ReplicaPlace.of(candidates[1])})
+    done(CopyOutcome.LOST, OLD + 1.0)
     assert [state.replica for state in selection.states(OLD)] == ["r1"]
     selection.validate()
 
@@ -272,7 +274,7 @@ def test_pace_decays_to_normal() -> None:
 
 moves = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "begin", "retain", "push", *Outcome]),
+        st.sampled_from(["begin", "begin", "retain", "push", *CopyOutcome]),
         st.integers(0, 4),
         st.sampled_from([0.0, 0.001, 0.02, 0.6, 40.0]),
     ),
@@ -297,17 +299,17 @@ def test_whatever_happens_someone_answers_and_half_stay(script: list[tuple[objec
             assert address in candidates
             open_copies.append(selection.begin(address, now, line, twin=bool(index % 2)))
         elif what == "retain":
-            selection.retain({Place.of(address) for address in candidates if address is not candidates[index]})
+            selection.retain({ReplicaPlace.of(address) for address in candidates if address is not candidates[index]})
         elif what == "push":
             selection.push_back(candidates[index], now + passed)
         elif open_copies:
-            assert isinstance(what, Outcome)
+            assert isinstance(what, CopyOutcome)
             open_copies.pop(index % len(open_copies))(what, now)
         selection.validate()
         assert set(selection.fit_for_extra(candidates, candidates[0], now)) <= set(candidates[1:])
         assert all(state.load > 0 and state.outstanding >= 0 for state in selection.states(now))
     for done in open_copies:
-        done(Outcome.OTHER, now)
+        done(CopyOutcome.OTHER, now)
     assert all(state.outstanding == 0 for state in selection.states(now))
 
 
@@ -316,29 +318,29 @@ def test_a_silent_replica_is_suspected_of_versions_without_history_too() -> None
     selection, candidates = known(3)
     stuck = candidates[0]
     for number in range(60):
-        selection.begin(candidates[number % 3], OLD + number)(Outcome.ANSWERED, OLD + number + 0.02)
+        selection.begin(candidates[number % 3], OLD + number)(CopyOutcome.ANSWERED, OLD + number + 0.02)
     now = OLD + 100.0
     for address in candidates:
         for _ in range(2):
             selection.begin(address, now)
     assert picks(selection, candidates, now + 0.01)[stuck.replica] > 100
     for address in candidates[1:]:
-        selection.begin(address, now)(Outcome.ANSWERED, now + 0.02)
+        selection.begin(address, now)(CopyOutcome.ANSWERED, now + 0.02)
     # The others go on answering; nothing has come from this one for five times as long as anything took.
     assert picks(selection, candidates, now + 0.1)[stuck.replica] == 0
 
 
-def test_a_version_that_is_slow_by_nature_is_no_suspicion(line: Line) -> None:
+def test_a_version_that_is_slow_by_nature_is_no_suspicion(line: LatencyLine) -> None:
     selection, candidates = known(2)
     for address in candidates:
         # 3 s now and then is what it is used to.
-        selection.begin(address, OLD)(Outcome.ANSWERED, OLD + 3.0)
+        selection.begin(address, OLD)(CopyOutcome.ANSWERED, OLD + 3.0)
     now = OLD + 10.0
     selection.begin(candidates[0], now)
     assert [state.pace for state in selection.states(now + 2.0)] == [1.0, 1.0]
 
 
-def test_a_newcomer_helps_when_the_others_have_more_than_enough(line: Line) -> None:
+def test_a_newcomer_helps_when_the_others_have_more_than_enough(line: LatencyLine) -> None:
     """Slow start spares the newcomer; it does not have the others drown."""
     selection, candidates = known(2)
     candidates = [*candidates, *(ReplicaAddress("new", "job", "local", "1", "", "", "", "") for _ in range(1))]

@@ -8,9 +8,9 @@ from berth.ids import VersionKey
 from berth.model import ReplicaAddress
 from router.core.attempts import Attempts, Denial, Rules
 from router.core.budget import Budget
-from router.core.hedging import ADAPTIVE, Event, Hedging, Unarmed
-from router.core.latency import Latencies, Line
-from router.core.selection import Outcome, Selection
+from router.core.hedging import ADAPTIVE, HedgeEvent, Hedging, Unarmed
+from router.core.latency import Latencies, LatencyLine
+from router.core.selection import CopyOutcome, Selection
 
 V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 
@@ -22,7 +22,7 @@ def at(name: str, zone: str = "", cell: str = "local") -> ReplicaAddress:
 A, B, C = at("A"), at("B"), at("C")
 
 
-def learned(seconds: float = 0.01) -> Line:
+def learned(seconds: float = 0.01) -> LatencyLine:
     line = Latencies(0.1).line(V1, 0, 0.0)
     assert line is not None
     for _ in range(100):
@@ -31,7 +31,7 @@ def learned(seconds: float = 0.01) -> Line:
     return line
 
 
-def new_line() -> Line:
+def new_line() -> LatencyLine:
     line = Latencies(0.1).line(V1, 0, 0.0)
     assert line is not None
     return line
@@ -54,7 +54,7 @@ def new_line() -> Line:
     ],
 )
 def test_when_a_twin_is_due(
-    delay: float | None, line: Line | None, allowed: bool, replicas: int, expected: float | Unarmed
+    delay: float | None, line: LatencyLine | None, allowed: bool, replicas: int, expected: float | Unarmed
 ) -> None:
     hedging = Hedging(Selection(), delay)
     armed = hedging.arm(line, allowed=allowed, replicas=replicas)
@@ -84,7 +84,7 @@ class Rig:
 def test_a_twin_goes_to_another_replica_and_is_counted() -> None:
     rig = Rig([A, B])
     assert rig.twin() == B
-    assert rig.hedging.events == {Event.SENT: 1}
+    assert rig.hedging.events == {HedgeEvent.SENT: 1}
     assert rig.hedging.denials == {}
 
 
@@ -103,7 +103,7 @@ def denied(rig: Rig, **how: object) -> Denial:
     reason = rig.twin(**how)  # type: ignore[arg-type]
     assert isinstance(reason, Denial)
     assert rig.hedging.denials == {reason: 1}
-    assert Event.SENT not in rig.hedging.events
+    assert HedgeEvent.SENT not in rig.hedging.events
     return reason
 
 
@@ -124,13 +124,13 @@ def test_a_request_has_one_hedge() -> None:
 def test_a_request_that_was_denied_may_get_its_twin_later() -> None:
     rig = Rig([A, B])
     rig.selection.push_back(B, until=0.0)
-    rig.selection.begin(B, 0.0)(Outcome.UNREACHABLE, 1.0)
+    rig.selection.begin(B, 0.0)(CopyOutcome.UNREACHABLE, 1.0)
     # The questions of one request are one denial.
     for now in (1.05, 1.1, 1.15):
         assert rig.twin(now=now) is Denial.NO_REPLICA
     assert rig.hedging.denials == {Denial.NO_REPLICA: 1}
     assert rig.twin(now=1.3) == B
-    assert rig.hedging.events == {Event.SENT: 1}
+    assert rig.hedging.events == {HedgeEvent.SENT: 1}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_an_empty_budget_stretches_the_delay(in_hand: float, times: float) -> No
 
 def test_no_twin_for_a_replica_that_pushes_back_until_it_no_longer_does() -> None:
     rig = Rig([A, B])
-    rig.selection.begin(B, 0.0)(Outcome.ANSWERED, 0.1)
+    rig.selection.begin(B, 0.0)(CopyOutcome.ANSWERED, 0.1)
     rig.selection.push_back(B, until=2.0)
     assert denied(rig, now=1.0) is Denial.NO_REPLICA
     assert rig.selection.accepting_retries([A, B], 1.0) == (A,)
@@ -177,7 +177,7 @@ def test_no_twin_for_a_replica_that_pushes_back_until_it_no_longer_does() -> Non
 
 def test_no_twin_for_a_replica_that_does_badly() -> None:
     rig = Rig([A, B])
-    rig.selection.begin(B, 0.0)(Outcome.UNREACHABLE, 1.0)
+    rig.selection.begin(B, 0.0)(CopyOutcome.UNREACHABLE, 1.0)
     assert denied(rig, now=1.1) is Denial.NO_REPLICA
 
 
@@ -189,11 +189,11 @@ def test_no_twin_while_most_replicas_have_more_to_do_than_usual(strained: int, e
     for address in (A, B, C):
         # Known for long, and usually two under way.
         for _ in range(60):
-            rig.selection.begin(address, 0.0)(Outcome.ANSWERED, 0.0)
+            rig.selection.begin(address, 0.0)(CopyOutcome.ANSWERED, 0.0)
         calls = [rig.selection.begin(address, 0.0) for _ in range(2)]
-        rig.selection.begin(address, 100.0)(Outcome.ANSWERED, 100.0)
+        rig.selection.begin(address, 100.0)(CopyOutcome.ANSWERED, 100.0)
         for done in calls:
-            done(Outcome.ANSWERED, 100.0)
+            done(CopyOutcome.ANSWERED, 100.0)
     for address in [C, B, A][:strained]:
         for _ in range(8):
             rig.selection.begin(address, 100.0)
@@ -211,10 +211,10 @@ def test_a_slow_replica_gets_a_twin_only_where_there_is_no_other() -> None:
             for _ in range(6):
                 # Between twice and thrice as slow: marked, not ejected.
                 seconds = 0.025 if address is B else 0.01
-                rig.selection.begin(address, 1.0, line)(Outcome.ANSWERED, 1.0 + seconds)
+                rig.selection.begin(address, 1.0, line)(CopyOutcome.ANSWERED, 1.0 + seconds)
         for _ in range(6):
-            rig.selection.begin(B, 2.0, line)(Outcome.ANSWERED, 2.025)
-        rig.selection.begin(A, 3.0, line)(Outcome.ANSWERED, 3.01)
+            rig.selection.begin(B, 2.0, line)(CopyOutcome.ANSWERED, 2.025)
+        rig.selection.begin(A, 3.0, line)(CopyOutcome.ANSWERED, 3.01)
         assert [state.slow for state in rig.selection.states(3.0)][:2] == [False, True]
         assert rig.twin(now=3.1) == expected
 
@@ -223,5 +223,5 @@ def test_no_twin_while_most_replicas_are_slower_than_usual() -> None:
     rig, line = Rig([A, B, C]), learned()
     for address in (A, B, C):
         for _ in range(5):
-            rig.selection.begin(address, 1.0, line)(Outcome.ANSWERED, 1.1)
+            rig.selection.begin(address, 1.0, line)(CopyOutcome.ANSWERED, 1.1)
     assert denied(rig, now=1.2) is Denial.OVERLOADED

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from berth.ids import VersionKey
 from berth.model import ReplicaAddress
-from router.core.latency import FLOOR, Latencies, Line, Sketch, size_class
-from router.core.selection import Outcome, Selection
+from router.core.latency import FLOOR, Latencies, LatencyLine, Sketch, size_class
+from router.core.selection import CopyOutcome, Selection
 
 A, B = (ReplicaAddress(name, "job", "local", "1", "", "", "") for name in "AB")
 V = VersionKey("t", "m", 1)
@@ -68,7 +68,7 @@ def test_sizes_have_classes(size: int, expected: int) -> None:
     assert size_class(size) == expected
 
 
-def learned(share: float = 0.1, count: int = 200, seconds: float = 0.01) -> tuple[Latencies, Line]:
+def learned(share: float = 0.1, count: int = 200, seconds: float = 0.01) -> tuple[Latencies, LatencyLine]:
     latencies = Latencies(share)
     line = latencies.line(V, 100, 0.0)
     assert line is not None
@@ -134,21 +134,21 @@ def test_memory_is_bounded_and_idle_lines_make_room() -> None:
 
 # What a copy teaches its line: outcome, seconds it ran, is it a twin -> observations
 TEACHING = [
-    ("a first copy that answered", Outcome.ANSWERED, 0.02, False, 1),
-    ("a twin that answered", Outcome.ANSWERED, 0.02, True, 0),
-    ("lost beyond the tail: censored, and counts", Outcome.LOST, 0.02, False, 1),
-    ("lost before the tail: says nothing", Outcome.LOST, 0.005, False, 0),
-    ("a twin that lost", Outcome.LOST, 0.02, True, 0),
-    ("a client that left", Outcome.OTHER, 0.02, False, 0),
-    ("a refusal", Outcome.FAULTY, 0.02, False, 0),
-    ("no connection", Outcome.UNREACHABLE, 0.02, False, 0),
+    ("a first copy that answered", CopyOutcome.ANSWERED, 0.02, False, 1),
+    ("a twin that answered", CopyOutcome.ANSWERED, 0.02, True, 0),
+    ("lost beyond the tail: censored, and counts", CopyOutcome.LOST, 0.02, False, 1),
+    ("lost before the tail: says nothing", CopyOutcome.LOST, 0.005, False, 0),
+    ("a twin that lost", CopyOutcome.LOST, 0.02, True, 0),
+    ("a client that left", CopyOutcome.OTHER, 0.02, False, 0),
+    ("a refusal", CopyOutcome.FAULTY, 0.02, False, 0),
+    ("no connection", CopyOutcome.UNREACHABLE, 0.02, False, 0),
 ]
 
 
 @pytest.mark.parametrize(
     ("outcome", "seconds", "twin", "more"), [row[1:] for row in TEACHING], ids=[row[0] for row in TEACHING]
 )
-def test_what_a_copy_teaches(*, outcome: Outcome, seconds: float, twin: bool, more: int) -> None:
+def test_what_a_copy_teaches(*, outcome: CopyOutcome, seconds: float, twin: bool, more: int) -> None:
     _, line = learned()
     selection = Selection()
     known = line.observations
@@ -169,8 +169,8 @@ def test_hedging_leaves_the_delay_where_it_was() -> None:
             assert line.tail is not None
             lost = hedged and seconds > line.tail
             withdrawn = min(seconds, line.tail + 0.004)
-            end = Outcome.LOST if lost and withdrawn < seconds else Outcome.ANSWERED
-            selection.begin(A, now, line)(end, now + (withdrawn if end is Outcome.LOST else seconds))
+            end = CopyOutcome.LOST if lost and withdrawn < seconds else CopyOutcome.ANSWERED
+            selection.begin(A, now, line)(end, now + (withdrawn if end is CopyOutcome.LOST else seconds))
     for line in lines:
         line.refresh(now + 2.0)
     assert lines[1].tail == pytest.approx(lines[0].tail, rel=0.1)
@@ -185,7 +185,7 @@ def test_a_clearly_slower_replica_does_not_move_the_tail() -> None:
         for address, seconds in ((A, 0.01), (B, 0.06)):
             # The slow one is used a tenth as often: that is what choosing makes of it.
             if address is A or turn % 10 == 0:
-                selection.begin(address, now, line)(Outcome.ANSWERED, now + seconds)
+                selection.begin(address, now, line)(CopyOutcome.ANSWERED, now + seconds)
     line.refresh(now + 2.0)
     assert line.tail == pytest.approx(0.01, rel=0.15)
 

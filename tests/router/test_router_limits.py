@@ -1,41 +1,20 @@
 """Limits of a process: bytes of answers that are held back, and connections that nobody uses."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
 
-from berth.auth.peer import PeerCredential
 from berth.http.events import Event, GoingAway, ResponseReceived
 from berth.http.http1.client import Http1Client
 from berth.http.http2.client import Http2Client
-from berth.model import ReplicaAddress, RouteTable
-from router.connection.connection import Common
-from router.connection.dialer import Dialer
-from router.connection.ledger import Ledger
-from router.control.board import RouteBoard
-from router.control.metrics import RouterMetrics
-from router.control.wishes import Wishes
-from router.core.admission import Admission
-from router.core.attempts import Rules
-from router.core.budget import Budgets
-from router.core.hedging import Hedging
-from router.core.latency import Latencies
-from router.core.selection import Selection
-from router.core.tallies import Tallies
-from router.path.gate import Gate
-from router.path.inbound.client import ClientConnection
-from router.path.inbound.service import Limits, Service
-from router.path.race.forward import Forwarder
-from router.path.upstream.pools import Upstreams
-from router.path.watchers.record import Recorder
-from router.settings import RouterSettings
-from router.tfserving.answering import TfServing
+from berth.http_shell.server import ServerLink
+from berth.model import ReplicaAddress
+from doubles.bare_router import make_clients
+from router.path.inbound.clients import Clients
 
 BODY = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"data":[1,2]}]}'
 ALICE = {"authorization": "Bearer alice-key"}
@@ -132,9 +111,9 @@ class Transport(asyncio.Transport):
 class Client:
     """A client's end, without a socket."""
 
-    def __init__(self, service: Service, http: Http1Client | Http2Client) -> None:
+    def __init__(self, clients: Clients, http: Http1Client | Http2Client) -> None:
         self.transport = Transport()
-        self._link = ClientConnection(service, is_tls=False)
+        self._link = ServerLink(clients.links, clients.accept)
         self._link.connection_made(self.transport)
         self._http = http
         self._heard = 0
@@ -160,35 +139,12 @@ class Client:
         return list(self._http.receive(news)) if news else []
 
 
-def make_service() -> Service:
-    settings = RouterSettings(route_feeds="localhost:1", keepalive_s=1000.0, idle_timeout_s=90.0)
-    loop, registry = asyncio.get_running_loop(), CollectorRegistry()
-    dialer = Dialer(Common(loop, Ledger(2**20)), PeerCredential.from_token("t" * 43))
-    board, selection, metrics = RouteBoard(), Selection(), RouterMetrics(registry)
-    board.swap(RouteTable())
-    forwarder = Forwarder(
-        board=board,
-        upstreams=Upstreams({}),
-        selection=selection,
-        gate=Gate(board, Admission(10), Wishes(), metrics),
-        budgets=Budgets(),
-        latencies=Latencies(0.015),
-        hedging=Hedging(selection),
-        rules=Rules(),
-        metrics=metrics,
-        tallies=Tallies(0, 0, ()),
-        dice=random.Random(),
-    )
-    recorder = Recorder(registry, 0.0, random.Random())
-    return Service(dialer, forwarder, TfServing(forwarder, 2**20), recorder, Limits.of(settings), registry)
-
-
 @pytest.mark.looptime
 async def test_an_idle_connection_is_closed_over_http1() -> None:
-    service = make_service()
-    service.start()
+    clients = make_clients()
+    clients.start()
     loop = asyncio.get_running_loop()
-    idle, used = Client(service, Http1Client()), Client(service, Http1Client())
+    idle, used = Client(clients, Http1Client()), Client(clients, Http1Client())
     for client in (idle, used):
         [answer, *_] = await client.ask()
         assert isinstance(answer, ResponseReceived)
@@ -201,30 +157,30 @@ async def test_an_idle_connection_is_closed_over_http1() -> None:
     assert used.transport.closed_at is None
     assert idle.transport.closed_at is not None
     assert 90.0 <= idle.transport.closed_at - began <= 93.0
-    service.close()
+    clients.close()
 
 
 @pytest.mark.looptime
 async def test_an_idle_connection_is_told_to_go_over_http2() -> None:
-    service = make_service()
-    service.start()
-    client = Client(service, Http2Client())
+    clients = make_clients()
+    clients.start()
+    client = Client(clients, Http2Client())
     assert any(isinstance(event, ResponseReceived) for event in await client.ask())
     await asyncio.sleep(88.0)
     assert not any(isinstance(event, GoingAway) for event in client.hear())
     await asyncio.sleep(5.0)
     assert any(isinstance(event, GoingAway) for event in client.hear())
-    service.close()
+    clients.close()
 
 
 @pytest.mark.looptime
 async def test_a_connection_that_never_says_anything_is_closed_sooner() -> None:
-    service = make_service()
-    service.start()
+    clients = make_clients()
+    clients.start()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    client = Client(service, Http1Client())
+    client = Client(clients, Http1Client())
     await asyncio.sleep(20.0)
     assert client.transport.closed_at is not None
     assert 10.0 <= client.transport.closed_at - began <= 13.0
-    service.close()
+    clients.close()

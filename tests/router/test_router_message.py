@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from berth.errors import InvalidArgument
-from router.core.message import Target, read_target, replace_target
+from router.core.message import NamedModel, name_fields, read_target
 
 Request = service_pb2.ModelReadyRequest
 
@@ -45,16 +45,16 @@ damaged = st.builds(
 )
 
 
-def oracle(message: bytes) -> Target | None:
+def oracle(message: bytes) -> NamedModel | None:
     """What a parser reads: name and version are fields 1 and 2 of this message as of ModelInferRequest."""
     try:
         parsed = Request.FromString(message)
     except DecodeError:
         return None
-    return Target(parsed.name, parsed.version)
+    return NamedModel(parsed.name, parsed.version)
 
 
-def scanned(message: bytes) -> Target | None:
+def scanned(message: bytes) -> NamedModel | None:
     try:
         return read_target(message)
     except InvalidArgument:
@@ -86,7 +86,7 @@ def test_replacing_changes_the_name_and_nothing_else(message: bytes, servable: s
     before = oracle(message)
     if before is None:
         return
-    after = Request.FromString(replace_target(message, servable))
+    after = Request.FromString(message + name_fields(servable))
     assert (after.name, after.version) == (servable, "")
     renamed = Request.FromString(message)
     renamed.name, renamed.version = servable, ""
@@ -98,8 +98,8 @@ def test_tensors_are_untouched() -> None:
     request.inputs.add(name="x", datatype="FP32", shape=[1, 300])
     request.raw_input_contents.append(bytes(1200))
     message = request.SerializeToString()
-    assert read_target(message) == Target("digits", "3")
-    renamed = service_pb2.ModelInferRequest.FromString(replace_target(message, "t~digits~3"))
+    assert read_target(message) == NamedModel("digits", "3")
+    renamed = service_pb2.ModelInferRequest.FromString(message + name_fields("t~digits~3"))
     request.model_name, request.model_version = "t~digits~3", ""
     assert renamed == request
 

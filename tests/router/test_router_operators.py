@@ -13,10 +13,11 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from berth.auth.peer import PeerCredential
+from berth.http.head import Fields
 from berth.ids import VersionKey
 from berth.settings import SettingsError
 from doubles.scripted_replica import Answer, ScriptedReplica
-from router.path.headers import may_hedge, pushback_of
+from router.path.said import may_hedge, pushback_of
 from router.settings import RouterSettings
 
 DIGITS = VersionKey("alice", "digits", 1)
@@ -239,23 +240,23 @@ def test_the_hedge_delay_is_a_number_or_auto(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "may"),
-    [({}, True), ({"berth-no-hedge": "1"}, False), ({"berth-no-hedge": ""}, False), ({"berth-no-hedge": "0"}, True)],
+    ("no_hedge", "may"),
+    [(None, True), (b"1", False), (b"", False), (b"0", True)],
 )
-def test_a_header_forbids_hedging(headers: dict[str, str], may: bool) -> None:
-    assert may_hedge(headers) is may
+def test_a_header_forbids_hedging(no_hedge: bytes | None, may: bool) -> None:
+    assert may_hedge(no_hedge) is may
 
 
 @pytest.mark.parametrize(
-    ("pairs", "seconds"),
+    ("fields", "seconds"),
     [
-        ([], None),
-        ([("x", "1")], None),
-        ([("berth-pushback-ms", "250")], 0.25),
-        ([("grpc-retry-pushback-ms", "0")], 0.0),
-        ([("grpc-retry-pushback-ms", "-1")], float("inf")),
-        ([("berth-pushback-ms", "soon")], float("inf")),
+        ((), None),
+        (((b"x", b"1"),), None),
+        (((b"berth-pushback-ms", b"250"),), 0.25),
+        (((b"grpc-retry-pushback-ms", b"0"),), 0.0),
+        (((b"grpc-retry-pushback-ms", b"-1"),), float("inf")),
+        (((b"berth-pushback-ms", b"soon"),), float("inf")),
     ],
 )
-def test_what_a_worker_asks_for(pairs: list[tuple[str, str | bytes]], seconds: float | None) -> None:
-    assert pushback_of(pairs) == seconds
+def test_what_a_worker_asks_for(fields: Fields, seconds: float | None) -> None:
+    assert pushback_of(fields) == seconds

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from berth.errors import InvalidArgument, NotFound
 from berth.http.http1.grammar import parse_request
 from router.core.paths import ModelQuestion, Operation, ServerQuestion, method_of, parse_path
-from router.path.call import Call, Wire
 from router.path.fields import grpc_to_client, grpc_to_worker, rest_to_client, rest_to_worker
-from router.path.headers import request_id_is_good, timeout_of
-from router.path.upstream.heads import rest_block
+from router.path.request import Envelope, Request, Wire
+from router.path.said import request_id_is_good, timeout_of
+from router.path.upstream.rest_heads import head_for
 
 
 @pytest.mark.parametrize(
@@ -156,5 +156,5 @@ def test_bad_timeouts(text: str) -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(1.5, "1500"), (0.0004, "1"), (-1.0, "1"), (0.9999, "999")])
 def test_the_next_hop_never_gets_more_time(seconds: float, text: str) -> None:
-    call = Call(Wire.REST, Operation.INFER, None, "m", "", b"", (), "id", 0.0)
-    assert rest_block(call, "t~m~1", seconds, b"").endswith(b"berth-timeout-ms: %b\r\n" % text.encode())
+    request = Request(Wire.REST, Operation.INFER, Envelope())
+    assert head_for(request, "t~m~1", seconds, b"").endswith(b"berth-timeout-ms: %b\r\n" % text.encode())

@@ -24,17 +24,21 @@ from router.control.metrics import RouterMetrics
 from router.control.wishes import Wishes
 from router.core.admission import Admission
 from router.core.attempts import Denial, Rules
-from router.core.budget import Budgets, Scale
-from router.core.hedging import ADAPTIVE, Event, Hedging
+from router.core.budget import Budgets, BudgetScale
+from router.core.hedging import ADAPTIVE, HedgeEvent, Hedging
 from router.core.latency import Latencies
 from router.core.paths import Operation
+from router.core.race import Course
 from router.core.selection import Selection
-from router.core.tallies import Tallies
-from router.path.call import Call, Reply, Wire
+from router.path.answer import Answer, Reply
+from router.path.answering.answering import AnswerChoice
 from router.path.gate import Gate
-from router.path.race.forward import Forwarder
-from router.path.request import Answer, Copy
+from router.path.meeting import Copy
+from router.path.race.forward import Awaited, Forwarder
+from router.path.race.means import Means
+from router.path.request import NO_ENVELOPE, Wire
 from router.path.upstream.pools import Upstreams
+from router.path.watchers.counts import CountsAttempts
 
 pytestmark = pytest.mark.looptime
 
@@ -115,7 +119,7 @@ class Figures(NamedTuple):
     extra: float
     good: int
     sent: int
-    events: dict[Event, int]
+    events: dict[HedgeEvent, int]
     denials: dict[Denial, int]
     ejections: int
 
@@ -156,29 +160,27 @@ async def simulate(
             keys={KEY: ApiKey(KEY, "t", Role.DEVELOPER)},
         )
     )
-    budgets = Budgets(Scale(hedge_share=SHARE), now=started)
+    budgets = Budgets(BudgetScale(hedge_share=SHARE), now=started)
     hedging = Hedging(selection, hedge)
     forwarder = Forwarder(
-        board=board,
-        upstreams=upstreams,
-        selection=selection,
-        gate=Gate(board, Admission(10_000), Wishes(), metrics),
-        budgets=budgets,
-        latencies=Latencies(SHARE),
-        hedging=hedging,
-        rules=Rules(),
-        metrics=metrics,
-        tallies=Tallies(0, 0, ()),
-        dice=random.Random(seed + 1),
+        Means(
+            board,
+            Gate(board, Admission(10_000), Wishes(), metrics),
+            upstreams,
+            Course(selection, hedging, budgets, Latencies(SHARE), Rules(), random.Random(seed + 1)),
+            AnswerChoice(board, metrics, asyncio.get_running_loop().time),
+            [CountsAttempts(metrics)],
+        )
     )
     took: list[float] = []
     missed = 0
 
     async def request(came: float) -> None:
         nonlocal missed
-        call = Call(Wire.REST, Operation.INFER, KEY, "m", "", b"", (), "id", came + timeout)
+        asked = Awaited(Wire.REST, Operation.INFER, NO_ENVELOPE)
+        asked.api_key, asked.model, asked.request_id, asked.deadline = KEY, "m", b"id", came + timeout
         try:
-            await forwarder.forward(call)
+            await forwarder.forward(asked)
         except DeadlineExceeded:
             missed += 1
         if came - started >= warm_up:
@@ -235,7 +237,7 @@ async def test_one_percent_of_stragglers() -> None:
     assert with_hedges.p50 <= without.p50 * 1.02
     assert 0.0 < with_hedges.extra <= 0.02
     # What is withdrawn is the straggler: the twin has won about as often as there was one.
-    assert with_hedges.events[Event.WON] >= 0.005 * with_hedges.sent
+    assert with_hedges.events[HedgeEvent.WON] >= 0.005 * with_hedges.sent
 
 
 async def test_one_of_three_is_slower_by_fifty_milliseconds() -> None:
@@ -256,7 +258,7 @@ async def test_all_replicas_become_ten_times_slower() -> None:
     assert with_hedges.good >= without.good
     assert with_hedges.extra <= SHARE + 10 / with_hedges.sent
     assert with_hedges.p99 <= 1.1 * without.p99
-    assert with_hedges.denials[Denial.OVERLOADED] > 10 * with_hedges.events[Event.SENT]
+    assert with_hedges.denials[Denial.OVERLOADED] > 10 * with_hedges.events[HedgeEvent.SENT]
 
 
 async def test_one_of_three_freezes_for_two_seconds() -> None:

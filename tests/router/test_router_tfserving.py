@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import ModelKey, VersionKey
 from berth.model import Artifact, ReplicaAddress, Signature, TensorSpec, VersionRoute, VersionSpec
+from berth.resources import Resources
 from berth.states import VersionState
 from doubles import onnx_models
 from doubles.scripted_replica import Answer, ScriptedReplica
@@ -67,7 +68,7 @@ async def worker(credential: PeerCredential, tmp_path: Path) -> AsyncIterator[Re
         path.parent.mkdir()
         path.write_bytes(content)
         key = VersionKey("alice", name, 1)
-        held.versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), 1 << 20), path)
+        held.versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), Resources.host(1 << 20)), path)
         await held.versions[key].warm_up()
     try:
         async with serve_inference(

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.turns import SILENT_AFTER, Standing, allowance, has_waited_enough, pause
+from router.core.turns import SILENT_AFTER, ProcessState, allowance, has_waited_enough, pause
 
 NOW = 1000.0
 
 
-def of(connections: int, *, ready: bool = True, silent: float = 0.0) -> Standing:
-    return Standing(ready, NOW - silent, connections)
+def of(connections: int, *, ready: bool = True, silent: float = 0.0) -> ProcessState:
+    return ProcessState(ready, NOW - silent, connections)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def of(connections: int, *, ready: bool = True, silent: float = 0.0) -> Standing
         (of(0), [of(1000)], 64),
     ],
 )
-def test_how_many_may_be_taken(own: Standing, others: list[Standing], taken: int) -> None:
+def test_how_many_may_be_taken(own: ProcessState, others: list[ProcessState], taken: int) -> None:
     assert allowance(own, others, NOW) == taken
 
 
@@ -52,7 +52,7 @@ standings = st.builds(
 
 
 @given(st.lists(standings, min_size=1, max_size=8))
-def test_of_those_that_are_alive_somebody_may_always_take(seated: list[Standing]) -> None:
+def test_of_those_that_are_alive_somebody_may_always_take(seated: list[ProcessState]) -> None:
     alive = [index for index, standing in enumerate(seated) if standing.seen > NOW - SILENT_AFTER]
     takers = {i for i in alive if allowance(seated[i], [*seated[:i], *seated[i + 1 :]], NOW)}
     assert takers or not alive

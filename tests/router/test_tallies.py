@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from berth.ids import VersionKey
 from router.control.model_metrics import SECONDS, ModelMetrics
-from router.core.tallies import BAD, GOOD, NONE, Labels, Tallies, Tally
+from router.core.tallies import BAD, GOOD, NONE, DurationTally, Labels, Tallies
 
 REST = Labels("", "other", "", "")
 
@@ -113,7 +113,7 @@ def test_no_request_that_was_lately_counted_is_lost(
 
 
 def test_a_tally_has_the_buckets_of_prometheus() -> None:
-    tally = Tally((0.1, 1.0))
+    tally = DurationTally((0.1, 1.0))
     for seconds in (0.05, 0.1, 0.5, 7.0):
         tally.add(seconds)
     assert tally.up_to() == [("0.1", 2.0), ("1.0", 3.0), ("+Inf", 4.0)]

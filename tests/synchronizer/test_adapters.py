@@ -35,6 +35,7 @@ from berth.model import (
     VersionSpec,
 )
 from berth.registry import LocalRegistry
+from berth.resources import Resources
 from berth.settings import SettingsError
 from berth.states import Runtime, ServableState
 from berth.wire import convert
@@ -43,25 +44,27 @@ from doubles.scripted_controller import ScriptedController, serve_controller
 from doubles.scripted_router import ScriptedRouter, follow_routes
 from doubles.scripted_worker import ScriptedWorker, serve_worker
 from synchronizer.__main__ import serve
-from synchronizer.cell_process import running
-from synchronizer.controllers import GrpcControllers
+from synchronizer.cell.loop import CellLoop
+from synchronizer.cell.running import running
+from synchronizer.controllers.client import GrpcControllers
+from synchronizer.controllers.encoding import ObservedEncoder
 from synchronizer.core.events import CellEvent, RouterGone, RouterSeen
-from synchronizer.demand import OnWanted
-from synchronizer.discovery import RegistryDiscovery
-from synchronizer.loop import CellLoop
 from synchronizer.metrics import Metrics
-from synchronizer.observed_encoder import ObservedEncoder
-from synchronizer.route_publisher import RoutePublisher, serve_routes
+from synchronizer.routers.feed import serve_routes
+from synchronizer.routers.publisher import RoutePublisher
+from synchronizer.routers.wishes import OnWanted
 from synchronizer.settings import SynchronizerSettings
 from synchronizer.state_dir import StateDir
-from synchronizer.worker_client import GrpcWorkers
+from synchronizer.surroundings.ports import Surroundings
+from synchronizer.surroundings.registry import RegistryDiscovery
+from synchronizer.workers.streams import GrpcWorkers
 
 V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 CREDENTIAL = PeerCredential.from_token(secrets.token_urlsafe(32))
 
 
 def desired(generation: int, *keys: VersionKey) -> DesiredState:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
     models = (DesiredModel(V1.model_key, Serving.only(max(key.version for key in keys))),)
     return DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models)
 
@@ -108,7 +111,7 @@ async def synchronizer(
                 state,
                 port,
                 workers=GrpcWorkers(CREDENTIAL),
-                discovery=RegistryDiscovery(LocalRegistry(folder / "registry"), "c", interval=0.05),
+                around=Surroundings(RegistryDiscovery(LocalRegistry(folder / "registry"), "c", interval=0.05)),
                 registry=registry or CollectorRegistry(),
                 on_wanted=on_wanted,
             )

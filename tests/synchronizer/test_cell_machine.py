@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from hypothesis import settings
+from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -35,6 +35,7 @@ from berth.model import (
     Serving,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.route_delta import GapError, StaleDelta, apply_delta, snapshot
 from berth.states import Runtime, ServableState
 from synchronizer.core.cell import Cell, Timings
@@ -49,6 +50,8 @@ from synchronizer.core.events import (
     RouterSeen,
     SteppedDown,
 )
+from synchronizer.replay.playing import play
+from synchronizer.replay.recording import HistoryRecorder
 
 KEYS = [VersionKey("t", model, version) for model in ("m", "n") for version in (1, 2)]
 WORKERS = {"w1": "j1", "w2": "j1", "w3": "j2"}
@@ -58,7 +61,7 @@ LONG = 1e6
 
 
 def spec(key: VersionKey) -> VersionSpec:
-    return VersionSpec(key, Artifact("0" * 64, 10), 100)
+    return VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100))
 
 
 @dataclass
@@ -96,6 +99,8 @@ class Feed:
 class Node:
     def __init__(self) -> None:
         self.cell = Cell("c", Timings(settle=2.0, router_grace=5.0, withdraw_timeout=LONG))
+        self.lines: list[str] = []
+        self.step = HistoryRecorder(self.cell, self.lines.append).step
         self.streams: dict[str, Stream] = {}
         self.feeds: dict[str, Feed] = {}
 
@@ -131,11 +136,12 @@ class CellMachine(RuleBasedStateMachine):
     # --- the world ----------------------------------------------------------------------------------------------
 
     def boot(self, name: str) -> None:
+        self.play_again(self.nodes[name])
         node = self.nodes[name] = Node()
-        node.cell.step([self.discovered()], self.now)
+        node.step([self.discovered()], self.now)
         high = max([0, *(table.order.generation for table in self.tables.values())])
         high = max([high, *(worker.accepted.generation for worker in self.workers.values())])
-        node.cell.step([Reserved(high + 100, high + 100_000)], self.now)
+        node.step([Reserved(high + 100, high + 100_000)], self.now)
         for router in ROUTERS:
             self.connect_router(name, router)
 
@@ -153,7 +159,7 @@ class CellMachine(RuleBasedStateMachine):
 
     def tell(self, name: str, *events: CellEvent) -> None:
         node = self.nodes[name]
-        outcome = node.cell.step(events, self.now)
+        outcome = node.step(events, self.now)
         node.cell.validate()
         if outcome.fenced:
             self.step_down(name)
@@ -167,7 +173,7 @@ class CellMachine(RuleBasedStateMachine):
     def step_down(self, name: str) -> None:
         node = self.nodes[name]
         node.streams.clear()
-        node.cell.step([SteppedDown()], self.now)
+        node.step([SteppedDown()], self.now)
         for router in ROUTERS:
             self.connect_router(name, router)
 
@@ -370,8 +376,23 @@ class CellMachine(RuleBasedStateMachine):
             for replica in node.cell.observed(0.0).replicas if node.cell.leading else ():
                 assert not replica.routed or node.cell.settled
 
+    def play_again(self, node: Node) -> None:
+        """What a cell was told and answered is data: played again, it is the same."""
+        odd = [step for step in play(node.lines) if not step.is_the_same]
+        assert [(step.number, step.differences()) for step in odd] == []
+
     def teardown(self) -> None:
-        """All is delivered: what is desired is held, and routed if it could be loaded."""
+        """All is delivered: what is desired is held, and routed if it could be loaded. Histories can be played."""
+        try:
+            self.settle_down()
+        except AssertionError:
+            for name, node in self.nodes.items():
+                note(f"the history of {name}, for `python -m synchronizer.replay`:\n" + "\n".join(node.lines))
+            raise
+        for node in self.nodes.values():
+            self.play_again(node)
+
+    def settle_down(self) -> None:
         if not self.epoch:
             return
         self.take_over("b" if self.holder == "a" else "a")

@@ -21,8 +21,9 @@ from berth.model import (
     Serving,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import Runtime, ServableState
-from synchronizer.core.assigned import Assigned
+from synchronizer.core.assigned import AssignedVersions
 from synchronizer.core.cell import Cell, Timings
 from synchronizer.core.events import (
     DesiredArrived,
@@ -42,7 +43,7 @@ W = ReplicaAddress("w", "j", "c", "1", "c:1", "g:1", "h:1")
 
 
 def desired(generation: int, *keys: VersionKey) -> DesiredArrived:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
     models = (DesiredModel(V1.model_key, Serving.only(1)),)
     return DesiredArrived(DesiredState("c", generation, (DesiredJob("j", Runtime.ONNXRUNTIME, specs),), models))
 
@@ -207,21 +208,25 @@ def test_a_job_is_wanted_until_its_version_is_loaded_and_staffed_while_a_replica
 def test_a_newer_state_changes_the_jobs_that_it_changes() -> None:
     def state(generation: int, **jobs: tuple[VersionKey, ...]) -> DesiredState:
         made = tuple(
-            DesiredJob(name, Runtime.ONNXRUNTIME, tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys))
+            DesiredJob(
+                name,
+                Runtime.ONNXRUNTIME,
+                tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys),
+            )
             for name, keys in jobs.items()
         )
         return DesiredState("c", generation, made, (DesiredModel(V1.model_key, Serving.only(1)),))
 
-    assigned = Assigned()
+    assigned = AssignedVersions()
     assert assigned.generation is None
-    assert assigned.replace(state(1, a=(V1,), b=(V1,))) == {"a", "b"}
-    assert assigned.replace(state(2, a=(V1,), b=(V1, V2))) == {"b"}
+    assert assigned.adopt(state(1, a=(V1,), b=(V1,))) == {"a", "b"}
+    assert assigned.adopt(state(2, a=(V1,), b=(V1, V2))) == {"b"}
     assert assigned.jobs_of([V2]) == {"b"}
     assert assigned.named("b") == {V1, V2}
-    assert assigned.replace(state(3, a=(V1,))) == {"b"}
+    assert assigned.adopt(state(3, a=(V1,))) == {"b"}
     assert assigned.dropped.keys() == {V1, V2}
     assert (assigned.specs("b"), assigned.named("b")) == ({}, frozenset())
     # Its model is gone: nobody can ask for it by name.
-    assert assigned.replace(replace(state(4, a=(V1,)), models=())) == {"a"}
+    assert assigned.adopt(replace(state(4, a=(V1,)), models=())) == {"a"}
     assert assigned.specs("a").keys() == {V1}
     assert not assigned.named("a")

@@ -9,7 +9,7 @@ import pytest
 
 from berth.model import ObservedPool, ReplicaAddress
 from synchronizer.core.pods import Pod, read_pod, selector
-from synchronizer.core.pools import Blocked, Scale, Workload, by_job, next_scale, observe, reader
+from synchronizer.core.pools import Blocked, PoolWorkload, ScaleWorkload, by_job, next_scale, observe, reader
 
 POD: dict[str, Any] = {
     "metadata": {
@@ -102,8 +102,10 @@ def test_the_selector_names_workers_of_the_cell() -> None:
     ]
 
 
-def workload(name: str, job: str, replicas: int = 2, **more: Any) -> Workload:
-    return Workload("deployment", name, job, replicas, more.pop("ready", replicas), more.pop("version", "1"), **more)
+def workload(name: str, job: str, replicas: int = 2, **more: Any) -> PoolWorkload:
+    return PoolWorkload(
+        "deployment", name, job, replicas, more.pop("ready", replicas), more.pop("version", "1"), **more
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def workload(name: str, job: str, replicas: int = 2, **more: Any) -> Workload:
 def test_what_a_workload_says(spec: dict[str, Any], status: dict[str, Any], replicas: int, ready: int) -> None:
     metadata = {"name": "w", "labels": {"berth.dev/job": "a"}, "resourceVersion": "7"}
     read = reader("statefulset")({"metadata": metadata, "spec": spec, "status": status})
-    assert read == Workload("statefulset", "w", "a", replicas, ready, "7")
+    assert read == PoolWorkload("statefulset", "w", "a", replicas, ready, "7")
     assert str(read) == "statefulset/w"
 
 
@@ -129,8 +131,8 @@ def test_pools_are_workloads_by_job() -> None:
 
 def test_one_workload_that_differs_is_scaled() -> None:
     one = workload("x", "a", 2)
-    assert next_scale("a", 5, (one,)) == Scale(one, 5)
-    assert next_scale("a", 0, (one,)) == Scale(one, 0)
+    assert next_scale("a", 5, (one,)) == ScaleWorkload(one, 5)
+    assert next_scale("a", 0, (one,)) == ScaleWorkload(one, 0)
     assert next_scale("a", 2, (one,)) is None
 
 

@@ -62,7 +62,7 @@ class Conversations(RuleBasedStateMachine):
     @rule()
     def bookmark(self) -> None:
         if self.watching and int(self.mirror.version or 0) >= self.forgotten and not self.pending():
-            assert not self.mirror.apply(event("BOOKMARK", "", self.version))
+            assert not self.mirror.read_event(event("BOOKMARK", "", self.version))
 
     @rule(how_many=st.integers(1, 4))
     def deliver(self, how_many: int) -> None:
@@ -76,7 +76,7 @@ class Conversations(RuleBasedStateMachine):
 
     def converse(self) -> None:
         if self.mirror.version is None or not self.watching:
-            self.mirror.replace(
+            self.mirror.read_list(
                 (item(name, self.version, value) for name, value in self.state.items()), f"{self.version}"
             )
         self.watching = True
@@ -89,12 +89,12 @@ class Conversations(RuleBasedStateMachine):
         assert self.mirror.version is not None
         if int(self.mirror.version) < self.forgotten:
             with pytest.raises(Gap) as gap:
-                self.mirror.apply({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
+                self.mirror.read_event({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
             assert gap.value.reason == "gone"
             self.watching = False
         elif pending := self.pending():
             before = self.mirror.items
-            assert self.mirror.apply(pending[0]) == (self.mirror.items != before)
+            assert self.mirror.read_event(pending[0]) == (self.mirror.items != before)
 
     @invariant()
     def what_is_known_was_true_as_of_its_version(self) -> None:
@@ -128,9 +128,9 @@ TestConversations.settings = settings(max_examples=100, stateful_step_count=40)
 )
 def test_what_is_no_event_is_a_gap_and_changes_nothing(told: dict[str, Any], reason: str) -> None:
     mirror = Mirror(value_of)
-    mirror.replace([item("a", 3, 1)], "5")
+    mirror.read_list([item("a", 3, 1)], "5")
     with pytest.raises(Gap) as gap:
-        mirror.apply(told)
+        mirror.read_event(told)
     assert gap.value.reason == reason
     assert (mirror.items, mirror.version) == ({"a": 1}, "5")
 
@@ -138,17 +138,17 @@ def test_what_is_no_event_is_a_gap_and_changes_nothing(told: dict[str, Any], rea
 def test_the_first_list_is_news_even_if_empty_and_the_same_again_is_none() -> None:
     mirror = Mirror(value_of)
     assert mirror.version is None
-    assert mirror.replace([], "1")
-    assert not mirror.replace([], "2")
+    assert mirror.read_list([], "1")
+    assert not mirror.read_list([], "2")
     assert mirror.version == "2"
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1)), max_size=8))
 def test_what_was_given_out_does_not_change_any_more(puts: list[tuple[str, int]]) -> None:
     mirror = Mirror(value_of)
-    mirror.replace([], "1")
+    mirror.read_list([], "1")
     given_out = []
     for version, (name, value) in enumerate(puts, start=2):
-        mirror.apply(event("MODIFIED", name, version, value))
+        mirror.read_event(event("MODIFIED", name, version, value))
         given_out.append((mirror.items, dict(mirror.items)))
     assert all(one == then for one, then in given_out)

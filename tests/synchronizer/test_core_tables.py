@@ -17,9 +17,11 @@ from berth.model import (
     Serving,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import ServableState
 from synchronizer.core.aspire import aspire, held
-from synchronizer.core.history import DeltaHistory
+from synchronizer.core.availability import default_version, describe, has_failed
+from synchronizer.core.delta_history import DeltaHistory
 from synchronizer.core.leadership import (
     Denied,
     Fenced,
@@ -31,14 +33,14 @@ from synchronizer.core.leadership import (
     StepDown,
     Unreachable,
 )
-from synchronizer.core.routes import RouteBoard, default_version, describe, has_failed
+from synchronizer.core.routes import RouteTableBuilder
 from synchronizer.core.withdrawal import Route, RouteLedger
 
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
 
 
 def spec(key: VersionKey) -> VersionSpec:
-    return VersionSpec(key, Artifact("0" * 64, 10), 100)
+    return VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100))
 
 
 def specs(*keys: VersionKey) -> dict[VersionKey, VersionSpec]:
@@ -269,7 +271,7 @@ def test_a_late_word_of_an_old_stream_does_not_count() -> None:
 
 
 def test_routers_hear_of_what_other_cells_are_to_hold_when_that_changes() -> None:
-    board = RouteBoard()
+    board = RouteTableBuilder()
 
     def publish(generation: int, elsewhere: dict[int, tuple[str, ...]]) -> tuple[ModelRoute, ...] | None:
         model = DesiredModel(V1.model_key, Serving.only(1), elsewhere=elsewhere)

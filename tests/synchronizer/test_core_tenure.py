@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from synchronizer.core.tenure import Create, Hold, Record, Step, Tenure, Wait
+from synchronizer.core.tenure import CreateRecord, HoldRecord, Record, Tenure, TenureStep, WaitForHolder
 
 TTL = 3.0
 
@@ -25,24 +25,26 @@ def record(holder: str = "a", epoch: int = 4, renewed: str = "1", version: str =
 @pytest.mark.parametrize(
     ("seen", "me", "floor", "expected"),
     [
-        ([(None, 0.0)], "b", 0, Create(1)),
-        ([(None, 0.0)], "b", 7, Create(1007)),
-        ([(record(), 0.0), (None, 1.0)], "b", 0, Create(1004)),
-        ([(record(), 0.0)], "a", 0, Hold(4, "1")),
-        ([(record(), 0.0)], "b", 0, Wait(4, 2.0)),
-        ([(record(), -2.0)], "b", 0, Hold(5, "1")),
-        ([(record(), -2.0)], "b", 9, Hold(10, "1")),
-        ([(record(), -2.0), (record(renewed="2", version="2"), 0.5)], "b", 0, Wait(4, 2.5)),
+        ([(None, 0.0)], "b", 0, CreateRecord(1)),
+        ([(None, 0.0)], "b", 7, CreateRecord(1007)),
+        ([(record(), 0.0), (None, 1.0)], "b", 0, CreateRecord(1004)),
+        ([(record(), 0.0)], "a", 0, HoldRecord(4, "1")),
+        ([(record(), 0.0)], "b", 0, WaitForHolder(4, 2.0)),
+        ([(record(), -2.0)], "b", 0, HoldRecord(5, "1")),
+        ([(record(), -2.0)], "b", 9, HoldRecord(10, "1")),
+        ([(record(), -2.0), (record(renewed="2", version="2"), 0.5)], "b", 0, WaitForHolder(4, 2.5)),
         # A label put on it by somebody is no sign of life, but the next write is based on it.
-        ([(record(), -2.0), (record(version="2"), 0.5)], "b", 0, Hold(5, "2")),
-        ([(record(holder=""), 1.0)], "b", 0, Hold(5, "1")),
+        ([(record(), -2.0), (record(version="2"), 0.5)], "b", 0, HoldRecord(5, "2")),
+        ([(record(holder=""), 1.0)], "b", 0, HoldRecord(5, "1")),
         # Renewing does not make a new epoch, whatever is known elsewhere: that is for who is asked to lead.
-        ([(record(), 0.0)], "a", 9, Hold(4, "1")),
+        ([(record(), 0.0)], "a", 9, HoldRecord(4, "1")),
         # The Lease is an old one, from a backup.
-        ([(record(epoch=8), 0.0), (record(holder="", epoch=2), 0.5)], "b", 0, Hold(9, "1")),
+        ([(record(epoch=8), 0.0), (record(holder="", epoch=2), 0.5)], "b", 0, HoldRecord(9, "1")),
     ],
 )
-def test_what_a_candidate_may_do(seen: list[tuple[Record | None, float]], me: str, floor: int, expected: Step) -> None:
+def test_what_a_candidate_may_do(
+    seen: list[tuple[Record | None, float]], me: str, floor: int, expected: TenureStep
+) -> None:
     tenure = Tenure()
     for sight, now in seen:
         tenure.see(sight, now)
@@ -50,7 +52,7 @@ def test_what_a_candidate_may_do(seen: list[tuple[Record | None, float]], me: st
 
 
 def test_what_the_disk_knows_counts() -> None:
-    assert Tenure(12).next_step("a", 0, 0.0) == Create(1012)
+    assert Tenure(12).next_step("a", 0, 0.0) == CreateRecord(1012)
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Candidate:
     epoch: int = 0
     until: float = 0.0
     asked: float = 0.0
-    step: Step | None = None
+    step: TenureStep | None = None
 
     def clock(self, now: float) -> float:
         return self.offset + self.rate * now
@@ -94,15 +96,15 @@ class Stage(RuleBasedStateMachine):
         one = self.candidates[who]
         one.tenure.see(self.stored, one.clock(self.now))
         one.asked, one.step = self.now, one.tenure.next_step(one.name, self.elsewhere, one.clock(self.now))
-        if isinstance(one.step, Wait):
+        if isinstance(one.step, WaitForHolder):
             one.epoch = 0
 
     def write(self, who: int, answered: bool) -> None:
         one = self.candidates[who]
         step, one.step = one.step, None
-        seen = step.version if isinstance(step, Hold) else None
+        seen = step.version if isinstance(step, HoldRecord) else None
         there = self.stored.version if self.stored is not None else None
-        if isinstance(step, Create | Hold) and seen == there:
+        if isinstance(step, CreateRecord | HoldRecord) and seen == there:
             self.put(one, step.epoch, answered)
 
     def put(self, one: Candidate, epoch: int, answered: bool) -> None:

@@ -24,7 +24,8 @@ from synchronizer.cluster.metrics import ClusterMetrics
 from synchronizer.cluster.reflector import Reflector
 from synchronizer.core.events import Discovered
 from synchronizer.core.pods import Pod, read_pod, selector
-from synchronizer.discovery import Discovery, RegistryDiscovery
+from synchronizer.surroundings.ports import Discovery
+from synchronizer.surroundings.registry import RegistryDiscovery
 
 
 class Source(Protocol):

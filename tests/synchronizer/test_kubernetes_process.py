@@ -17,6 +17,7 @@ import pytest
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, ObservedPool, RouteTable, Serving, VersionSpec
+from berth.resources import Resources
 from berth.settings import SettingsError
 from berth.states import Runtime
 from doubles.kubernetes.server import FakeKubernetes
@@ -40,7 +41,9 @@ ROLE = [
 
 
 def desired(generation: int, replicas: int | None = None) -> DesiredState:
-    job = DesiredJob("j", Runtime.ONNXRUNTIME, (VersionSpec(V1, Artifact("0" * 64, 10), 100),), replicas)
+    job = DesiredJob(
+        "j", Runtime.ONNXRUNTIME, (VersionSpec(V1, Artifact("0" * 64, 10), Resources.host(100)),), replicas
+    )
     return DesiredState("c", generation, (job,), (DesiredModel(V1.model_key, Serving.only(1)),))
 
 

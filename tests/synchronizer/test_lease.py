@@ -23,13 +23,14 @@ from berth.ids import NAME_PATTERN
 from doubles.kubernetes.server import FakeKubernetes
 from doubles.news import News
 from doubles.scripted_controller import ScriptedController, serve_controller
+from synchronizer.cell.lease import LeaseKeeper
 from synchronizer.cluster.api import ApiFailure, KubernetesApi
 from synchronizer.cluster.lease import KubernetesLease, lease_name
 from synchronizer.cluster.metrics import ClusterMetrics
-from synchronizer.controllers import GrpcControllers, Leases
-from synchronizer.core.leadership import Instruction, Leadership
-from synchronizer.lease import LeaseKeeper
+from synchronizer.controllers.client import GrpcControllers
+from synchronizer.core.leadership import Leadership, RoleChange
 from synchronizer.state_dir import StateDir
+from synchronizer.surroundings.ports import Leases
 
 CREDENTIAL = PeerCredential.from_token(secrets.token_urlsafe(32))
 TTL = 0.9
@@ -292,7 +293,7 @@ async def test_the_keeper_leads_through_the_cluster(cluster: Cluster) -> None:
     turned = News()
 
     def keeper(name: str) -> LeaseKeeper:
-        async def obey(_: Instruction) -> None:
+        async def obey(_: RoleChange) -> None:
             turned.tell()
 
         async def floor() -> int:

@@ -12,15 +12,18 @@ from prometheus_client import CollectorRegistry
 
 from berth.ids import VersionKey
 from berth.model import Artifact, DesiredJob, DesiredModel, DesiredState, Order, Serving, VersionSpec
+from berth.resources import Resources
 from berth.states import Runtime
 from doubles.news import News
 from doubles.scripted_controller import ScriptedController
 from doubles.scripted_router import ScriptedRouter, stay_connected
 from doubles.scripted_worker import ScriptedFleet, ScriptedWorker
-from synchronizer.cell_process import running
+from synchronizer.cell.loop import CellLoop
+from synchronizer.cell.running import running
 from synchronizer.core.events import Discovered
-from synchronizer.loop import CellLoop
+from synchronizer.replay.playing import play
 from synchronizer.settings import SynchronizerSettings
+from synchronizer.surroundings.ports import Surroundings
 
 pytestmark = pytest.mark.looptime
 
@@ -28,7 +31,7 @@ V1, V2 = VersionKey("t", "m", 1), VersionKey("t", "m", 2)
 
 
 def desired(generation: int, *keys: VersionKey, target: int = 0, job: str = "j") -> DesiredState:
-    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), 100) for key in keys)
+    specs = tuple(VersionSpec(key, Artifact("0" * 64, 10), Resources.host(100)) for key in keys)
     target = target or max((key.version for key in keys), default=0)
     models = (DesiredModel(V1.model_key, Serving.only(target)),) if keys else ()
     return DesiredState("c", generation, (DesiredJob(job, Runtime.ONNXRUNTIME, specs),), models)
@@ -84,6 +87,7 @@ class Stage:
         for worker in (self.w1, self.w2):
             worker.before_unload = lambda key, name=worker.address.replica: self._check_unload(name, key)  # type: ignore[misc]
         self.wrong: list[str] = []
+        self.steps_replayed = 0
 
     def _check_unload(self, name: str, key: VersionKey) -> None:
         if name in self.router.replicas(key):
@@ -101,13 +105,17 @@ class Stage:
             state,
             self.controller,
             workers=self.fleet,
-            discovery=self.discovery,
+            around=Surroundings(self.discovery),
             registry=CollectorRegistry(),
+            record=(lines := list[str]()).append,
         )
         async with process as loop, asyncio.TaskGroup() as tasks:
             feed = tasks.create_task(stay_connected(router or self.router, loop.publisher.serve))
             yield loop
             feed.cancel()
+        # Whatever the scenario was: what the cell was told, told again, is answered as it was.
+        assert [step.differences() for step in play(lines) if not step.is_the_same] == []
+        self.steps_replayed += len(lines) - 1
 
     @property
     def wanted(self) -> tuple[str, ...]:

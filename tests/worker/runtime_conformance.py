@@ -20,6 +20,7 @@ import pytest
 from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
+from berth.resources import Resources
 from doubles import onnx_models
 from worker.runtimes.protocol import LoadFailed, ModelRuntime
 
@@ -56,7 +57,7 @@ class TritonBench:
     def artifact(self, model: str, key: VersionKey) -> tuple[VersionSpec, Path]:
         path = self._folder / f"{key.servable}.onnx"
         path.write_bytes(MODELS[model])
-        return VersionSpec(key, Artifact("0" * 64, path.stat().st_size), 1 << 20), path
+        return VersionSpec(key, Artifact("0" * 64, path.stat().st_size), Resources.host(1 << 20)), path
 
 
 def key(version: int = 1, model: str = "m") -> VersionKey:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from berth.ids import ModelKey
-from worker.keeping.agenda import Again, Agenda
+from worker.keeping.agenda import Agenda, LookAgain
 
 pytestmark = pytest.mark.looptime
 
@@ -19,7 +19,7 @@ def model(name: str) -> ModelKey:
 class Looker:
     """Looks, and says what `again` says of the model once; after that, nothing."""
 
-    def __init__(self, **again: Again) -> None:
+    def __init__(self, **again: LookAgain) -> None:
         self.agenda = Agenda()
         self.room = 1000
         self.looked: list[tuple[float, str]] = []
@@ -27,9 +27,9 @@ class Looker:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
 
-    def look(self, key: ModelKey) -> Again:
+    def look(self, key: ModelKey) -> LookAgain:
         self.looked.append((round(self._loop.time() - self._began, 2), key.model))
-        return self._again.pop(key.model, Again())
+        return self._again.pop(key.model, LookAgain())
 
     def has_room(self) -> bool:
         self.room -= 1
@@ -50,7 +50,7 @@ async def test_a_model_is_looked_at_once_however_often_it_was_added() -> None:
 
 
 async def test_its_time_comes() -> None:
-    looker = Looker(a=Again(at=asyncio.get_running_loop().time() + 5))
+    looker = Looker(a=LookAgain(at=asyncio.get_running_loop().time() + 5))
     await looker.work("a")
     assert looker.agenda.empty, "what waits for a time is not due"
     await looker.agenda.wait()
@@ -59,7 +59,7 @@ async def test_its_time_comes() -> None:
 
 
 async def test_a_look_in_between_takes_the_place_of_the_one_that_was_due() -> None:
-    looker = Looker(a=Again(at=asyncio.get_running_loop().time() + 5))
+    looker = Looker(a=LookAgain(at=asyncio.get_running_loop().time() + 5))
     await looker.work("a")
     await looker.work("a")
     with pytest.raises(TimeoutError):
@@ -69,7 +69,7 @@ async def test_a_look_in_between_takes_the_place_of_the_one_that_was_due() -> No
 
 
 async def test_what_wants_memory_is_looked_at_after_all_others_while_there_may_be_some() -> None:
-    looker = Looker(a=Again(with_memory=True), b=Again(with_memory=True))
+    looker = Looker(a=LookAgain(with_memory=True), b=LookAgain(with_memory=True))
     looker.room = 0
     await looker.work("a", "b")
     looker.room = 1
@@ -99,7 +99,7 @@ async def test_others_get_their_turn_between_many_looks() -> None:
 
 
 async def test_after_the_end_no_timer_fires() -> None:
-    looker = Looker(a=Again(at=asyncio.get_running_loop().time() + 5))
+    looker = Looker(a=LookAgain(at=asyncio.get_running_loop().time() + 5))
     await looker.work("a")
     looker.agenda.close()
     with pytest.raises(TimeoutError):

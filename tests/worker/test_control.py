@@ -25,6 +25,7 @@ from berth.model import (
     ServableLoad,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import ServableState as S
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2, worker_pb2_grpc
@@ -40,7 +41,7 @@ ADDRESS = ReplicaAddress("w1", "job", "cell", "abc", "127.0.0.1:1", "127.0.0.1:2
 
 
 def spec(version: int) -> VersionSpec:
-    return VersionSpec(VersionKey("acme", "m", version), Artifact("a" * 64, 10), 1000)
+    return VersionSpec(VersionKey("acme", "m", version), Artifact("a" * 64, 10), Resources.host(1000))
 
 
 class Synchronizer:
@@ -109,7 +110,7 @@ class Worker:
 async def worker() -> AsyncIterator[Worker]:
     runtime = ScriptedRuntime(default=Script(measured_bytes=70))
     keeper = Keeper(
-        runtime, ScriptedArtifacts(), MemoryLimits(memory_bytes=2500), metrics=WorkerMetrics(CollectorRegistry())
+        runtime, ScriptedArtifacts(), MemoryLimits(Resources.host(2500)), metrics=WorkerMetrics(CollectorRegistry())
     )
     loads = Loads()
     control = WorkerControl(keeper, lambda: 3, loads)

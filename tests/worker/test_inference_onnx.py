@@ -23,6 +23,7 @@ from berth.model import Artifact, VersionSpec
 from berth.oip import rest, rpc
 from berth.oip.datatypes import Array, bytes_array
 from berth.oip.request import InferRequest
+from berth.resources import Resources
 from doubles import onnx_models
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.protocol import Loaded
@@ -67,7 +68,7 @@ async def server(tmp_path: Path) -> AsyncIterator[InferenceServer]:
         path.parent.mkdir()
         path.write_bytes(onnx_models.identity(element_type))
         key = VersionKey("acme", name, 1)
-        versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), 1 << 20), path)
+        versions[key] = await runtime.load(VersionSpec(key, Artifact("0" * 64, 1), Resources.host(1 << 20)), path)
         await versions[key].warm_up()
     try:
         async with serve_inference(

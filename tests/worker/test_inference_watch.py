@@ -34,12 +34,16 @@ TRACED = (b"traceparent", f"00-{TRACE}-{SPAN}-01".encode())
 
 
 class Queued:
-    """A version whose runs wait until `turn` is set, and then for `go`; they begin in a thread of the runtime's."""
+    """A version whose runs wait until `turn` is set, and then for `go`; they begin in a thread of the runtime's.
+
+    `given_up` says that one was cancelled before its turn.
+    """
 
     def __init__(self, *, at_once: bool = False) -> None:
         self.signature = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("x", "FP32", (-1,)),))
         self.at_once = at_once
         self.asked, self.turn, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.given_up = asyncio.Event()
 
     def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
         return dict(inputs) if self.at_once else None
@@ -48,7 +52,11 @@ class Queued:
         self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
     ) -> dict[str, Array]:
         self.asked.set()
-        await self.turn.wait()
+        try:
+            await self.turn.wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
         thread = threading.Thread(target=started)
         thread.start()
         thread.join()
@@ -207,6 +215,7 @@ async def test_a_traced_request_that_is_given_up_ends_its_span(wire: str) -> Non
         async with serving(loaded, tracing) as server:
             async with Asking(wire, port_of(server, wire), TRACED, TWIN):
                 await loaded.asked.wait()
+            await loaded.given_up.wait()
             # Begins, if it ever does, when nobody listens any more.
             loaded.turn.set()
         await tracing.close()

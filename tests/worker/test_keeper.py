@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from berth.errors import Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, VersionSpec
+from berth.resources import Resources
 from berth.states import ServableState as S
 from doubles.scripted_runtime import Script, ScriptedArtifacts, ScriptedRuntime
 from worker.core.capacity import MemoryLimits
@@ -24,7 +25,7 @@ from worker.runtimes.protocol import LoadFailed, NotHeld
 
 pytestmark = pytest.mark.looptime
 
-ROOMY = MemoryLimits(memory_bytes=100_000, max_loads=4)
+ROOMY = MemoryLimits(Resources.host(100_000), max_loads=4)
 
 
 def key(version: int, model: str = "m") -> VersionKey:
@@ -32,7 +33,7 @@ def key(version: int, model: str = "m") -> VersionKey:
 
 
 def spec(version: int, model: str = "m", *, content: str = "a", reserved: int = 1000) -> VersionSpec:
-    return VersionSpec(key(version, model), Artifact((content * 64)[:64], 10), reserved)
+    return VersionSpec(key(version, model), Artifact((content * 64)[:64], 10), Resources.host(reserved))
 
 
 class World:
@@ -318,7 +319,7 @@ async def test_other_bytes_under_the_same_name_replace_what_is_held() -> None:
 
 async def test_loads_are_bounded_and_all_get_their_turn() -> None:
     versions = [spec(1, f"m{number}") for number in range(50)]
-    async with world(default=Script(load_s=1.0), limits=MemoryLimits(memory_bytes=10**6, max_loads=3)) as here:
+    async with world(default=Script(load_s=1.0), limits=MemoryLimits(Resources.host(10**6), max_loads=3)) as here:
         here.aspire(*versions)
         took = await here.until_states({wanted.key: S.AVAILABLE for wanted in versions})
         assert here.runtime.most_at_once == 3
@@ -326,7 +327,7 @@ async def test_loads_are_bounded_and_all_get_their_turn() -> None:
 
 
 async def test_what_does_not_fit_waits_and_says_so_until_there_is_room() -> None:
-    async with world(limits=MemoryLimits(memory_bytes=2500)) as here:
+    async with world(limits=MemoryLimits(Resources.host(2500))) as here:
         here.aspire(spec(1, "a"), spec(1, "b"), spec(1, "m"))
         await here.until(lambda: len(here.keeper.lending.held()) == 2)
         waiting = {status.key: status.reason for status in here.keeper.statuses() if status.state is S.NEW}
@@ -364,7 +365,7 @@ async def test_an_older_or_contradictory_set_changes_nothing() -> None:
 
 async def test_closing_ends_every_kind_of_work() -> None:
     scripts = {key(1): Script(load_s=1e9), key(2): Script(failures=[RuntimeError()] * 99), key(3): Script()}
-    async with world(scripts, limits=MemoryLimits(memory_bytes=3500)) as here:
+    async with world(scripts, limits=MemoryLimits(Resources.host(3500))) as here:
         here.aspire(*(spec(version) for version in (1, 2, 3, 4)))
         await here.until(lambda: {S.LOADING, S.ERROR, S.AVAILABLE} <= set(here.states().values()))
         here.keeper.close()
@@ -399,7 +400,7 @@ async def test_random_orders_end_in_exactly_the_last_one(seed: int) -> None:
         for model in "mn"
     }
     async with world(
-        script, limits=MemoryLimits(memory_bytes=9000, max_loads=2), fetch_s=rng.choice((0.0, 1.0))
+        script, limits=MemoryLimits(Resources.host(9000), max_loads=2), fetch_s=rng.choice((0.0, 1.0))
     ) as here:
         for _ in range(30):
             wanted = [spec(v, m, content=rng.choice("ab")) for v in (1, 2, 3) for m in "mn" if rng.random() < 0.5]

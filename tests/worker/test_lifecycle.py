@@ -12,18 +12,24 @@ from hypothesis import strategies as st
 from berth.errors import InvalidArgument
 from berth.ids import ModelKey, VersionKey
 from berth.model import NEVER, Artifact, AspiredSet, Order, VersionSpec
+from berth.resources import HOST, Resources
 from berth.states import ServableState as S
 from worker.core.capacity import Charge, MemoryLedger, MemoryLimits, charge
 from worker.core.lifecycle import TRANSITIONS, Acceptance, Lifecycle, Servable, ServableEvent
 from worker.core.policy import Action, CancelLoad, Defer, Drain, Forget, Revive, StartLoad, next_actions, retry_delay
 
-ROOMY = MemoryLimits(memory_bytes=10_000, headroom_bytes=10_000, max_loads=100)
+host = Resources.host
+ROOMY = MemoryLimits(host(10_000), headroom=host(10_000), max_loads=100)
 MODEL = ModelKey("acme", "m")
 
 
-def spec(version: int, *, model: str = "m", reserved: int = 100, content: str = "a", size: int = 10) -> VersionSpec:
+def spec(
+    version: int, *, model: str = "m", reserved: int = 100, gpu: int = 0, content: str = "a", size: int = 10
+) -> VersionSpec:
     digest = (content * 64)[:64]
-    return VersionSpec(VersionKey("acme", model, version), Artifact(digest, size), reserved)
+    return VersionSpec(
+        VersionKey("acme", model, version), Artifact(digest, size), Resources.of({HOST: reserved, "gpu": gpu})
+    )
 
 
 def key(version: int) -> VersionKey:
@@ -122,31 +128,51 @@ def test_a_failed_load_is_tried_again_when_it_is_time(retry_at: float | None, ac
     [
         pytest.param(Charge(), spec(1, reserved=1000), None, id="exactly full"),
         pytest.param(Charge(), spec(1, reserved=1001), "more than the 1000", id="never fits"),
-        pytest.param(Charge(reserved=901), spec(1), "waiting for memory: needs 100 bytes", id="one byte short"),
-        pytest.param(Charge(reserved=900), spec(1), None, id="fits"),
-        pytest.param(Charge(reserved=900, excess=300), spec(1), None, id="a measurement above the estimate"),
-        pytest.param(Charge(reserved=900, excess=401), spec(1), "more than was reserved", id="too far above"),
+        pytest.param(Charge(reserved=host(901)), spec(1), "waiting for memory: needs 100 bytes", id="one byte short"),
+        pytest.param(Charge(reserved=host(900)), spec(1), None, id="fits"),
+        pytest.param(
+            Charge(reserved=host(900), excess=host(300)),
+            spec(1),
+            None,
+            id="a measurement above the estimate",
+        ),
+        pytest.param(
+            Charge(reserved=host(900), excess=host(401)),
+            spec(1),
+            "more than was reserved",
+            id="too far above",
+        ),
         pytest.param(Charge(loads=2), spec(1), "other loads", id="as many loads as allowed"),
-        pytest.param(Charge(reserved=900, transient=381, loads=1), spec(1), "other loads", id="no headroom left"),
-        pytest.param(Charge(reserved=900, transient=380, loads=1), spec(1), None, id="headroom just enough"),
+        pytest.param(
+            Charge(reserved=host(900), transient=host(381), loads=1),
+            spec(1),
+            "other loads",
+            id="no headroom left",
+        ),
+        pytest.param(
+            Charge(reserved=host(900), transient=host(380), loads=1),
+            spec(1),
+            None,
+            id="headroom just enough",
+        ),
         pytest.param(Charge(), spec(1, size=10**9), None, id="beyond the headroom, but alone"),
         pytest.param(Charge(loads=1), spec(1, size=10**9), "other loads", id="beyond the headroom, not alone"),
     ],
 )
 def test_obstacles_to_a_load(total: Charge, needs: VersionSpec, obstacle: str | None) -> None:
-    ledger = MemoryLedger(MemoryLimits(memory_bytes=1000, headroom_bytes=400, max_loads=2), total)
+    ledger = MemoryLedger(MemoryLimits(Resources.of({HOST: 1000, "gpu": 50}), host(400), max_loads=2), total)
     found = ledger.obstacle(needs)
     assert (found is None) == (obstacle is None)
     assert obstacle is None or obstacle in (found or "")
 
 
 def test_without_memory_for_the_new_version_the_old_one_stays_and_the_new_one_says_why() -> None:
-    ledger = MemoryLedger(MemoryLimits(memory_bytes=150), charge(S.AVAILABLE, spec(1), 100))
+    ledger = MemoryLedger(MemoryLimits(host(150)), charge(S.AVAILABLE, spec(1), 100))
     assert ask({1: S.AVAILABLE, 2: S.NEW}, {2}, ledger) == [Defer(key(2), "waiting for memory: needs 100 bytes")]
 
 
 def test_loads_of_one_look_share_the_memory() -> None:
-    assert ask({1: S.NEW, 2: S.NEW}, {1, 2}, MemoryLedger(MemoryLimits(memory_bytes=150))) == [
+    assert ask({1: S.NEW, 2: S.NEW}, {1, 2}, MemoryLedger(MemoryLimits(host(150)))) == [
         StartLoad(key(2)),
         Defer(key(1), "waiting for memory: needs 100 bytes"),
     ]
@@ -155,18 +181,49 @@ def test_loads_of_one_look_share_the_memory() -> None:
 # Transitions and orders
 
 
-def test_each_transition_and_no_other() -> None:
-    for state, event in itertools.product(S, ServableEvent):
-        life = Lifecycle(ROOMY)
-        life.accept(AspiredSet(Order(1, 1), (spec(1),)), 0.0)
-        life._held[MODEL][1] = held(state, 1)
-        life.ledger = MemoryLedger(ROOMY, held(state, 1).charge)
-        if (state, event) in TRANSITIONS:
-            assert life.record(key(1), event, 1.0, measured_bytes=7).state is TRANSITIONS[state, event]
-            life.validate()
-        else:
-            with pytest.raises(KeyError):
-                life.record(key(1), event, 1.0)
+HISTORIES: dict[S, tuple[ServableEvent, ...]] = {
+    S.NEW: (),
+    S.LOADING: (ServableEvent.LOAD,),
+    S.AVAILABLE: (ServableEvent.LOAD, ServableEvent.LOADED),
+    S.ERROR: (ServableEvent.LOAD, ServableEvent.FAILED),
+    S.DRAINING: (ServableEvent.LOAD, ServableEvent.LOADED, ServableEvent.DRAIN),
+    S.UNLOADING: (ServableEvent.LOAD, ServableEvent.CANCEL),
+}
+
+
+def in_state(state: S) -> Lifecycle:
+    life = Lifecycle(ROOMY)
+    life.accept(AspiredSet(Order(1, 1), (spec(1),)), 0.0)
+    for event in HISTORIES[state]:
+        life.record(key(1), event, 0.5, measured_bytes=7)
+    found = life.find(key(1))
+    assert found is not None
+    assert found.state is state
+    return life
+
+
+@pytest.mark.parametrize(("state", "event"), TRANSITIONS)
+def test_each_transition(state: S, event: ServableEvent) -> None:
+    life = in_state(state)
+    assert life.record(key(1), event, 1.0, measured_bytes=7).state is TRANSITIONS[state, event]
+    life.validate()
+
+
+@pytest.mark.parametrize(
+    ("state", "event"), sorted({*itertools.product(HISTORIES, ServableEvent)} - TRANSITIONS.keys())
+)
+def test_no_other_transition(state: S, event: ServableEvent) -> None:
+    life = in_state(state)
+    with pytest.raises(KeyError):
+        life.record(key(1), event, 1.0)
+    life.validate()
+
+
+def test_what_has_ended_is_gone() -> None:
+    life = in_state(S.UNLOADING)
+    life.accept(AspiredSet(Order(1, 2), ()), 1.0)
+    assert life.record(key(1), ServableEvent.UNLOADED, 2.0).state is S.END
+    assert life.find(key(1)) is None
 
 
 def test_every_state_can_be_left_and_end_cannot() -> None:
@@ -182,22 +239,32 @@ def test_every_state_can_be_left_and_end_cannot() -> None:
         pytest.param(Order(2, 4), {1}, Acceptance.REFUSED, id="older generation"),
         pytest.param(Order(1, 9), {1}, Acceptance.REFUSED, id="older epoch, newer generation"),
         pytest.param(NEVER, set(), Acceptance.REFUSED, id="never"),
-        pytest.param(Order(2, 6), {1}, Acceptance.ACCEPTED, id="newer, same content"),
-        pytest.param(Order(3, 1), set(), Acceptance.ACCEPTED, id="newer epoch starts generations anew"),
     ],
 )
-def test_orders(order: Order, versions: set[int], acceptance: Acceptance) -> None:
+def test_orders_that_change_nothing(order: Order, versions: set[int], acceptance: Acceptance) -> None:
     life = Lifecycle(ROOMY)
     life.accept(AspiredSet(Order(2, 5), (spec(1),)), 0.0)
-    before = life.order, dict(life.aspired(MODEL))
-    answer, _ = life.accept(AspiredSet(order, tuple(spec(version) for version in versions)), 1.0)
-    assert answer is acceptance
+    assert life.accept(AspiredSet(order, tuple(map(spec, versions))), 1.0) == (acceptance, frozenset())
     life.validate()
-    if acceptance is Acceptance.ACCEPTED:
-        assert life.order == order
-        assert set(life.aspired(MODEL)) == versions
-    else:
-        assert (life.order, dict(life.aspired(MODEL))) == before
+    assert life.order == Order(2, 5)
+    assert set(life.aspired(MODEL)) == {1}
+
+
+@pytest.mark.parametrize(
+    ("order", "versions", "changed"),
+    [
+        pytest.param(Order(2, 6), {1}, frozenset(), id="newer, same content"),
+        pytest.param(Order(3, 1), set(), frozenset({MODEL}), id="newer epoch starts generations anew"),
+    ],
+)
+def test_newer_orders_are_followed(order: Order, versions: set[int], changed: frozenset[ModelKey]) -> None:
+    life = Lifecycle(ROOMY)
+    life.accept(AspiredSet(Order(2, 5), (spec(1),)), 0.0)
+    answer = life.accept(AspiredSet(order, tuple(map(spec, versions))), 1.0)
+    assert answer == (Acceptance.ACCEPTED, changed)
+    life.validate()
+    assert life.order == order
+    assert set(life.aspired(MODEL)) == versions
 
 
 @pytest.mark.parametrize(
@@ -224,7 +291,7 @@ def test_a_new_reservation_is_charged_without_a_load() -> None:
     life.record(key(1), ServableEvent.LOADED, 0.0, measured_bytes=90)
     life.accept(AspiredSet(Order(1, 2), (spec(1, reserved=95),)), 1.0)
     life.validate()
-    assert life.ledger.total == Charge(reserved=95, used=90)
+    assert life.ledger.total == Charge(reserved=host(95), used=90)
     assert next_actions(life.versions(MODEL), life.aspired(MODEL), life.ledger, 1.0) == []
 
 
@@ -239,7 +306,8 @@ def test_retries_are_quick_at_first_then_patient(attempts: int, least: float, mo
 # The guarantees, whatever happens in whatever order
 
 MODELS = ("m", "n")
-LIMITS = MemoryLimits(memory_bytes=1000, headroom_bytes=600, max_loads=2)
+# Versions of "n" take as much of the GPU as of the host, and there is less of it.
+LIMITS = MemoryLimits(Resources.of({HOST: 1000, "gpu": 500}), headroom=host(600), max_loads=2)
 aspirations = st.sets(st.tuples(st.sampled_from(MODELS), st.integers(1, 3), st.sampled_from("ab")), max_size=5).map(
     lambda chosen: {(model, version): content for model, version, content in sorted(chosen)}
 )
@@ -258,7 +326,14 @@ class World:
     def aspire(self, chosen: dict[tuple[str, int], str], reserved: int = 300) -> None:
         self.generation += 1
         versions = tuple(
-            spec(version, model=model, reserved=reserved, content=content, size=100)
+            spec(
+                version,
+                model=model,
+                reserved=reserved,
+                gpu=reserved if model == "n" else 0,
+                content=content,
+                size=100,
+            )
             for (model, version), content in chosen.items()
         )
         answer, _ = self.life.accept(AspiredSet(Order(1, self.generation), versions), self.now)
@@ -328,10 +403,11 @@ class World:
         self.life.record(action.key, event, self.now)
         if event is ServableEvent.LOAD:
             total = self.life.ledger.total
-            assert total.reserved <= LIMITS.memory_bytes
-            ceiling = LIMITS.memory_bytes + LIMITS.headroom_bytes
-            assert total.reserved + total.excess <= ceiling
-            assert total.loads == 1 or total.reserved + total.excess + total.transient <= ceiling
+            assert all(total.reserved[device] <= LIMITS.memory[device] for device in (HOST, "gpu"))
+            ceiling = LIMITS.memory[HOST] + LIMITS.headroom[HOST]
+            resident = total.reserved[HOST] + total.excess[HOST]
+            assert resident <= ceiling
+            assert total.loads == 1 or resident + total.transient[HOST] <= ceiling
 
 
 @settings(max_examples=300, deadline=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from prometheus_client import CollectorRegistry
 from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaLoad, ServableLoad, VersionSpec
+from berth.resources import Resources
 from doubles import onnx_models
 from worker.core.capacity import MemoryLimits
 from worker.core.loads import Loads
 from worker.keeping.keeper import Keeper
 from worker.metrics import WorkerMetrics
 from worker.runtimes.onnx.runtime import OnnxRuntime
+from worker.runtimes.protocol import Array, LentVersion, nobody
 from worker.scheduling.local import ScheduledRuntime
-from worker.serving.server import InferenceServer, serve_inference
+from worker.serving.server import serve_inference
 
 CREDENTIAL = PeerCredential.from_token("t" * 40)
 WAIT_S = 30.0
@@ -59,9 +61,59 @@ def test_sums_of_versions_that_are_gone_are_dropped_when_they_are_many() -> None
     assert loads.total.completed == 1_002
 
 
+class HeardLoads(Loads):
+    """Says when a request is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added = asyncio.Event()
+
+    def add(self, key: VersionKey, seconds: float, queued: float = 0.0, completed: int = 1) -> None:
+        super().add(key, seconds, queued, completed)
+        self.added.set()
+
+
+class HeardVersion:
+    """A version that says when a run of it has begun."""
+
+    def __init__(self, version: LentVersion, begun: asyncio.Event) -> None:
+        self.signature = version.signature
+        self._version = version
+        self._begun = begun
+        self._loop = asyncio.get_running_loop()
+
+    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
+        return self._version.infer_now(inputs, outputs)
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], started: Callable[[], None] = nobody
+    ) -> dict[str, Array]:
+        def begin() -> None:
+            started()
+            self._loop.call_soon_threadsafe(self._begun.set)
+
+        return await self._version.infer(inputs, outputs, begin)
+
+
+class HeardLending:
+    """Lends what the keeper lends."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._lending = keeper.lending
+        self.begun = asyncio.Event()
+
+    def held(self) -> frozenset[VersionKey]:
+        return self._lending.held()
+
+    @contextlib.contextmanager
+    def acquire(self, key: VersionKey) -> Iterator[LentVersion]:
+        with self._lending.acquire(key) as version:
+            yield HeardVersion(version, self.begun)
+
+
 class Rig:
-    def __init__(self, server: InferenceServer, session: aiohttp.ClientSession, loads: Loads) -> None:
-        self.server = server
+    def __init__(self, begun: asyncio.Event, session: aiohttp.ClientSession, loads: HeardLoads) -> None:
+        self.begun = begun
         self._session = session
         self.loads = loads
 
@@ -74,11 +126,6 @@ class Rig:
         path = f"/v2/models/{key(number).servable}/infer"
         async with self._session.post(path, json={"inputs": tensors}, headers=headers or {}) as response:
             return response.status
-
-    async def look(self) -> None:
-        """Give the worker a turn."""
-        async with self._session.get("/v2/health/live") as response:
-            assert response.status == 200
 
 
 QUICK, SLOW = 1, 2
@@ -93,14 +140,18 @@ def turns(number: int) -> tuple[tuple[str, Any], ...]:
 async def rig(folder: Path) -> AsyncIterator[Rig]:
     """Real ONNX Runtime with one thread, behind the real server."""
     artifacts = {number: onnx_models.double() if number == QUICK else onnx_models.slow_loop() for number in (1, 2)}
-    runtime, loads = ScheduledRuntime(OnnxRuntime(providers="cpu"), threads=1), Loads()
+    runtime, loads = ScheduledRuntime(OnnxRuntime(providers="cpu"), threads=1), HeardLoads()
     keeper = Keeper(
-        runtime, _Folder(folder, artifacts), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry())
+        runtime,
+        _Folder(folder, artifacts),
+        MemoryLimits(Resources.host(2**30)),
+        metrics=WorkerMetrics(CollectorRegistry()),
     )
+    lending = HeardLending(keeper)
     async with (
         asyncio.TaskGroup() as tasks,
         serve_inference(
-            keeper.lending,
+            lending,
             credential=CREDENTIAL,
             grpc_address="127.0.0.1:0",
             http_address="127.0.0.1:0",
@@ -112,13 +163,14 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
     ):
         tasks.create_task(keeper.run())
         specs = tuple(
-            VersionSpec(key(number), Artifact(f"{number:064x}", len(data)), 2**20) for number, data in artifacts.items()
+            VersionSpec(key(number), Artifact(f"{number:064x}", len(data)), Resources.host(2**20))
+            for number, data in artifacts.items()
         )
         keeper.aspire(AspiredSet(Order(1, 1), specs))
         async with asyncio.timeout(WAIT_S):
             while len(keeper.lending.held()) < len(artifacts):
                 await keeper.changed(keeper.revision)
-        yield Rig(server, session, loads)
+        yield Rig(lending.begun, session, loads)
         keeper.close()
     await runtime.close()
 
@@ -165,8 +217,7 @@ async def test_waiting_for_a_thread_is_told_apart_from_running(tmp_path: Path) -
         # The one thread computes for as long as the first client waits; the second one's request never begins.
         first = asyncio.create_task(worker.ask(SLOW, *endless, headers={"berth-timeout-ms": "1500"}))
         async with asyncio.timeout(WAIT_S):
-            while worker.server.in_flight < 1:
-                await worker.look()
+            await worker.begun.wait()
         assert await worker.ask(SLOW, *endless, headers={"berth-timeout-ms": "300"}) == 504
         waited = worker.loads.total
         assert waited.completed == 1
@@ -182,11 +233,9 @@ async def test_work_that_was_given_up_is_work(tmp_path: Path) -> None:
     async with rig(tmp_path) as worker:
         asking = asyncio.create_task(worker.ask(SLOW, *turns(2**62)))
         async with asyncio.timeout(WAIT_S):
-            while worker.server.in_flight < 1:
-                await worker.look()
+            await worker.begun.wait()
             asking.cancel()
-            while worker.server.in_flight:
-                await worker.look()
+            await worker.loads.added.wait()
         total = worker.loads.total
         assert total.completed == 0
         assert total.busy_s > 0

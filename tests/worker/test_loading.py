@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from berth.errors import Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, VersionSpec
+from berth.resources import Resources
 from doubles.scripted_runtime import Script, ScriptedArtifacts, ScriptedLease, ScriptedRuntime, ScriptedServable
 from worker.core.stages import LoadReport, Stage, StageClock, StageFailure
 from worker.keeping.loading import LoadOutcome, load, unload
@@ -23,7 +24,7 @@ from worker.runtimes.protocol import LoadFailed
 
 T = TypeVar("T")
 
-SPEC = VersionSpec(VersionKey("acme", "m", 1), Artifact("a" * 64, 10), 1000)
+SPEC = VersionSpec(VersionKey("acme", "m", 1), Artifact("a" * 64, 10), Resources.host(1000))
 # Powers of two, so that sums are exact.
 SECONDS = {Stage.FETCH: 1.0, Stage.LOAD: 2.0, Stage.WARM: 4.0, Stage.MEASURE: 8.0}
 WITHIN = 100.0
@@ -96,7 +97,9 @@ class TrialServable(ScriptedServable):
 async def test_every_stage_is_accounted_for() -> None:
     trial = Trial()
     outcome = await trial.run()
-    assert outcome.report == LoadReport(SECONDS, measured_bytes=700, quickest_run_s=0.25)
+    assert outcome.report == LoadReport(
+        SECONDS, signature=trial.default.signature, measured_bytes=700, quickest_run_s=0.25
+    )
     assert outcome.report.seconds == 15.0
     assert trial.reached == list(Stage)
     assert trial.turns == 0

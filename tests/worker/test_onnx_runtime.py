@@ -15,9 +15,12 @@ from onnx import TensorProto
 from berth.errors import Internal, InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, TensorSpec, VersionSpec
+from berth.resources import Resources
 from berth.settings import SettingsError
 from doubles import onnx_models
 from tests.worker.runtime_conformance import MODELS, RuntimeConformance, turn
+from worker.core.stages import Stage
+from worker.keeping.loading import load, unload
 from worker.runtimes.onnx import values
 from worker.runtimes.onnx.runtime import OnnxRuntime
 from worker.runtimes.onnx.values import safe_text
@@ -40,12 +43,25 @@ class OnnxBench:
         path = self._folder / digest / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-        return VersionSpec(key or VersionKey("acme", "m", 1), Artifact(digest, len(data)), 1000), path
+        return VersionSpec(key or VersionKey("acme", "m", 1), Artifact(digest, len(data)), Resources.host(1000)), path
 
     async def load(self, data: bytes) -> ScheduledVersion:
         loaded = await self.runtime.load(*self.place(data))
         await loaded.warm_up()
         return loaded
+
+
+class OneArtifact:
+    """Where a version is fetched from that lies on this disk, and what it is then leased as."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def obtain(self, artifact: Artifact) -> OneArtifact:
+        return self
+
+    def release(self) -> None:
+        """The file is the test's."""
 
 
 @pytest.fixture
@@ -222,6 +238,21 @@ def test_error_texts_tell_nothing_of_the_machine(text: str, safe: str) -> None:
     assert safe_text(text) == safe
 
 
+async def test_stage_by_stage_without_a_keeper(bench: OnnxBench) -> None:
+    """As a process would that only tries a version."""
+    spec, path = bench.place(onnx_models.double())
+    outcome = await load(bench.runtime, OneArtifact(path), spec, within=30.0)
+    report, held = outcome.report, outcome.held
+    assert held is not None
+    assert report.failure is None
+    assert list(report.stages) == list(Stage)
+    assert all(seconds > 0 for seconds in report.stages.values())
+    assert report.signature == held.loaded.signature
+    assert 0 < report.quickest_run_s < 1
+    assert report.measured_bytes > 0
+    await unload(held, within=30.0)
+
+
 # Where it runs
 
 
@@ -263,12 +294,19 @@ async def test_a_deadline_ends_a_run(bench: OnnxBench) -> None:
 async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(bench: OnnxBench) -> None:
     loaded = await bench.load(onnx_models.slow_loop())
     endless = {"x": np.array(0, np.float32), "n": np.array(2**62)}
-    begun: list[str] = []
-    with_thread = [asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("thread"))) for _ in range(2)]
+    loop = asyncio.get_running_loop()
+    begun: asyncio.Queue[str] = asyncio.Queue()
+
+    def ask(name: str) -> asyncio.Task[dict[str, Array]]:
+        def started() -> None:
+            loop.call_soon_threadsafe(begun.put_nowait, name)
+
+        return asyncio.create_task(loaded.infer(endless, [], started))
+
+    with_thread = [ask("thread") for _ in range(2)]
     async with asyncio.timeout(10):
-        while len(begun) < 2:
-            await turn()
-        waiting = asyncio.create_task(loaded.infer(endless, [], lambda: begun.append("waited")))
+        assert [await begun.get() for _ in with_thread] == ["thread", "thread"]
+        waiting = ask("waited")
         await turn()
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -276,7 +314,7 @@ async def test_a_request_cancelled_while_it_waits_for_a_thread_never_begins(benc
             task.cancel()
         await asyncio.wait(with_thread)
         await loaded.infer({**endless, "n": np.array(1)}, [])
-    assert begun == ["thread", "thread"]
+    assert begun.empty()
 
 
 async def test_a_warm_up_without_end_is_ended(bench: OnnxBench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from berth.errors import InvalidArgument
 from berth.ids import VersionKey
 from berth.model import Artifact, Signature, TensorSpec, VersionSpec
+from berth.resources import Resources
 from doubles.scripted_runtime import Script, ScriptedRuntime
 from tests.worker.runtime_conformance import RuntimeConformance
 from worker.runtimes.protocol import Array, LoadFailed
@@ -49,7 +50,7 @@ class ScriptedBench:
 
     def artifact(self, model: str, key: VersionKey) -> tuple[VersionSpec, Path]:
         self.runtime.scripts[key] = SCRIPTS[model]
-        return VersionSpec(key, Artifact("a" * 64, 10), 1000), Path("/nowhere")
+        return VersionSpec(key, Artifact("a" * 64, 10), Resources.host(1000)), Path("/nowhere")
 
 
 class TestScriptedRuntime(RuntimeConformance):
@@ -63,7 +64,7 @@ class TestScriptedRuntime(RuntimeConformance):
 
 async def test_it_follows_its_script() -> None:
     key = VersionKey("acme", "m", 1)
-    spec = VersionSpec(key, Artifact("a" * 64, 10), 1000)
+    spec = VersionSpec(key, Artifact("a" * 64, 10), Resources.host(1000))
     runtime = ScriptedRuntime({key: Script(failures=[LoadFailed("first", permanent=False)], measured_bytes=7)})
     with pytest.raises(LoadFailed, match="first"):
         await runtime.load(spec, Path("/nowhere"))

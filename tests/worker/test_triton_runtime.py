@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
@@ -27,12 +26,14 @@ from berth.errors import InvalidArgument, Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, Signature, TensorSpec, VersionSpec
 from berth.oip.datatypes import bytes_array
+from berth.resources import Resources
 from berth.settings import ProcessSettings
 from doubles import onnx_models
 from doubles.certificates import Authority, Mount
 from tests.worker.runtime_conformance import RuntimeConformance, TritonBench
 from worker.runtimes.protocol import Array, LoadFailed, NotHeld
 from worker.runtimes.triton.child import ChildTriton, open_triton
+from worker.runtimes.triton.process import TritonServer, TritonStartFailed
 from worker.runtimes.triton.repository import Repository
 from worker.runtimes.triton.servable import TritonServable
 from worker.runtimes.triton.stubs import ProcessWatch, find_stubs
@@ -53,7 +54,7 @@ class Shared:
         self.running: ChildTriton | None = None
 
     async def get(self) -> ChildTriton:
-        if self.running is None or self.running._server is None:
+        if self.running is None or self.running.server is None:
             self.running = await ChildTriton.start(self._home, self._work_dir, instance="w-1")
         return self.running
 
@@ -69,14 +70,14 @@ async def shared(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest_asyncio.fixture(loop_scope="module")
 async def runtime(shared: Shared) -> AsyncIterator[ChildTriton]:
     running = await shared.get()
-    assert list(running._repository.path.iterdir()) == []
+    assert list(running.repository.path.iterdir()) == []
     yield running
-    for servable in list(running._held.values()):
+    for servable in running.held:
         await servable.unload()
 
 
 def spec(model: str = "double") -> VersionSpec:
-    return VersionSpec(VersionKey("acme", model, 1), Artifact("0" * 64, 1), 1 << 20)
+    return VersionSpec(VersionKey("acme", model, 1), Artifact("0" * 64, 1), Resources.host(1 << 20))
 
 
 class TestTritonRuntime(RuntimeConformance):
@@ -118,7 +119,7 @@ class Lost:
 
 
 def left_in_memory(runtime: ChildTriton) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"{runtime._shm_prefix}*"))
+    return list(Path("/dev/shm").glob(f"{runtime.shm_prefix}*"))
 
 
 async def test_it_answers_and_leaves_nothing(runtime: ChildTriton, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ async def test_it_answers_and_leaves_nothing(runtime: ChildTriton, tmp_path: Pat
     async with asyncio.timeout(WAIT_S):
         await over.wait()
     watch.close()
-    assert list(runtime._repository.path.iterdir()) == []
+    assert list(runtime.repository.path.iterdir()) == []
     assert left_in_memory(runtime) == []
     with pytest.raises(NotHeld):
         await servable.infer({"x": X}, ())
@@ -219,7 +220,7 @@ async def test_models_that_cannot_be_loaded(runtime: ChildTriton, tmp_path: Path
         assert text in caught.value.reason
         assert str(tmp_path) not in caught.value.reason
         assert caught.value.permanent
-    assert list(runtime._repository.path.iterdir()) == []
+    assert list(runtime.repository.path.iterdir()) == []
     with pytest.raises(LoadFailed) as caught:
         await runtime.load(spec("gone"), tmp_path / "gone.onnx")
     assert not caught.value.permanent
@@ -235,9 +236,9 @@ async def test_a_cancelled_load_leaves_nothing(runtime: ChildTriton, tmp_path: P
         await asyncio.wait([loading], timeout=WAIT_S)
         if not loading.cancelled():
             await loading.result().unload()  # it was quicker than the cancellation
-        assert list(runtime._repository.path.iterdir()) == []
-        assert runtime._server is not None
-        assert find_stubs(runtime._server.pid, runtime._repository.script(spec().key.servable)) == []
+        assert list(runtime.repository.path.iterdir()) == []
+        assert runtime.server is not None
+        assert find_stubs(runtime.server.pid, runtime.repository.script(spec().key.servable)) == []
     servable = await load(runtime, tmp_path, onnx_models.double())
     assert (await doubled(servable)).tolist() == (X + X).tolist()
 
@@ -295,7 +296,7 @@ async def test_triton_that_is_killed_is_started_again_and_all_is_lost(runtime: C
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):
             await asyncio.shield(running)
-    server = runtime._server
+    server = runtime.server
     assert server is not None
 
     lost = Lost(*servables, busy)
@@ -312,47 +313,59 @@ async def test_triton_that_is_killed_is_started_again_and_all_is_lost(runtime: C
     # A load waits for the next life.
     again = await load(runtime, tmp_path, onnx_models.double(), "double-0")
     assert (await doubled(again)).tolist() == (X + X).tolist()
-    assert runtime._server is not server
+    assert runtime.server is not server
     assert runtime.trouble is None
 
 
-async def test_a_load_outlives_the_triton_that_it_began_on(runtime: ChildTriton, tmp_path: Path) -> None:
-    server = runtime._server
+async def test_a_load_outlives_the_triton_that_it_began_on(
+    runtime: ChildTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = runtime.server
     assert server is not None
+    loop, write, written = asyncio.get_running_loop(), Repository.write, asyncio.Event()
+
+    def write_and_tell(repository: Repository, name: str, signature: Signature, model: Path) -> None:
+        write(repository, name, signature, model)
+        loop.call_soon_threadsafe(written.set)
+
+    monkeypatch.setattr(Repository, "write", write_and_tell)
     loading = asyncio.create_task(load(runtime, tmp_path, onnx_models.double()))
-    while not (runtime._repository.path / "acme~double~1").exists():
-        await asyncio.to_thread(os.sched_yield)
+    async with asyncio.timeout(WAIT_S):
+        await written.wait()
     server.kill()
     async with asyncio.timeout(WAIT_S):
         servable = await loading
     assert (await doubled(servable)).tolist() == (X + X).tolist()
-    assert runtime._server is not server
+    assert runtime.server is not server
 
 
-class WithoutScript(Repository):
-    """A version folder without its model, which makes Triton's load hang for ever."""
+def write_without_script(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A version folder without its model makes Triton's load hang for ever."""
+    write = Repository.write
 
-    def write(self, name: str, signature: Signature, model: Path) -> None:
-        super().write(name, signature, model)
-        if "hangs" in name:
-            self.script(name).unlink()
+    def incompletely(repository: Repository, written: str, signature: Signature, model: Path) -> None:
+        write(repository, written, signature, model)
+        if name in written:
+            repository.script(written).unlink()
+
+    monkeypatch.setattr(Repository, "write", incompletely)
 
 
-async def test_a_load_that_hangs_is_ended_with_triton_if_need_be(triton_home: Path, tmp_path: Path) -> None:
+async def test_a_load_that_hangs_is_ended_with_triton_if_need_be(
+    triton_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_without_script(monkeypatch, "hangs")
     runtime = await ChildTriton.start(
         triton_home, tmp_path / "work", instance="w-1", load_timeout_s=10.0, give_up_s=0.5
     )
     try:
         servable = await load(runtime, tmp_path, onnx_models.double())
-        server = runtime._server
-        assert server is not None
-        runtime._repository = WithoutScript(runtime._repository.path, native_onnx=False, threads=1)
-        runtime._load_timeout_s, lost = 0.5, Lost(servable)
+        runtime.load_timeout_s, lost = 0.5, Lost(servable)
         with pytest.raises(LoadFailed) as caught:
             await load(runtime, tmp_path, onnx_models.double(), "hangs")
         assert caught.value.permanent
         assert "could not be stopped" in caught.value.reason
-        runtime._load_timeout_s = 10.0
+        runtime.load_timeout_s = 10.0
         await lost.wait()
         await servable.unload()
         again = await load(runtime, tmp_path, onnx_models.double())
@@ -365,11 +378,11 @@ async def test_a_slow_load_costs_only_its_own_process(triton_home: Path, tmp_pat
     runtime = await ChildTriton.start(triton_home, tmp_path / "work", instance="w-1", load_timeout_s=10.0)
     try:
         servable = await load(runtime, tmp_path, onnx_models.double())
-        server, runtime._load_timeout_s = runtime._server, 0.05
+        server, runtime.load_timeout_s = runtime.server, 0.05
         with pytest.raises(LoadFailed, match=r"longer than 0\.05 s") as caught:
             await load(runtime, tmp_path, onnx_models.double(), "slow")
         assert not caught.value.permanent
-        assert runtime._server is server
+        assert runtime.server is server
         assert (await doubled(servable)).tolist() == (X + X).tolist()
     finally:
         await runtime.close()
@@ -381,8 +394,8 @@ async def test_mutual_tls_guards_tritons_port(triton_home: Path, tmp_path: Path)
     async with open_triton(triton_home, tmp_path / "work", instance="w-1", credential=credential) as runtime:
         servable = await load(runtime, tmp_path, onnx_models.double())
         assert (await doubled(servable)).tolist() == (X + X).tolist()
-        assert runtime._server is not None
-        async with grpc.aio.insecure_channel(runtime._server.link.address) as channel:
+        assert runtime.server is not None
+        async with grpc.aio.insecure_channel(runtime.server.link.address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError):
                 await stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=5)
@@ -401,8 +414,8 @@ async def test_certificates_are_replaced_under_a_running_triton(triton_home: Pat
         mount.swap(new.issue("worker", names=["berth.internal"], addresses=[]))
         assert (await doubled(servable)).tolist() == (X + X).tolist()
         lost = Lost(servable)
-        assert runtime._server is not None
-        runtime._server.kill()
+        assert runtime.server is not None
+        runtime.server.kill()
         await lost.wait()
         await servable.unload()
         again = await load(runtime, tmp_path, onnx_models.double())
@@ -416,7 +429,7 @@ async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_p
         from worker.runtimes.triton.child import open_triton
         async def main():
             async with open_triton(Path(sys.argv[1]), Path(sys.argv[2]), instance="w-1") as runtime:
-                print("pid", runtime._server.pid, flush=True)
+                print("pid", runtime.server.pid, flush=True)
                 await asyncio.Event().wait()
         asyncio.run(main())
     """)
@@ -439,13 +452,18 @@ async def test_a_worker_that_is_killed_leaves_no_triton(triton_home: Path, tmp_p
     watch.close()
 
 
-async def test_the_worker_is_told_when_triton_cannot_come_back(triton_home: Path, tmp_path: Path) -> None:
+async def test_the_worker_is_told_when_triton_cannot_come_back(
+    triton_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail_to_start(*_: Any, **__: Any) -> TritonServer:
+        raise TritonStartFailed("somebody has removed it")
+
     lost = asyncio.Event()
     runtime = await ChildTriton.start(triton_home, tmp_path / "work", instance="w-1", on_lost=lost.set)
     try:
-        server = runtime._server
+        server = runtime.server
         assert server is not None
-        runtime._installation = dataclasses.replace(runtime._installation, server=tmp_path / "removed")
+        monkeypatch.setattr(TritonServer, "start", fail_to_start)
         server.kill()
         async with asyncio.timeout(WAIT_S):
             await lost.wait()

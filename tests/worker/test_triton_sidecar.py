@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import grpc.aio
 import numpy as np
 import pytest
 import pytest_asyncio
+import structlog
 from onnx import TensorProto
 from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -22,6 +24,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from berth.errors import InvalidArgument, Unavailable
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, VersionSpec
+from berth.resources import HOST, Resources
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from doubles import onnx_models
@@ -136,7 +139,7 @@ def artifact(folder: Path, data: bytes, name: str = "m") -> tuple[VersionSpec, P
     path = folder / "artifacts" / name / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    return VersionSpec(VersionKey("acme", name, 1), Artifact("0" * 64, len(data)), 12_345), path
+    return VersionSpec(VersionKey("acme", name, 1), Artifact("0" * 64, len(data)), Resources.host(12_345)), path
 
 
 class Lease:
@@ -186,7 +189,9 @@ class World:
 async def world(server: Server, folder: Path) -> AsyncIterator[World]:
     spec, path = artifact(folder, onnx_models.double())
     async with attached(server) as runtime, asyncio.TaskGroup() as tasks:
-        keeper = Keeper(runtime, Shelf(path), MemoryLimits(2**30), metrics=WorkerMetrics(CollectorRegistry()))
+        keeper = Keeper(
+            runtime, Shelf(path), MemoryLimits(Resources.host(2**30)), metrics=WorkerMetrics(CollectorRegistry())
+        )
         tasks.create_task(keeper.run())
         keeper.aspire(AspiredSet(Order(1, 1), (spec,)))
         yield World(keeper)
@@ -199,7 +204,7 @@ async def test_it_serves_and_leaves_nothing(server: Server, tmp_path: Path) -> N
         loaded = await runtime.load(spec, path)
         assert runtime.trouble is None
         assert (await loaded.infer({"x": X}, ("y",)))["y"].tolist() == (X + X).tolist()
-        assert await loaded.measure() == spec.reserved_bytes, "it cannot be measured from here"
+        assert await loaded.measure() == spec.reserved[HOST], "it cannot be measured from here"
         assert await server.models() == {spec.key.servable}
         model = server.repository / spec.key.servable / "1" / "model.onnx"
         assert not model.is_symlink(), "Triton does not see our files"
@@ -317,6 +322,42 @@ async def test_the_backend_can_be_chosen(server: Server, tmp_path: Path) -> None
     async with attached(server, backend=TritonBackend.PYTHON) as runtime:
         await runtime.load(spec, path)
         assert runtime.trouble is None
+
+
+def fail_to_clear(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:
+    """From its second time on, emptying the repository fails with each of `errors` in turn."""
+    clear, coming = Repository.clear, iter([None, *errors])
+
+    def cleared(repository: Repository) -> None:
+        error = next(coming, None)
+        if error is not None:
+            raise error
+        clear(repository)
+
+    monkeypatch.setattr(Repository, "clear", cleared)
+
+
+async def test_a_repository_that_cannot_be_emptied_is_tried_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = OSError(errno.EIO, "Input/output error")
+    fail_to_clear(monkeypatch, wrong, wrong)
+    async with attached(server, load_timeout_s=WAIT_S) as runtime:
+        with structlog.testing.capture_logs() as logs:
+            loaded = await runtime.load(*artifact(tmp_path, onnx_models.double()))
+        assert (await loaded.infer({"x": X}, ("y",)))["y"].tolist() == (X + X).tolist()
+        assert runtime.trouble is None
+    reasons = [line["reason"] for line in logs if line["event"] == "triton is not fit for use"]
+    assert reasons == ["its repository cannot be emptied: Input/output error"] * 2
+
+
+async def test_a_watch_that_ends_by_a_fault_of_ours_ends_the_worker(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_clear(monkeypatch, RuntimeError("nobody thought of this"))
+    lost = asyncio.Event()
+    async with attached(server, on_lost=lost.set), asyncio.timeout(WAIT_S):
+        await lost.wait()
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:8001", "triton:8001", "127.0.0.1", "127.0.0.1:http"])

@@ -21,14 +21,14 @@ from berth.auth.peer import PeerCredential
 from berth.ids import VersionKey
 from berth.model import Artifact, AspiredSet, Order, ReplicaAddress, ReplicaStatus, VersionSpec
 from berth.registry import LocalRegistry
+from berth.resources import Resources
 from berth.settings import SettingsError, environment
 from berth.states import ServableState as S
 from berth.wire.convert import aspired_to_wire, replica_status_from_wire
 from berth.wire.v1 import worker_pb2_grpc
 from doubles import onnx_models
 from doubles.certificates import Authority
-from worker.__main__ import serve
-from worker.cgroup import memory_limit
+from worker.service import run
 from worker.settings import WorkerSettings
 
 TOKEN = "t" * 40
@@ -148,7 +148,7 @@ def free_port() -> int:
 
 
 async def test_from_start_to_end(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path) as process:
         address = await process.address()
         assert (address.replica, address.job, address.cell) == ("w-1", "default", "local")
@@ -169,7 +169,7 @@ async def test_from_start_to_end(tmp_path: Path) -> None:
 
 
 async def test_asked_to_stop_with_nobody_connected_it_ends_soon_and_unloads(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_DRAIN_GRACE_S="30") as process:
         address = await process.address()
         async with synchronizer(address) as stream:
@@ -187,8 +187,8 @@ async def test_asked_to_stop_with_nobody_connected_it_ends_soon_and_unloads(tmp_
 
 async def test_probes_tell_the_truth_from_start_to_end(tmp_path: Path) -> None:
     specs = (
-        VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000),
-        VersionSpec(BROKEN, await store(tmp_path, b"no model at all"), 200_000),
+        VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000)),
+        VersionSpec(BROKEN, await store(tmp_path, b"no model at all"), Resources.host(200_000)),
     )
     admin = f"127.0.0.1:{free_port()}"
     async with worker(tmp_path, BERTH_ADMIN_ADDRESS=admin) as process:
@@ -211,7 +211,7 @@ async def test_probes_tell_the_truth_from_start_to_end(tmp_path: Path) -> None:
 
 
 async def test_a_synchronizer_that_goes_away_while_it_drains_is_not_waited_for(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_DRAIN_GRACE_S="60") as process:
         address = await process.address()
         async with synchronizer(address) as stream:
@@ -227,7 +227,7 @@ async def test_a_synchronizer_that_goes_away_while_it_drains_is_not_waited_for(t
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_DRAIN_GRACE_S="600") as process:
         address = await process.address()
         async with synchronizer(address) as stream:
@@ -264,7 +264,7 @@ async def test_without_its_triton_it_is_alive_and_not_ready(tmp_path: Path) -> N
         "BERTH_TRITON_ADDRESS": f"127.0.0.1:{free_port()}",
         "BERTH_TRITON_REPOSITORY": str(tmp_path / "repository"),
     }
-    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), 200_000)
+    spec = VersionSpec(KEY, await store(tmp_path, onnx_models.double()), Resources.host(200_000))
     async with worker(tmp_path, BERTH_ADMIN_ADDRESS=admin, **triton) as process:
         address = await process.address()
         async with synchronizer(address) as stream:
@@ -285,19 +285,16 @@ async def test_everywhere_is_no_address_to_be_reached_at(tmp_path: Path) -> None
     tls = {"BERTH_TLS_CERT": str(files.cert), "BERTH_TLS_KEY": str(files.key), "BERTH_TLS_CA": str(files.ca)}
     settings = WorkerSettings.load(variables(tmp_path, **tls, BERTH_CONTROL_ADDRESS="0.0.0.0:0"))
     with pytest.raises(SettingsError, match="BERTH_ADVERTISE_HOST"):
-        await serve(settings, asyncio.Event())
+        await run(settings, asyncio.Event())
 
 
-async def test_a_container_that_is_too_small_is_said_at_the_start(tmp_path: Path) -> None:
-    limit = memory_limit()
-    settings = WorkerSettings.load(variables(tmp_path, BERTH_LOAD_HEADROOM=str(limit or 2**50)))
-    stop = asyncio.Event()
-    stop.set()
-    if limit is None:
-        await serve(settings, stop)
-    else:
-        with pytest.raises(SettingsError, match="the container has"):
-            await serve(settings, stop)
+async def test_a_container_that_is_too_small_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.opening.memory_limit", lambda: 2**30)
+    settings = WorkerSettings.load(variables(tmp_path, BERTH_LOAD_HEADROOM="1GiB"))
+    with pytest.raises(SettingsError, match="the container has"):
+        await run(settings, asyncio.Event())
 
 
 @pytest.mark.parametrize(
@@ -317,7 +314,7 @@ async def test_a_container_that_is_too_small_is_said_at_the_start(tmp_path: Path
 )
 async def test_wrong_settings_are_named(tmp_path: Path, variable: str, value: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        await serve(WorkerSettings.load(variables(tmp_path, **{variable: value})), asyncio.Event())
+        await run(WorkerSettings.load(variables(tmp_path, **{variable: value})), asyncio.Event())
 
 
 async def test_a_wrong_setting_ends_the_process_with_a_sentence(tmp_path: Path) -> None:

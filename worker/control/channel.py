@@ -20,6 +20,7 @@ from berth.auth.peer import PeerCredential
 from berth.errors import InvalidArgument
 from berth.model import ReplicaAddress, ReplicaStatus, ServableLoad
 from berth.race import first_of
+from berth.wake import Wake
 from berth.wire.convert import aspired_from_wire, replica_load_to_wire, replica_status_to_wire, servable_load_to_wire
 from berth.wire.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from worker.core.lifecycle import Acceptance
@@ -44,8 +45,8 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
         self._loads = loads
         self._address: ReplicaAddress | None = None
         self._draining = False
-        # One per connection: set when its next report is due.
-        self._nudges: set[asyncio.Event] = set()
+        # One for each connection: its next report is due.
+        self._nudges: set[Wake] = set()
         self._made = common_pb2.ReplicaStatus()
         self._made_at = -1
         self.synchronizers = 0
@@ -61,7 +62,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
         """Say in every report from now on that this replica is about to go."""
         self._draining = True
         for nudge in self._nudges:
-            nudge.set()
+            nudge.up()
 
     def report(self) -> ReplicaStatus:
         """The complete report at this moment."""
@@ -81,7 +82,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
         """One synchronizer, from connect to disconnect."""
         if self._address is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is still starting")
-        nudge = asyncio.Event()
+        nudge = Wake()
         session = _Session(nudge)
         self._nudges.add(nudge)
         self.synchronizers += 1
@@ -108,20 +109,21 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
             except ValueError as error:  # a format that this release does not know
                 raise InvalidArgument(f"the aspired set cannot be read: {error}") from None
             session.refused = self._keeper.aspire(aspired) is Acceptance.REFUSED
-            session.nudge.set()
+            session.nudge.up()
 
     async def _watch(self, session: _Session) -> None:
         revision = self._keeper.revision
         while True:
             revision = await self._keeper.changed(revision)
-            session.nudge.set()
+            session.nudge.up()
 
     async def _write(self, context: Any, session: _Session) -> None:
         loop = asyncio.get_running_loop()
         loads_due = loop.time()
         with self._loads.reader() as reader:
             while True:
-                session.nudge.clear()
+                # What comes from here on wants a report of its own.
+                due_again = session.nudge.waiter()
                 started = loop.time()
                 # What changes does not wait for the versions' loads, nor do these come with each change.
                 due = started >= loads_due
@@ -132,12 +134,8 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
                 )
                 worked = loop.time() - started
                 await context.write(reply)
-                try:
-                    async with asyncio.timeout_at(loads_due):
-                        await session.nudge.wait()
-                except TimeoutError:
-                    continue
-                await asyncio.sleep(max(_COALESCE_S, _PAUSE_PER_WORK * worked))
+                if await due_again.wait(loads_due - loop.time()):
+                    await asyncio.sleep(max(_COALESCE_S, _PAUSE_PER_WORK * worked))
 
     def _message(self, loads: tuple[ServableLoad, ...]) -> common_pb2.ReplicaStatus:
         """The report as a message. Its long part is made once per change, whoever asks."""
@@ -158,7 +156,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
 class _Session:
     """One connection: what its next report must say, and that one is due."""
 
-    nudge: asyncio.Event
+    nudge: Wake
     refused: bool = False
     complaint: str = ""
 

@@ -3,9 +3,9 @@
 Two sums are kept apart, because they are known with different certainty:
 
 * **reserved**: what placement set aside. Exact, and the same inequality that the controller keeps:
-  the sum over everything held or loading is at most `memory_bytes`.
+  the sum over everything held or loading is at most `memory`, on every device.
 * **physical**: what is really taken: the larger of reserved and measured for what is held, plus what a load needs for
-  a moment beyond its reservation. It may use `headroom_bytes` more than `memory_bytes`. So a measurement that comes
+  a moment beyond its reservation. It may use `headroom` more than `memory`. So a measurement that comes
   out a little above an estimate does not lock out the last version of a full job, yet the bound holds.
 
 A load whose transient need exceeds the headroom is let through when no other load is under way: refusing it for ever
@@ -19,31 +19,54 @@ from typing import NamedTuple
 
 from berth.footprint import transient
 from berth.model import VersionSpec
+from berth.resources import HOST, Resources
 from berth.states import ServableState
 
 
 class Charge(NamedTuple):
-    """What one servable takes: bytes reserved, bytes taken beyond that, bytes taken while loading, loads under way.
+    """What one servable takes: reserved, taken beyond that, taken while loading; and loads under way.
 
-    `used` is for reports: bytes measured, or reserved while they cannot be measured yet.
+    `used` is for reports: bytes of the host measured, or reserved while they cannot be measured yet. Only the host's
+    memory is measured, and only there do loads peak; what is reserved elsewhere is taken to be what is used.
     """
 
-    reserved: int = 0
-    excess: int = 0
-    transient: int = 0
+    reserved: Resources = Resources()
+    excess: Resources = Resources()
+    transient: Resources = Resources()
     loads: int = 0
     used: int = 0
+
+    def plus(self, other: Charge) -> Charge:
+        return Charge(
+            self.reserved + other.reserved,
+            self.excess + other.excess,
+            self.transient + other.transient,
+            self.loads + other.loads,
+            self.used + other.used,
+        )
+
+    def minus(self, other: Charge) -> Charge:
+        return Charge(
+            self.reserved - other.reserved,
+            self.excess - other.excess,
+            self.transient - other.transient,
+            self.loads - other.loads,
+            self.used - other.used,
+        )
 
 
 NOTHING = Charge()
 
 
+_HEADROOM = Resources.host(512 * 2**20)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
-    """`memory_bytes` bounds reservations; `headroom_bytes` come on top, for loads; `max_loads` run at once."""
+    """`memory` bounds reservations; `headroom` comes on top, for loads; `max_loads` run at once."""
 
-    memory_bytes: int
-    headroom_bytes: int = 512 * 2**20
+    memory: Resources
+    headroom: Resources = _HEADROOM
     max_loads: int = 4
 
 
@@ -55,33 +78,33 @@ class MemoryLedger:
     total: Charge = NOTHING
 
     @property
-    def free_bytes(self) -> int:
-        """Bytes that can still be reserved; below 0 if reservations grew after the load."""
-        return self.limits.memory_bytes - self.total.reserved
+    def free(self) -> Resources:
+        """What can still be reserved; below 0 if reservations grew after the load."""
+        return self.limits.memory - self.total.reserved
 
     def recharge(self, old: Charge, new: Charge) -> MemoryLedger:
         """The ledger after one servable's charge went from `old` to `new`."""
         if old == new:
             return self
-        return MemoryLedger(
-            self.limits, Charge(*(have - out + come for have, out, come in zip(self.total, old, new, strict=True)))
-        )
+        return MemoryLedger(self.limits, self.total.minus(old).plus(new))
 
     def obstacle(self, spec: VersionSpec) -> str | None:
         """Why `spec` cannot be loaded now, in words for its tenant and operator, or None if it can."""
         limits, total = self.limits, self.total
-        if spec.reserved_bytes > limits.memory_bytes:
-            return f"needs {spec.reserved_bytes} bytes, more than the {limits.memory_bytes} of this replica"
+        if lacking := spec.reserved.short_of(limits.memory):
+            device = lacking.parts[0][0]
+            of = "" if device == HOST else f" of {device}"
+            return f"needs {spec.reserved[device]} bytes{of}, more than the {limits.memory[device]} of this replica"
         if total.loads >= limits.max_loads:
             return "waiting for other loads to finish"
-        if spec.reserved_bytes > self.free_bytes:
-            return f"waiting for memory: needs {spec.reserved_bytes} bytes"
+        if not spec.reserved.fits_in(self.free):
+            return f"waiting for memory: needs {spec.reserved}"
         come = charge(ServableState.LOADING, spec, 0)
-        ceiling = limits.memory_bytes + limits.headroom_bytes
+        ceiling = limits.memory + limits.headroom
         resident = total.reserved + total.excess + come.reserved
-        if resident > ceiling:
+        if not resident.fits_in(ceiling):
             return "waiting for memory: versions held here take more than was reserved for them"
-        if total.loads and resident + total.transient + come.transient > ceiling:
+        if total.loads and not (resident + total.transient + come.transient).fits_in(ceiling):
             return "waiting for other loads to finish"
         return None
 
@@ -90,8 +113,10 @@ def charge(state: ServableState, spec: VersionSpec, measured_bytes: int) -> Char
     """What a servable in `state` takes."""
     match state:
         case ServableState.LOADING:
-            return Charge(spec.reserved_bytes, 0, transient(spec.artifact.size_bytes), 1, spec.reserved_bytes)
+            peak = Resources.host(transient(spec.artifact.size_bytes))
+            return Charge(spec.reserved, transient=peak, loads=1, used=spec.reserved[HOST])
         case ServableState.AVAILABLE | ServableState.DRAINING | ServableState.UNLOADING:
-            return Charge(spec.reserved_bytes, max(0, measured_bytes - spec.reserved_bytes), used=measured_bytes)
+            excess = Resources.host(max(0, measured_bytes - spec.reserved[HOST]))
+            return Charge(spec.reserved, excess, used=measured_bytes)
         case _:
             return NOTHING

@@ -127,7 +127,7 @@ class Lifecycle:
         counts: dict[str, int] = {}
         for servable in self.servables():
             counts[servable.state] = counts.get(servable.state, 0) + 1
-        return f"<Lifecycle order={tuple(self.order)} free={self.ledger.free_bytes} {counts}>"
+        return f"<Lifecycle order={tuple(self.order)} free={self.ledger.free} {counts}>"
 
     @property
     def aspires(self) -> bool:
@@ -211,7 +211,7 @@ class Lifecycle:
         """Assert everything that must be true between any two calls."""
         total = Charge()
         for servable in self.servables():
-            total = Charge(*(have + more for have, more in zip(total, servable.charge, strict=True)))
+            total = total.plus(servable.charge)
             assert servable.state is not _S.END
             assert (servable.retry_at is None) or servable.state in (_S.ERROR, _S.UNLOADING, _S.NEW)
             assert (servable.measured_bytes > 0) or servable.state not in (_S.AVAILABLE, _S.DRAINING)

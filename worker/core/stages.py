@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from berth.model import Signature
+
 
 class Stage(StrEnum):
     FETCH = "fetch"
@@ -31,10 +33,14 @@ class StageFailure:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load found out. `stages`: seconds of each stage that was begun; `quickest_run_s`: infinity without one."""
+    """What a load found out. `stages`: seconds of each stage that was begun; `quickest_run_s`: infinity without one.
+
+    With a `failure`, the rest says nothing.
+    """
 
     stages: Mapping[Stage, float]
     failure: StageFailure | None = None
+    signature: Signature | None = None
     measured_bytes: int = 0
     quickest_run_s: float = float("inf")
 

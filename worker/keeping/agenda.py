@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from berth.ids import ModelKey
+from berth.wake import Wake
 
 # Models looked at before other work gets its turn: about a millisecond.
 _LOOKS_PER_TURN = 100
@@ -14,7 +15,7 @@ _LOOKS_PER_TURN = 100
 _TICK_S = 0.001
 
 
-class Again(NamedTuple):
+class LookAgain(NamedTuple):
     """When to look at a model again if nothing happens to it: at a time of the loop's clock, or when memory is free."""
 
     at: float = float("inf")
@@ -29,7 +30,8 @@ class Agenda:
         self._due: dict[ModelKey, None] = {}
         self._blocked: dict[ModelKey, None] = {}
         self._timers: dict[ModelKey, asyncio.TimerHandle] = {}
-        self._wake = asyncio.Event()
+        self._wake = Wake()
+        self._waiter = self._wake.waiter()
 
     def __repr__(self) -> str:
         return f"<Agenda due={len(self._due)} blocked={len(self._blocked)}>"
@@ -42,14 +44,13 @@ class Agenda:
     def add(self, models: Iterable[ModelKey]) -> None:
         """Look at these models, and at those that want memory."""
         self._due.update(dict.fromkeys(models))
-        self._wake.set()
+        self._wake.up()
 
     async def wait(self) -> None:
         """Until something was added since the last wait."""
-        await self._wake.wait()
-        self._wake.clear()
+        await self._waiter.wait()
 
-    async def work_off(self, look: Callable[[ModelKey], Again], has_room: Callable[[], bool]) -> None:
+    async def work_off(self, look: Callable[[ModelKey], LookAgain], has_room: Callable[[], bool]) -> None:
         """Look at what is due, and then at what wants memory, for as long as there may be some."""
         while self._due:
             for model in list(self._due)[:_LOOKS_PER_TURN]:
@@ -69,7 +70,7 @@ class Agenda:
             timer.cancel()
         self._timers.clear()
 
-    def _visit(self, model: ModelKey, look: Callable[[ModelKey], Again]) -> None:
+    def _visit(self, model: ModelKey, look: Callable[[ModelKey], LookAgain]) -> None:
         timer = self._timers.pop(model, None)
         if timer is not None:
             timer.cancel()

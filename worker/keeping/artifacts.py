@@ -12,37 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import structlog
 
-from berth.artifacts.intake import settle
-from berth.errors import DigestMismatch
 from berth.ids import check_sha256
 from berth.model import Artifact
 from berth.settings import SettingsError
+from berth.settling import settle
+from worker.keeping.fetching import ArtifactSource, digest_of, fetch
 
 log = structlog.get_logger(__name__)
 
 _FILE = "model.onnx"
 _DRAFT = "incoming-"
-_BLOCK = 1 << 20
-
-
-class ArtifactSource(Protocol):
-    """What the cache needs of `berth.artifacts`: an artifact store."""
-
-    def open(self, sha256: str) -> AsyncIterator[bytes]:
-        """The artifact's bytes. Raises `NotFound`, or `Unavailable` while the store is away."""
 
 
 @dataclass(slots=True)
@@ -130,36 +119,18 @@ class ArtifactCache:
     async def _bring_in(self, digest: str, size: int) -> None:
         path = self._path(digest)
         if path.parent.exists():
-            if path.exists() and await settle(asyncio.to_thread(_digest, path)) == digest:
+            if path.exists() and await settle(asyncio.to_thread(digest_of, path)) == digest:
                 return
             log.warning("cached artifact is damaged: fetching it again", artifact=digest)
             await settle(asyncio.to_thread(shutil.rmtree, path.parent))
         await self._make_room()
         draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=self._root))
         try:
-            await self._fetch(digest, size, draft / _FILE)
+            await fetch(self._source, digest, size, draft / _FILE)
             _publish(draft, path.parent)
         except BaseException:
             await settle(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
             raise
-
-    async def _fetch(self, digest: str, size: int, target: Path) -> None:
-        hasher = hashlib.sha256()
-        received = 0
-
-        def append(file: IO[bytes], block: bytes) -> None:
-            hasher.update(block)
-            file.write(block)
-
-        async with _closing(self._source.open(digest)) as blocks:
-            with target.open("xb") as file:
-                async for block in blocks:
-                    received += len(block)
-                    if received > size:
-                        break
-                    await settle(asyncio.to_thread(append, file, block))
-        if received != size or hasher.hexdigest() != digest:
-            raise DigestMismatch(f"the artifact store holds other bytes than {digest}")
 
     async def _make_room(self) -> None:
         """Remove what was used longest ago until the announced bytes fit. Called with a pin on what is to come."""
@@ -201,16 +172,6 @@ class ArtifactCache:
         return self._root / digest / _FILE
 
 
-@asynccontextmanager
-async def _closing(blocks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Close a generator that is not read to its end now, not when it is collected: it holds a file or a connection."""
-    try:
-        yield blocks
-    finally:
-        if isinstance(blocks, AsyncGenerator):
-            await blocks.aclose()
-
-
 def _mark_used(path: Path) -> bool:
     """Note the use where it survives a restart; False if somebody has removed the file."""
     try:
@@ -221,12 +182,8 @@ def _mark_used(path: Path) -> bool:
 
 
 def _publish(draft: Path, folder: Path) -> None:
+    """Not in a thread: there is no place in it for a cancellation to land."""
     draft.rename(folder)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lock_exclusively(path: Path) -> IO[bytes]:

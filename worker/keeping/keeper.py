@@ -18,11 +18,12 @@ import structlog
 
 from berth.ids import ModelKey
 from berth.model import NEVER, AspiredSet, Order, ServableStatus
+from berth.resources import HOST
+from berth.wake import Wake
 from worker.core.capacity import MemoryLimits
 from worker.core.lifecycle import Acceptance, Lifecycle
 from worker.core.policy import Defer, next_actions
-from worker.keeping.agenda import Again, Agenda
-from worker.keeping.changes import Changes
+from worker.keeping.agenda import Agenda, LookAgain
 from worker.keeping.execution import Execution, Patience
 from worker.keeping.lending import Lending
 from worker.keeping.loading import Artifacts
@@ -54,7 +55,7 @@ class Keeper:
         self._epoch = wall() - self._loop.time()
         self._life = Lifecycle(limits)
         self._agenda = Agenda()
-        self._changes = Changes()
+        self._changes = Wake()
         self._execution = Execution(
             runtime,
             artifacts,
@@ -98,7 +99,7 @@ class Keeper:
             log.warning("aspired set refused", order=tuple(aspired.order), held=tuple(self._life.order))
         if acceptance is Acceptance.ACCEPTED:
             self._agenda.add(changed)
-            self._changes.publish()
+            self._changes.up()
         return acceptance
 
     # What it holds
@@ -106,11 +107,12 @@ class Keeper:
     @property
     def revision(self) -> int:
         """Grows whenever `statuses` or `order` change."""
-        return self._changes.revision
+        return self._changes.times
 
     async def changed(self, seen: int) -> int:
         """Wait until the revision is no longer `seen`, and return it."""
-        return await self._changes.after(seen)
+        await self._changes.beyond(seen)
+        return self._changes.times
 
     def statuses(self) -> tuple[ServableStatus, ...]:
         """Every version here and its state, in order of keys."""
@@ -128,7 +130,7 @@ class Keeper:
 
     @property
     def memory_limit(self) -> int:
-        return self._limits.memory_bytes
+        return self._limits.memory[HOST]
 
     @property
     def memory_used(self) -> int:
@@ -167,27 +169,27 @@ class Keeper:
         if not self._closing:
             self._closing = True
             self._agenda.add(self._life.release(self._loop.time()))
-            self._changes.publish()
+            self._changes.up()
 
     def _changed(self, model: ModelKey) -> None:
-        self._changes.publish()
+        self._changes.up()
         self._agenda.add([model])
 
     def _may_load(self) -> bool:
         return self._life.ledger.total.loads < self._limits.max_loads
 
-    def _look(self, model: ModelKey) -> Again:
+    def _look(self, model: ModelKey) -> LookAgain:
         """Carry out what the policy says of one model, synchronously; the I/O is left to tasks."""
         now, at, with_memory = self._loop.time(), float("inf"), False
         for action in next_actions(self._life.versions(model), self._life.aspired(model), self._life.ledger, now):
             if not isinstance(action, Defer):
                 self._execution.carry_out(action, now)
-                self._changes.publish()
+                self._changes.up()
                 continue
             if self._life.explain(action.key, action.reason):
-                self._changes.publish()
+                self._changes.up()
             if action.until is None:
                 with_memory = True
             else:
                 at = min(at, action.until)
-        return Again(at, with_memory)
+        return LookAgain(at, with_memory)

@@ -80,7 +80,9 @@ async def load(runtime: ModelRuntime, artifacts: Artifacts, spec: VersionSpec, w
             undo.pop_all()
     except Exception as error:
         return LoadOutcome(LoadReport(clock.stages(now()), _failure(clock.stage, error, spec, within)))
-    report = LoadReport(clock.stages(now()), measured_bytes=measured, quickest_run_s=quickest)
+    report = LoadReport(
+        clock.stages(now()), signature=loaded.signature, measured_bytes=measured, quickest_run_s=quickest
+    )
     return LoadOutcome(report, HeldVersion(spec, loaded, lease))
 
 

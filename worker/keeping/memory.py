@@ -11,12 +11,10 @@ from typing import Any
 
 import structlog
 
+from berth.footprint import PROCESS
 from berth.settings import SettingsError
 
 log = structlog.get_logger(__name__)
-
-# What the worker takes without any version: interpreter, libraries, buffers.
-PROCESS_BYTES = 200 * 2**20
 
 
 def versions_limit(wanted: int, headroom: int, *, container: int | None, device: int | None) -> int:
@@ -25,7 +23,7 @@ def versions_limit(wanted: int, headroom: int, *, container: int | None, device:
     Raises `SettingsError` where nothing is left for versions at all.
     """
     limit = wanted
-    for name, size, own in (("container", container, PROCESS_BYTES), ("GPU", device, 0)):
+    for name, size, own in (("container", container, PROCESS), ("GPU", device, 0)):
         if size is None or size - headroom - own >= limit:
             continue
         limit = size - headroom - own

@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from berth.ids import VersionKey
@@ -20,8 +19,6 @@ from berth.model import Signature, VersionSpec
 
 Array = npt.NDArray[Any]
 """A tensor. BYTES tensors have dtype object and hold `bytes`; BF16 uses ml_dtypes.bfloat16."""
-
-__all__ = ["Array", "LentVersion", "LoadFailed", "Loaded", "ModelRuntime", "NotHeld", "Servables", "nobody", "np"]
 
 
 class LoadFailed(Exception):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from berth.artifacts.intake import settle
 from berth.model import Signature, VersionSpec
+from berth.settling import settle
 from worker.cgroup import cores
 from worker.core.pace import INLINE_BYTES, INLINE_LIMIT_S, Pace
 from worker.runtimes.local import LocalRuntime, LocalVersion, PreparedRun, RunStopped

@@ -13,7 +13,8 @@ from urllib.parse import unquote
 from berth.auth.peer import PeerCredential
 from berth.errors import InvalidArgument
 from berth.headers import CONTENT_TYPE, GRPC_TIMEOUT, TIMEOUT_MS, TIMEOUT_MS_TEXT
-from berth.http import grpc
+from berth.http.grpc.messages import is_grpc
+from berth.http.grpc.timeouts import parse_timeout
 from berth.http.head import RequestHead
 
 _MOST_DIGITS = 12
@@ -46,7 +47,7 @@ class Asked(NamedTuple):
         return cls(
             head.method.decode("ascii"),
             unquote(head.path.partition(b"?")[0].decode("ascii")),
-            head.method == b"POST" and grpc.is_grpc(fields.get(CONTENT_TYPE)),
+            head.method == b"POST" and is_grpc(fields.get(CONTENT_TYPE)),
             _accepted(credential, fields),
             fields,
         )
@@ -56,7 +57,7 @@ class Asked(NamedTuple):
         if self.is_grpc:
             value = self.fields.get(GRPC_TIMEOUT)
             try:
-                return None if value is None else grpc.parse_timeout(value)
+                return None if value is None else parse_timeout(value)
             except ValueError as error:
                 raise InvalidArgument(str(error)) from None
         value = self.fields.get(TIMEOUT_MS)

@@ -13,25 +13,24 @@ from berth.http.events import (
     TrailersReceived,
 )
 from berth.http_shell.server import ServerLink
-from berth.http_shell.wire import OnEvents
 from worker.serving.asked import Asked
-from worker.serving.exchange import Exchange, Service
+from worker.serving.exchange import InferenceExchange, InferenceService
 from worker.serving.rest import RestExchange
 from worker.serving.rpc import STREAM_INFER, StreamExchange, UnaryExchange
 
 
 class Conversation:
-    def __init__(self, service: Service, link: ServerLink) -> None:
+    def __init__(self, service: InferenceService, link: ServerLink) -> None:
         self._service = service
         self._link = link
-        self._exchanges: dict[int, Exchange] = {}
+        self._exchanges: dict[int, InferenceExchange] = {}
 
     def __repr__(self) -> str:
         return f"<Conversation {len(self._exchanges)} exchanges on {self._link!r}>"
 
     def on_events(self, events: list[Event]) -> None:
         exchanges = self._exchanges
-        begun: list[Exchange] = []
+        begun: list[InferenceExchange] = []
         for event in events:
             if isinstance(event, DataReceived):
                 self._on_data(event)
@@ -54,7 +53,7 @@ class Conversation:
         exchange = self._exchanges.get(stream_id)
         if exchange is None:
             # Answered already; what still comes is of no use, and must not use up the window.
-            self._link.connection.consume(stream_id, len(data))
+            self._link.http.consume(stream_id, len(data))
             return
         exchange.complete = ended
         if data:
@@ -78,12 +77,12 @@ class Conversation:
             exchange.disarm()
             exchange.on_end()
 
-    def _begin(self, event: RequestReceived) -> Exchange | None:
+    def _begin(self, event: RequestReceived) -> InferenceExchange | None:
         """The new exchange, if its body is still to come."""
         stream_id, head, ended = event
         asked = Asked.of(head, self._service.credential)
-        if not asked.is_grpc or not self._link.http2:
-            kind: type[Exchange] = RestExchange
+        if not asked.is_grpc or not self._link.is_http2:
+            kind: type[InferenceExchange] = RestExchange
         elif asked.path == STREAM_INFER:
             kind = StreamExchange
         else:
@@ -103,14 +102,12 @@ class Conversation:
             exchange.on_end()
             return None
         if head.expects_continue:
-            connection = self._link.connection
+            connection = self._link.http
             connection.send_informational(stream_id, connection.encode_response(100))
         return exchange
 
+    def on_lost(self) -> None:
+        """Every exchange was told before."""
+
     def _over(self, stream_id: int) -> None:
         self._exchanges.pop(stream_id, None)
-
-
-def converse(service: Service, link: ServerLink) -> OnEvents:
-    """The `on_events` of one connection."""
-    return Conversation(service, link).on_events

@@ -33,7 +33,7 @@ class SlowBody(DeadlineExceeded):
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class InferenceService:
     """What all conversations of a worker share."""
 
     answering: Answering
@@ -43,7 +43,7 @@ class Service:
     tracing: Tracing | None = None
 
 
-class Exchange(ABC):
+class InferenceExchange(ABC):
     """`over` is called with the stream id when it has been answered or refused."""
 
     __slots__ = (
@@ -61,7 +61,7 @@ class Exchange(ABC):
     )
 
     def __init__(
-        self, service: Service, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
+        self, service: InferenceService, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
     ) -> None:
         self.service = service
         self.link = link
@@ -146,11 +146,11 @@ class Exchange(ABC):
     def _give_up(self, error: BerthError) -> None:
         self._timer = None
         self.abandon()
-        if not self.link.http2:
+        if not self.link.is_http2:
             # What may still come of the body is not worth waiting for: this is the connection's last answer.
-            self.link.connection.shutdown()
+            self.link.http.shutdown()
         self.refuse(error)
-        self.link.flush_soon()
+        self.link.mark()
 
     # The answer
 
@@ -166,6 +166,6 @@ class Exchange(ABC):
         """The answer has been sent."""
         self.disarm()
         self.over(self.stream_id)
-        if not self.complete and self.link.http2 and not self.link.connection.unsent(self.stream_id):
+        if not self.complete and self.link.is_http2 and not self.link.http.unsent(self.stream_id):
             # The client need not send the rest (RFC 9113 section 8.1). HTTP/1.1 skips it, or ends with it.
-            self.link.connection.reset(self.stream_id, ErrorCode.NO_ERROR)
+            self.link.http.reset(self.stream_id, ErrorCode.NO_ERROR)

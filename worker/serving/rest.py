@@ -10,20 +10,22 @@ from functools import lru_cache, partial
 
 from berth.errors import BerthError
 from berth.headers import CONTENT_TYPE_TEXT, INFERENCE_HEADER_LENGTH, REPLICA, REQUEST_ID, REQUEST_ID_TEXT
-from berth.http_shell.wire import ServerConnection
+from berth.http.compression import ENCODINGS
+from berth.http_shell.server import ServerHttp
 from berth.ids import VersionKey
 from berth.oip import metadata, rest
 from berth.oip.errors import error_body, rest_error
 from berth.oip.request import InferRequest
 from worker.serving.answering import NotStarted, Question, servable_key
-from worker.serving.compression import ENCODINGS, USUAL_RATIO, inflate
-from worker.serving.exchange import IT_DID_NOT_START, Exchange, SlowBody
+from worker.serving.compression import USUAL_RATIO, inflated
+from worker.serving.exchange import IT_DID_NOT_START, InferenceExchange, SlowBody
 
 _JSON = {CONTENT_TYPE_TEXT: "application/json"}
 _READ = ("GET", "HEAD")
+_READABLE = (b"identity", *ENCODINGS)
 
 
-class RestExchange(Exchange):
+class RestExchange(InferenceExchange):
     __slots__ = ("_key", "_pieces", "_size")
 
     def begin(self) -> None:
@@ -55,7 +57,7 @@ class RestExchange(Exchange):
     def _expect_body(self, servable: str) -> None:
         if self.asked.method != "POST":
             self._decline(405, "Method Not Allowed", {"Allow": "POST"})
-        elif self.asked.fields.get(b"content-encoding", b"identity") not in (b"identity", *ENCODINGS):
+        elif self.asked.fields.get(b"content-encoding", b"identity") not in _READABLE:
             self._decline(415, "Unsupported Media Type", {"Accept-Encoding": "gzip, deflate"})
         else:
             self._key = servable_key(servable)
@@ -66,7 +68,7 @@ class RestExchange(Exchange):
             self.refuse_body()
             return
         self._pieces.append(data)
-        self.link.connection.consume(self.stream_id, len(data))
+        self.link.http.consume(self.stream_id, len(data))
 
     def on_end(self) -> None:
         if self._key is None:
@@ -87,7 +89,7 @@ class RestExchange(Exchange):
 
     def _read(self, key: VersionKey, body: bytes, *, compressed: bool) -> tuple[VersionKey, InferRequest]:
         if compressed:
-            body = inflate(body, self.service.max_body_bytes)
+            body = inflated(body, self.service.max_body_bytes)
         length = self.asked.fields.get(INFERENCE_HEADER_LENGTH)
         return key, rest.decode_request(body, None if length is None else length.decode("latin-1"))
 
@@ -96,7 +98,7 @@ class RestExchange(Exchange):
             self.refuse(outcome)
         else:
             self._send(200, outcome.headers, outcome.content)
-        self.link.flush_soon()
+        self.link.mark()
 
     def refuse(self, error: BerthError) -> None:
         status, headers, body = rest_error(error, self.rid.decode())
@@ -115,11 +117,11 @@ class RestExchange(Exchange):
         self._send(status, _JSON | (headers or {}), error_body(detail))
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, *, not_started: bool = False) -> None:
-        connection = self.link.connection
+        connection = self.link.http
         headers.pop(REQUEST_ID_TEXT, None)
         block = _block(type(connection), status, tuple(headers.items()), self.service.answering.replica, not_started)
         own = [] if self.rid == self.asked.fields.get(REQUEST_ID) else [(REQUEST_ID, self.rid)]
-        if self.link.http2:
+        if self.link.is_http2:
             own.append((b"content-length", b"%d" % len(body)))
         if own:
             block += connection.encode_fields(own)
@@ -130,7 +132,7 @@ class RestExchange(Exchange):
 
 @lru_cache(maxsize=256)
 def _block(
-    kind: type[ServerConnection],
+    kind: type[ServerHttp],
     status: int,
     headers: tuple[tuple[str, str], ...],
     replica: str,

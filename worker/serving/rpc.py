@@ -14,7 +14,10 @@ from tritonclient.grpc import service_pb2
 
 from berth.errors import BerthError, InvalidArgument, PayloadTooLarge
 from berth.headers import CONTENT_TYPE, GRPC_ACCEPT_ENCODING, GRPC_ENCODING, REPLICA, REQUEST_ID
-from berth.http import grpc
+from berth.http.compression import ENCODINGS
+from berth.http.grpc.messages import CONTENT_TYPE as GRPC
+from berth.http.grpc.messages import GrpcMessage, MessageReader, MessageTooLarge, prefix
+from berth.http.grpc.status import OK_FIELD, UNIMPLEMENTED, status_fields
 from berth.http.head import Fields
 from berth.http.http2.server import Http2Server
 from berth.http_shell.server import ServerLink
@@ -24,11 +27,8 @@ from berth.oip.errors import grpc_status
 from berth.oip.request import InferRequest, InferResponse
 from worker.serving.answering import Answering, NotStarted, Question, servable_key
 from worker.serving.asked import Asked
-from worker.serving.compression import ENCODINGS, USUAL_RATIO, inflate
-from worker.serving.exchange import IT_DID_NOT_START, Exchange, Service
-
-SERVICE = "inference.GRPCInferenceService"
-UNIMPLEMENTED = 12
+from worker.serving.compression import USUAL_RATIO, inflated
+from worker.serving.exchange import IT_DID_NOT_START, InferenceExchange, InferenceService
 
 # Framing and metadata of a message whose tensors fill the limit.
 _ENVELOPE_BYTES = 64 * 1024
@@ -37,27 +37,28 @@ _SMALL = 16 * 1024
 # A stream's client that does not read its answers gets no more of them once so many bytes wait for it.
 _MOST_UNSENT = 256 * 1024
 
-_OK = Http2Server.encode_fields((grpc.OK,))
+_METHODS = metadata.GRPC_METHODS.decode()
+_OK = Http2Server.encode_fields((OK_FIELD,))
 _KNOWN = frozenset(service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name)
 
 
-class RpcExchange(Exchange):
+class RpcExchange(InferenceExchange):
     """A call. What it sends before its status is a head and any number of messages; a refusal is a head alone."""
 
     __slots__ = ("_answered", "_reader")
 
     def __init__(
-        self, service: Service, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
+        self, service: InferenceService, link: ServerLink, stream_id: int, asked: Asked, over: Callable[[int], None]
     ) -> None:
         super().__init__(service, link, stream_id, asked, over)
         self._answered = False
-        self._reader = grpc.MessageReader(service.max_body_bytes + _ENVELOPE_BYTES)
+        self._reader = MessageReader(service.max_body_bytes + _ENVELOPE_BYTES)
 
-    def _next(self) -> grpc.Message | None:
+    def _next(self) -> GrpcMessage | None:
         """The next message that is complete. Raises `BerthError`."""
         try:
             message = self._reader.next()
-        except grpc.TooLarge as error:
+        except MessageTooLarge as error:
             limit = self.service.max_body_bytes + _ENVELOPE_BYTES
             raise PayloadTooLarge(f"a message of {error.size} bytes is larger than {limit}") from None
         except ValueError as error:
@@ -68,9 +69,7 @@ class RpcExchange(Exchange):
             raise InvalidArgument("the message is compressed in a way that grpc-encoding does not name")
         return message
 
-    def _question(
-        self, message: grpc.Message, write: Callable[[InferResponse, InferRequest], bytes]
-    ) -> Question[bytes]:
+    def _question(self, message: GrpcMessage, write: Callable[[InferResponse, InferRequest], bytes]) -> Question[bytes]:
         size = len(message.data) * USUAL_RATIO if message.compressed else len(message.data)
         read = partial(_read_infer, message, self.service.max_body_bytes + _ENVELOPE_BYTES)
         return Question("grpc", self.rid, size, self.time_left(), read, write)
@@ -78,22 +77,22 @@ class RpcExchange(Exchange):
     def _send_head(self) -> None:
         if not self._answered:
             self._answered = True
-            connection = self.link.connection
+            connection = self.link.http
             head = _head(self.service.answering.replica) + connection.encode_fields(((REQUEST_ID, self.rid),))
             connection.send_head(self.stream_id, head)
 
     def _send(self, message: bytes) -> None:
         self._send_head()
-        connection = self.link.connection
+        connection = self.link.http
         size = len(message)
         if size <= _SMALL:
-            connection.send_data(self.stream_id, grpc.prefix(size) + message)
+            connection.send_data(self.stream_id, prefix(size) + message)
         else:
-            connection.send_data(self.stream_id, grpc.prefix(size))
+            connection.send_data(self.stream_id, prefix(size))
             connection.send_data(self.stream_id, message)
 
     def _succeed(self) -> None:
-        self.link.connection.send_trailers(self.stream_id, _OK)
+        self.link.http.send_trailers(self.stream_id, _OK)
         self.close()
 
     def refuse(self, error: BerthError) -> None:
@@ -101,9 +100,9 @@ class RpcExchange(Exchange):
         self._fail(code.value[0], text, (IT_DID_NOT_START,) if isinstance(error, NotStarted) else ())
 
     def _fail(self, code: int, text: str, more: Fields = ()) -> None:
-        connection = self.link.connection
+        connection = self.link.http
         fields = (
-            *grpc.status_fields(code, text),
+            *status_fields(code, text),
             (REQUEST_ID, self.rid),
             (REPLICA, self.service.answering.replica.encode()),
             *more,
@@ -111,7 +110,7 @@ class RpcExchange(Exchange):
         if self._answered:
             connection.send_trailers(self.stream_id, connection.encode_fields(fields))
         else:
-            head = connection.encode_response(200, ((CONTENT_TYPE, grpc.CONTENT_TYPE), *fields))
+            head = connection.encode_response(200, ((CONTENT_TYPE, GRPC), *fields))
             connection.send_head(self.stream_id, head, end=True)
         self.close()
 
@@ -123,7 +122,7 @@ class UnaryExchange(RpcExchange):
 
     def begin(self) -> None:
         super().begin()
-        self._message: grpc.Message | None = None
+        self._message: GrpcMessage | None = None
         path = self.asked.path
         if path != _INFER and path not in _AT_ONCE:
             name = path.rpartition("/")[2]
@@ -132,7 +131,7 @@ class UnaryExchange(RpcExchange):
             )
 
     def on_data(self, data: bytes) -> None:
-        self.link.connection.consume(self.stream_id, len(data))
+        self.link.http.consume(self.stream_id, len(data))
         self._reader.feed(data)
         try:
             message = self._next()
@@ -163,7 +162,7 @@ class UnaryExchange(RpcExchange):
         else:
             self._send(outcome)
             self._succeed()
-        self.link.flush_soon()
+        self.link.mark()
 
 
 class StreamExchange(RpcExchange):
@@ -198,7 +197,7 @@ class StreamExchange(RpcExchange):
 
     def _go_on(self) -> None:
         """Ask as many questions as can be asked now. Answers given at once make it a loop, not a recursion."""
-        connection = self.link.connection
+        connection = self.link.http
         while not self._asking and connection.unsent(self.stream_id) <= _MOST_UNSENT:
             try:
                 message = self._next()
@@ -230,14 +229,14 @@ class StreamExchange(RpcExchange):
         self._asking = False
         if was_waiting:
             self._go_on()
-            self.link.flush_soon()
+            self.link.mark()
 
 
-def _plain(message: grpc.Message, limit: int) -> bytes:
-    return inflate(message.data, limit) if message.compressed else message.data
+def _plain(message: GrpcMessage, limit: int) -> bytes:
+    return inflated(message.data, limit) if message.compressed else message.data
 
 
-def _read_infer(message: grpc.Message, limit: int) -> tuple[VersionKey, InferRequest]:
+def _read_infer(message: GrpcMessage, limit: int) -> tuple[VersionKey, InferRequest]:
     request = rpc.parse_request(_plain(message, limit))
     return servable_key(request.model_name), rpc.decode_request(request)
 
@@ -255,7 +254,7 @@ def _head(replica: str) -> bytes:
     return Http2Server.encode_response(
         200,
         (
-            (CONTENT_TYPE, grpc.CONTENT_TYPE),
+            (CONTENT_TYPE, GRPC),
             (GRPC_ACCEPT_ENCODING, b"identity, deflate, gzip"),
             (REPLICA, replica.encode()),
         ),
@@ -299,12 +298,12 @@ def _model_metadata(answering: Answering, raw: bytes) -> bytes:
     return _bytes(metadata.model_metadata_message(key.model, str(key.version), answering.signature(key)))
 
 
-_INFER = f"/{SERVICE}/ModelInfer"
-STREAM_INFER = f"/{SERVICE}/ModelStreamInfer"
+_INFER = f"{_METHODS}ModelInfer"
+STREAM_INFER = f"{_METHODS}ModelStreamInfer"
 _AT_ONCE: dict[str, Callable[[Answering, bytes], bytes]] = {
-    f"/{SERVICE}/ServerLive": _server_live,
-    f"/{SERVICE}/ServerReady": _server_ready,
-    f"/{SERVICE}/ServerMetadata": _server_metadata,
-    f"/{SERVICE}/ModelReady": _model_ready,
-    f"/{SERVICE}/ModelMetadata": _model_metadata,
+    f"{_METHODS}ServerLive": _server_live,
+    f"{_METHODS}ServerReady": _server_ready,
+    f"{_METHODS}ServerMetadata": _server_metadata,
+    f"{_METHODS}ModelReady": _model_ready,
+    f"{_METHODS}ModelMetadata": _model_metadata,
 }

@@ -7,18 +7,24 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from berth.auth.peer import PeerCredential
 from berth.http.limits import Http1Limits, Http2Limits
-from berth.http_shell.listening import ShellLimits, listen
+from berth.http_shell.link import Shared
+from berth.http_shell.links import Links, ShellLimits
+from berth.http_shell.listening import listen
+from berth.http_shell.server import ServerLink
 from berth.tracing import Tracing
 from worker.core.loads import Loads
 from worker.runtimes.protocol import Servables
 from worker.serving.answering import Answering
-from worker.serving.conversation import converse
-from worker.serving.exchange import Service
+from worker.serving.conversation import Conversation
+from worker.serving.exchange import InferenceService
 from worker.serving.metrics import InferenceMetrics
+
+log = structlog.get_logger(__name__)
 
 # Room for a batch of 100 images of 224 x 224 x 3 floats; a router sets its own, lower or equal, limit.
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -81,33 +87,50 @@ async def serve_inference(
     loopback without TLS, or cannot be had.
     """
     metrics = InferenceMetrics(registry)
-    limits = ShellLimits(connections=max_connections, head_timeout_s=head_timeout_s, idle_timeout_s=_IDLE_S)
+    limits = ShellLimits(
+        connections=max_connections,
+        head_timeout_s=head_timeout_s,
+        idle_timeout_s=_IDLE_S,
+        stuck_timeout_s=body_timeout_s,
+    )
     http1 = Http1Limits(body=max_body_bytes, discard=_DISCARD)
     async with contextlib.AsyncExitStack() as stack:
         answering = Answering(servables, replica, metrics, loads or Loads())
         stack.push_async_callback(answering.close)
-        service = Service(answering, credential, max_body_bytes, body_timeout_s, tracing)
-        listeners = []
+        service = InferenceService(answering, credential, max_body_bytes, body_timeout_s, tracing)
+
+        def accept(link: ServerLink) -> Conversation:
+            return Conversation(service, link)
+
+        shared = Shared(asyncio.get_running_loop())
+        ports, both = [], []
         for address in (http_address, grpc_address):
+            links = Links(shared, limits, http1, _HTTP2)
+            stack.push_async_callback(_cut_off, links)
             tls = credential.server_tls(address)
-            listeners.append(
-                await stack.enter_async_context(
-                    listen(
-                        address, lambda link: converse(service, link), tls=tls, limits=limits, http1=http1, http2=_HTTP2
-                    )
-                )
-            )
-        metrics.gauge("connections", "Connections open.", lambda: sum(one.connections for one in listeners))
+            ports.append(await stack.enter_async_context(listen(address, links, accept, tls=tls)))
+            links.start()
+            both.append(links)
+        metrics.gauge("connections", "Connections open.", lambda: sum(len(one) for one in both))
         metrics.gauge(
             "connections_refused",
             "Connections closed at once, because there were too many, since the start.",
-            lambda: sum(one.refused for one in listeners),
+            lambda: sum(one.refused for one in both),
         )
         metrics.gauge(
             "connections_timed_out",
             "Connections closed because the head of a request did not arrive, since the start.",
-            lambda: sum(one.timed_out for one in listeners),
+            lambda: sum(one.timed_out for one in both),
         )
-        http, grpc = listeners
+        http, grpc = ports
         yield InferenceServer(grpc.port, http.port, answering)
-        await asyncio.gather(*(one.drain(drain_s, _LAST_REQUEST_S) for one in listeners))
+        for port in ports:
+            port.close()
+        await asyncio.gather(*(one.drain(drain_s, _LAST_REQUEST_S) for one in both))
+
+
+async def _cut_off(links: Links) -> None:
+    left = links.close()
+    if left:
+        log.warning("connections are cut off", connections=left)
+    await links.closed()

@@ -49,9 +49,9 @@ class Watch:
 
     def _tell(self) -> None:
         if not self._over:
-            connection = self._link.connection
+            connection = self._link.http
             connection.send_informational(self._stream_id, connection.encode_response(102, _STARTED))
-            self._link.flush_soon()
+            self._link.mark()
 
     def end(self, outcome: object) -> None:
         """`outcome`: an answer, an error, or None if the client has gone."""

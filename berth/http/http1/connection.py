@@ -379,5 +379,5 @@ class Http1Connection(ABC):
         reading = type(self._reader).__name__ if self._reader is not None else "nothing"
         return (
             f"<{type(self).__name__} {state} in={reading} out={self._mode.name} held={self._held} "
-            f"backlog={len(self._buffer)}{' paused' if self._paused else ''}>"
+            f"backlog={len(self._buffer)}{f' paused, {len(self._waiting)} waiting' if self._paused else ''}>"
         )

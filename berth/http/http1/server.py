@@ -19,8 +19,8 @@ _CLOSE: Final = b"connection: close\r\n"
 class Http1Server(Http1Connection):
     """Accepts requests. `scheme` is the transport's; `memo` may be shared by all connections of one scheme and limits.
 
-    After `finished` with a request that was not read to its end, a shell should close its writing side first and read
-    on for a moment: a client that is still sending would otherwise lose the answer to a TCP reset.
+    A request that was sent ahead is looked at when all of the answer before it has gone into the output: a client that
+    asks and never reads is owed one answer.
     """
 
     def __init__(
@@ -38,6 +38,22 @@ class Http1Server(Http1Connection):
         self._bodiless = False
         self._continue_owed = False
         self._discard_left = 0
+        self._unread = False
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest request; 0: there was none yet."""
+        return self._stream_id
+
+    @property
+    def unread(self) -> bool:
+        """Whether it ended with something unread that the client may still be sending. After `finished` a shell should
+        then close its writing side first and read on for a moment: the client would lose the answer to a TCP reset."""
+        return self._unread
+
+    def _shut(self) -> None:
+        self._unread = self._unread or self._reader is not None or bool(self._buffer)
+        super()._shut()
 
     def send_head(self, stream_id: int, block: bytes, end: bool = False, *, length: int | None = None) -> None:
         """The response's head; `block` comes from `encode_response`. Interim (1xx) heads go by `send_informational`.
@@ -98,7 +114,7 @@ class Http1Server(Http1Connection):
         return events
 
     def _expects_head(self) -> bool:
-        return not self._active
+        return not self._active and not self._waiting
 
     def _on_head(self, raw: bytes, events: list[Event]) -> None:
         framing = self._memo.get(raw)
@@ -155,6 +171,7 @@ class Http1Server(Http1Connection):
             self._shut()
 
     def _refuse(self, error: Malformed, events: list[Event]) -> None:
+        self._unread = True
         if not self._active or self._mode is Mode.HEAD:
             self._mode = Mode.DONE
             body = error.detail.encode() + b"\n"

@@ -37,6 +37,11 @@ class BlockReader:
         self._prefix_fields: list[Field] = []
         self._base: Message | None = None
 
+    @property
+    def remembered(self) -> int:
+        """How many bytes of blocks it knows the meaning of."""
+        return sum(len(block) for block in self._memo)
+
     def read(self, block: bytes) -> Message | Malformed:
         """The block's meaning, or why it has none. Raises `CompressionError` where the connection is lost."""
         message = self._memo.get(block)

@@ -22,7 +22,7 @@ from berth.http.http2.credit import ConnectionCredit
 from berth.http.http2.messages import Message, Trailers
 from berth.http.http2.outbound import Outbound
 from berth.http.http2.pings import Pings
-from berth.http.http2.settings import Settings
+from berth.http.http2.settings import SettingsExchange
 from berth.http.http2.stream import Stream
 from berth.http.http2.streams import StreamTable
 from berth.http.limits import Http2Limits
@@ -62,12 +62,13 @@ class Http2Connection(ABC):
         self._outbound = Outbound(self._output, self._streams, burden)
         self._body_in = BodyIn(limits, self._output, self._credit, self._streams, burden)
         self._blocks = HeaderBlocks(limits)
-        self._settings = Settings(self._output, self._outbound, self._body_in, burden, by_client=server)
+        self._settings = SettingsExchange(self._output, self._outbound, self._body_in, burden, by_client=server)
         self._pings = Pings(self._output, burden, keepalive, keepalive_timeout)
         # What came of a frame that has not come whole.
         self._rest = b""
         self._draining = False
         self._closed = False
+        self._cut_off = False
         # The last stream that the peer's GOAWAY lets live.
         self._peer_going_away: int | None = None
 
@@ -296,6 +297,7 @@ class Http2Connection(ABC):
 
     def _end(self, events: list[Event], code: int, detail: str, *, remote: bool) -> None:
         self._closed = True
+        self._cut_off = not remote
         events.extend(self._streams.lose(code, detail, remote=remote))
         self._blocks.forget()
         self._rest = b""

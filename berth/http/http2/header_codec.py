@@ -127,6 +127,11 @@ class HeaderDecoder:
             raise CompressionError("index 0")
         return _STATIC[index - 1]
 
+    @property
+    def dynamic_entries(self) -> Sequence[Field]:
+        """The dynamic table, the newest entry first."""
+        return tuple(self._table.dynamic_entries)
+
     def __repr__(self) -> str:
         return f"<HeaderDecoder {len(self._table.dynamic_entries)} dynamic entries>"
 

@@ -77,6 +77,16 @@ class Http2Server(Http2Connection):
         """Whether the transport can be closed without loss."""
         return self._closed or (self._last_accepted != frames.LARGEST_STREAM_ID and not self._streams.open)
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest request; 0: there was none yet."""
+        return self._streams.newest
+
+    @property
+    def unread(self) -> bool:
+        """Whether it was cut off by this side, so that the client may still be sending; as in HTTP/1.1."""
+        return self._cut_off
+
     def _on_drain_acknowledged(self) -> None:
         if self._draining and self._last_accepted == frames.LARGEST_STREAM_ID:
             self._last_accepted = newest = self._streams.newest

@@ -19,7 +19,7 @@ _LARGEST_FRAME_SENT: Final = 2**16
 _STREAMS_BEFORE_SETTINGS: Final = 100
 
 
-class Settings:
+class SettingsExchange:
     """`acknowledged`: the peer knows ours. `seen`: we know the peer's. `max_streams`: how many it lets us open.
 
     `by_client`: whether the peer is a client. Only a client may allow push, which we never use.
@@ -88,4 +88,4 @@ class Settings:
         # HEADER_TABLE_SIZE needs nothing: we use no table. MAX_HEADER_LIST_SIZE is advice, and the peer will tell.
 
     def __repr__(self) -> str:
-        return f"<Settings seen={self.seen} acknowledged={self.acknowledged} max_streams={self.max_streams}>"
+        return f"<SettingsExchange seen={self.seen} acknowledged={self.acknowledged} max_streams={self.max_streams}>"

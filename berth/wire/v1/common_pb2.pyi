@@ -57,15 +57,31 @@ class Artifact(_message.Message):
     format: str
     def __init__(self, sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., format: _Optional[str] = ...) -> None: ...
 
+class DeviceBytes(_message.Message):
+    __slots__ = ("device", "bytes")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    bytes: int
+    def __init__(self, device: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Resources(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceBytes]
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceBytes, _Mapping]]] = ...) -> None: ...
+
 class VersionSpec(_message.Message):
-    __slots__ = ("ref", "artifact", "reserved_bytes")
+    __slots__ = ("ref", "artifact", "reserved_bytes", "reserved")
     REF_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_FIELD_NUMBER: _ClassVar[int]
     ref: VersionRef
     artifact: Artifact
     reserved_bytes: int
-    def __init__(self, ref: _Optional[_Union[VersionRef, _Mapping]] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ..., reserved_bytes: _Optional[int] = ...) -> None: ...
+    reserved: Resources
+    def __init__(self, ref: _Optional[_Union[VersionRef, _Mapping]] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ..., reserved_bytes: _Optional[int] = ..., reserved: _Optional[_Union[Resources, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
     __slots__ = ("epoch", "generation")

@@ -59,7 +59,7 @@ class Load:
         return max(self.per_second, self.full / self.sustains.idle_s if self.sustains is not None else 0.0)
 
 
-class Need(NamedTuple):
+class ReplicaNeed(NamedTuple):
     """Replicas, not rounded, and why. `overload`: the replicas that serve do not keep up."""
 
     replicas: float
@@ -67,15 +67,15 @@ class Need(NamedTuple):
     overload: bool = False
 
 
-def need(load: Load, target_wait_s: float) -> Need:
+def need(load: Load, target_wait_s: float) -> ReplicaNeed:
     """How many replicas `load` needs; as many as serve where too little is known to say."""
     if _is_overload(load, target_wait_s):
         return _need_under_overload(load)
     if load.sustains is None:
-        return Need(load.serving, "held: too few answers so far to know what a replica sustains")
+        return ReplicaNeed(load.serving, "held: too few answers so far to know what a replica sustains")
     sustained, _, knee = load.sustains
     guess = "" if knee else ", as far as is known"
-    return Need(
+    return ReplicaNeed(
         load.at_work / (sustained * UTILISATION),
         f"{load.at_work:.1f} requests at work, one replica sustains {sustained:.1f}{guess}",
     )
@@ -86,22 +86,22 @@ def _is_overload(load: Load, target_wait_s: float) -> bool:
     return late and load.in_flight > load.full * UTILISATION
 
 
-def _need_under_overload(load: Load) -> Need:
+def _need_under_overload(load: Load) -> ReplicaNeed:
     queue = max(0.0, load.in_flight - load.full)
     said = (
         f"{queue:.0f} requests wait: {_rate(load.arriving)} arrive, "
         f"{load.serving} replicas answer {_rate(load.per_second)}"
     )
     if load.capacity <= 0:
-        return Need(2.0 * load.serving, said, overload=True)
+        return ReplicaNeed(2.0 * load.serving, said, overload=True)
     draining = load.per_second - load.arriving
     if draining > 0 and queue <= DRAIN_S * draining:
-        return Need(load.serving, f"{said}, and the queue is gone in {queue / draining:.0f} s", overload=True)
+        return ReplicaNeed(load.serving, f"{said}, and the queue is gone in {queue / draining:.0f} s", overload=True)
     ratio = load.arriving / load.capacity
     if abs(load.growth_per_second) <= _FLAT * load.per_second:
         ratio *= 1 + min(1.0, queue / (_HIDDEN_S * load.capacity))
     ratio += min(queue / (DRAIN_S * load.capacity), ratio)
-    return Need(load.serving * ratio / UTILISATION, said, overload=True)
+    return ReplicaNeed(load.serving * ratio / UTILISATION, said, overload=True)
 
 
 def _rate(per_second: float) -> str:

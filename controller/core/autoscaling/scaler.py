@@ -28,7 +28,7 @@ from controller.core.autoscaling.curve import Estimate, LatencyCurve, Sample, ba
 from controller.core.autoscaling.demand import CAUTIOUS, CURIOUS, Load, need, round_up
 from controller.core.autoscaling.readings import Counters, JobReading, Rates, ReplicaReading, between
 from controller.core.autoscaling.window import Window
-from controller.core.scaling import Scaling
+from controller.core.scaling import ScalingPolicy
 
 STALE_S = 15.0
 TOLERANCE = 0.1
@@ -120,7 +120,7 @@ class JobScaler:
         """Whether it has taken a step."""
         return self._decided
 
-    def step(self, reading: JobReading, scaling: Scaling, service_class: ServiceClass, now: float) -> Decision:
+    def step(self, reading: JobReading, scaling: ScalingPolicy, service_class: ServiceClass, now: float) -> Decision:
         """How many replicas the job should have from now on."""
         self._decided = True
         if reading.age_s > STALE_S:
@@ -142,11 +142,11 @@ class JobScaler:
         assert self._last.replicas >= 0
         assert self._last.reason
 
-    def _hold(self, scaling: Scaling, reason: str) -> Decision:
+    def _hold(self, scaling: ScalingPolicy, reason: str) -> Decision:
         self._last = bound(Decision(self._last.replicas, reason, self._last.sustainable), scaling)
         return self._last
 
-    def _observe(self, reading: JobReading, scaling: Scaling, now: float) -> list[Rates]:
+    def _observe(self, reading: JobReading, scaling: ScalingPolicy, now: float) -> list[Rates]:
         """Learn from what happened since the last reading."""
         found = []
         reports = {}
@@ -170,7 +170,7 @@ class JobScaler:
             del self._curves[min(self._curves, key=lambda model: self._curves[model].touched)]
         return found
 
-    def _learn(self, found: list[Rates], scaling: Scaling, now: float) -> None:
+    def _learn(self, found: list[Rates], scaling: ScalingPolicy, now: float) -> None:
         """Replicas of a job are alike, so those in one band are one sample: many replicas cost little."""
         sums: dict[tuple[str, int], _Sum] = {}
         for rates in found:
@@ -182,7 +182,7 @@ class JobScaler:
             self._curves.setdefault(model, LatencyCurve()).add(total.sample(), scaling.target_queue_s, now)
 
     def _decide(
-        self, reading: JobReading, rates: list[Rates], scaling: Scaling, service_class: ServiceClass, now: float
+        self, reading: JobReading, rates: list[Rates], scaling: ScalingPolicy, service_class: ServiceClass, now: float
     ) -> Decision:
         last = self._last.replicas
         idle = now - self._active_at
@@ -211,7 +211,7 @@ class JobScaler:
             return Decision(last, "held: no replica serves yet", self._last.sustainable)
         return self._follow(load, reading, scaling, now)
 
-    def _measure(self, reading: JobReading, rates: list[Rates], scaling: Scaling, now: float) -> Load | None:
+    def _measure(self, reading: JobReading, rates: list[Rates], scaling: ScalingPolicy, now: float) -> Load | None:
         """The load of the last seconds; None if no replica said anything new."""
         if not rates:
             return None
@@ -244,7 +244,9 @@ class JobScaler:
             return means[0]
         return means[0] + slopes[0] * _AHEAD_S
 
-    def _sustained(self, mix: Mapping[str, float], scaling: Scaling, explore: float, now: float) -> Estimate | None:
+    def _sustained(
+        self, mix: Mapping[str, float], scaling: ScalingPolicy, explore: float, now: float
+    ) -> Estimate | None:
         """What one replica sustains of a mix of models: each takes as much of it as its own curve says, and models that
         are asked too rarely to have one are like the others. None if most of the mix is unknown."""
         taken, idle_s, told, knee = 0.0, 0.0, 0.0, True
@@ -260,7 +262,7 @@ class JobScaler:
             knee = knee and found.knee
         return Estimate(told / taken, idle_s / told, knee) if told > _ENOUGH else None
 
-    def _follow(self, load: Load, reading: JobReading, scaling: Scaling, now: float) -> Decision:
+    def _follow(self, load: Load, reading: JobReading, scaling: ScalingPolicy, now: float) -> Decision:
         last = self._last.replicas
         sustainable = load.sustains.concurrency if load.sustains is not None else 0.0
         wanted = need(load, scaling.target_queue_s)
@@ -289,7 +291,7 @@ class JobScaler:
         return Decision(least, said, sustainable)
 
 
-def bound(decision: Decision, scaling: Scaling) -> Decision:
+def bound(decision: Decision, scaling: ScalingPolicy) -> Decision:
     """The decision within the policy's bounds, saying so where that changes it."""
     if decision.replicas > scaling.max_replicas:
         return decision._replace(

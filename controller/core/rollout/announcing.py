@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from berth.states import ServableState, VersionState
-from controller.core.rollout.facts import Copy, Fleet, KnownVersion, Said
+from controller.core.rollout.facts import AssignedCopy, Fleet, KnownVersion, ServableReport
 from controller.core.status import Sighting, Stay, VersionStatus, derive
 
 _TOLD = (VersionState.AVAILABLE, VersionState.FAILED, VersionState.RETIRED)
@@ -30,7 +30,9 @@ class News(NamedTuple):
     tell: VersionStatus | None
 
 
-def status_of(version: KnownVersion, copies: Sequence[Copy], said: Sequence[Said], fleet: Fleet) -> VersionStatus:
+def status_of(
+    version: KnownVersion, copies: Sequence[AssignedCopy], said: Sequence[ServableReport], fleet: Fleet
+) -> VersionStatus:
     """The status of a version. `copies` and `said` may be of other versions too.
 
     Where it stays counts; where it is on its way out only if it stays nowhere.
@@ -49,7 +51,7 @@ def status_of(version: KnownVersion, copies: Sequence[Copy], said: Sequence[Said
     return derive(Stay.HELD if staying else Stay.RELEASING, sightings, since)
 
 
-def announce(version: KnownVersion, status: VersionStatus, said: Sequence[Said]) -> News:
+def announce(version: KnownVersion, status: VersionStatus, said: Sequence[ServableReport]) -> News:
     """What is new of `version`, whose status is `status`; see the module's contract."""
     measured = [
         it.status.measured_bytes

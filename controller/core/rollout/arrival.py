@@ -18,8 +18,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from berth.states import ServableState, VersionState
-from controller.core.rollout.facts import Copy, KnownVersion, ModelWish, Said
-from controller.core.rollout.target import target, wanted
+from controller.core.rollout.facts import AssignedCopy, KnownVersion, ModelWish, ServableReport
+from controller.core.rollout.target import served, wanted
 
 
 class Arrival(NamedTuple):
@@ -42,18 +42,21 @@ def is_awaited(arrival: Arrival, target: int, wanted: Collection[int]) -> bool:
 
 
 def awaiting(
-    wish: ModelWish, versions: Sequence[KnownVersion], copies: Iterable[Copy], said: Sequence[Said]
+    wish: ModelWish, versions: Sequence[KnownVersion], copies: Iterable[AssignedCopy], said: Sequence[ServableReport]
 ) -> frozenset[str]:
     """The jobs of those `copies` of a model that are awaited."""
-    aim = target(wish.pinned, [version.number for version in versions if not version.deleted])
-    needed = wanted(aim, wish.labels)
+    live = [version.number for version in versions if not version.deleted]
+    serving = served(wish.pinned, live, wish.labels)
+    needed = wanted(serving)
     announced = {version.number: version.announced for version in versions}
     return frozenset(
-        copy.job for copy in copies if is_awaited(_arrival(copy, announced[copy.version], said), aim, needed)
+        copy.job
+        for copy in copies
+        if is_awaited(_arrival(copy, announced[copy.version], said), serving.default, needed)
     )
 
 
-def _arrival(copy: Copy, announced: str, said: Sequence[Said]) -> Arrival:
+def _arrival(copy: AssignedCopy, announced: str, said: Sequence[ServableReport]) -> Arrival:
     here = [it for it in said if it.cell == copy.cell]
     routed = {it.version for it in here if it.routed}
     return Arrival(

@@ -32,14 +32,14 @@ class KnownVersion(NamedTuple):
     changed_at: float = 0.0
 
 
-class Place(NamedTuple):
+class CopyKey(NamedTuple):
     """Identifies a copy of a model's version. A job is in one cell."""
 
     version: int
     job: str
 
 
-class Copy(NamedTuple):
+class AssignedCopy(NamedTuple):
     """A version that is assigned to a job.
 
     `assigned_at` and `releasing_at` are seconds since the epoch; `releasing_at` is None unless it is on its way out,
@@ -54,15 +54,15 @@ class Copy(NamedTuple):
     left_out_from: int | None = None
 
     @property
-    def place(self) -> Place:
-        return Place(self.version, self.job)
+    def key(self) -> CopyKey:
+        return CopyKey(self.version, self.job)
 
     @property
     def stays(self) -> bool:
         return self.releasing_at is None
 
 
-class Said(NamedTuple):
+class ServableReport(NamedTuple):
     """What one replica said last of one version. `routed`: routers send it requests for the version."""
 
     cell: str

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from controller.core.rollout.facts import Copy
+from controller.core.rollout.facts import AssignedCopy
 
 
 class Keep(NamedTuple):
     """Take the release of a copy back: it is wanted again before it has left."""
 
-    copy: Copy
+    copy: AssignedCopy
 
 
 class Assign(NamedTuple):
@@ -21,7 +21,7 @@ class Assign(NamedTuple):
     cell: str | None
 
 
-def homes(asked: Sequence[str], copies: Sequence[Copy]) -> Sequence[str | None]:
+def homes(asked: Sequence[str], copies: Sequence[AssignedCopy]) -> Sequence[str | None]:
     """The cells in which a model is to have a copy; None is any cell.
 
     A model that asks for none stays where its newest version is: routers of another cell would not see the next one.
@@ -34,7 +34,7 @@ def homes(asked: Sequence[str], copies: Sequence[Copy]) -> Sequence[str | None]:
     return [min(staying, key=lambda copy: (-copy.version, copy.cell)).cell]
 
 
-def fill(version: int, home: str | None, copies: Sequence[Copy]) -> Keep | Assign | None:
+def fill(version: int, home: str | None, copies: Sequence[AssignedCopy]) -> Keep | Assign | None:
     """What gives `version` a copy that stays in `home`, one of its model's; None if it has one there."""
     there = [copy for copy in copies if copy.version == version and home in (None, copy.cell)]
     if any(copy.stays for copy in there):

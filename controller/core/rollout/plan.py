@@ -21,12 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from berth.model import Serving
 from controller.core.rollout.announcing import announce, status_of
-from controller.core.rollout.facts import Copy, Fleet, KnownVersion, ModelWish, Place, Said
+from controller.core.rollout.facts import AssignedCopy, CopyKey, Fleet, KnownVersion, ModelWish, ServableReport
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.leaving import is_gone, tally
-from controller.core.rollout.release import AssignedVersion, Tally, releasable
-from controller.core.rollout.target import target, wanted
+from controller.core.rollout.release import AssignedVersion, CopyTally, releasable
+from controller.core.rollout.target import served, wanted
 from controller.core.status import VersionStatus
 
 
@@ -51,13 +52,13 @@ class RolloutPlan:
     measure: tuple[Measured, ...] = ()
     prove: tuple[int, ...] = ()
     tell: tuple[Told, ...] = ()
-    release: tuple[Place, ...] = ()
-    free: tuple[Place, ...] = ()
+    release: tuple[CopyKey, ...] = ()
+    free: tuple[CopyKey, ...] = ()
     retire: tuple[int, ...] = ()
     """Assigned nowhere from now on."""
     remove: tuple[int, ...] = ()
     """Deleted, and gone everywhere."""
-    keep: tuple[Place, ...] = ()
+    keep: tuple[CopyKey, ...] = ()
     assign: tuple[Assign, ...] = ()
 
     @property
@@ -72,8 +73,8 @@ class RolloutPlan:
 def plan(
     wish: ModelWish | None,
     versions: Sequence[KnownVersion],
-    copies: Sequence[Copy],
-    said: Sequence[Said],
+    copies: Sequence[AssignedCopy],
+    said: Sequence[ServableReport],
     fleet: Fleet,
 ) -> RolloutPlan:
     """What is to be done now for the model with these `versions` and `copies`; see the module's contract.
@@ -82,10 +83,10 @@ def plan(
     """
     wish, is_deleted = wish or ModelWish(), wish is None
     live = {version.number for version in versions if not version.deleted}
-    aim = 0 if is_deleted else target(wish.pinned, live)
-    needed = wanted(aim, wish.labels)
+    serving = Serving() if is_deleted else served(wish.pinned, live, wish.labels)
+    aim, needed = serving.default, wanted(serving)
     where = homes(wish.cells, copies)
-    tallies = {copy.place: found for copy in copies if (found := tally(copy, said, fleet)) is not None}
+    tallies = {copy.key: found for copy in copies if (found := tally(copy, said, fleet)) is not None}
     freed = [copy for copy in copies if is_gone(copy, said, fleet)]
     left = [copy for copy in copies if copy not in freed]
     steps = [fill(number, home, left) for home in where for number in sorted(needed & live)]
@@ -96,50 +97,52 @@ def plan(
         prove=tuple(number for number, it in news if it.proven),
         tell=tuple(Told(number, it.tell) for number, it in news if it.tell is not None),
         release=tuple(_released(versions, copies, tallies, aim=aim, needed=needed, where=where)),
-        free=tuple(copy.place for copy in freed),
+        free=tuple(copy.key for copy in freed),
         retire=tuple(sorted(out & live)),
         remove=tuple(sorted(out - live)),
-        keep=tuple(step.copy.place for step in steps if isinstance(step, Keep)),
+        keep=tuple(step.copy.key for step in steps if isinstance(step, Keep)),
         assign=tuple(step for step in steps if isinstance(step, Assign)),
     )
 
 
 def _released(
     versions: Sequence[KnownVersion],
-    copies: Sequence[Copy],
-    tallies: Mapping[Place, Tally],
+    copies: Sequence[AssignedCopy],
+    tallies: Mapping[CopyKey, CopyTally],
     *,
     aim: int,
     needed: frozenset[int],
     where: Sequence[str | None],
-) -> list[Place]:
+) -> list[CopyKey]:
     by_number = {version.number: version for version in versions}
     served = {number for number in needed if all(_serves(number, home, copies, tallies) for home in where)}
-    released: list[Place] = []
+    released: list[CopyKey] = []
     for cell in sorted({copy.cell for copy in copies}):
         here = {copy.version: copy for copy in copies if copy.cell == cell}
         assigned = {
             number: AssignedVersion(by_number[number].deleted, not copy.stays, by_number[number].proven)
             for number, copy in here.items()
         }
-        observed = {number: tallies[copy.place] for number, copy in here.items() if copy.place in tallies}
+        observed = {number: tallies[copy.key] for number, copy in here.items() if copy.key in tallies}
         let_go = set(releasable(assigned, aim, needed, observed))
         if aim in served and cell not in where:
             let_go |= {
                 number for number, copy in here.items() if copy.stays and (number in served or number not in needed)
             }
-        released.extend(here[number].place for number in sorted(let_go))
+        released.extend(here[number].key for number in sorted(let_go))
     return released
 
 
-def _serves(number: int, cell: str | None, copies: Sequence[Copy], tallies: Mapping[Place, Tally]) -> bool:
+def _serves(
+    number: int, cell: str | None, copies: Sequence[AssignedCopy], tallies: Mapping[CopyKey, CopyTally]
+) -> bool:
     """Whether routers of `cell` send requests to a version there, and will: a copy on its way out serves for a moment
     only."""
     return any(
         copy.version == number
         and copy.cell == cell
         and copy.stays
-        and copy.place in tallies
-        and tallies[copy.place].routed > 0
+        and copy.key in tallies
+        and tallies[copy.key].routed > 0
         for copy in copies
     )

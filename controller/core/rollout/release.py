@@ -32,7 +32,7 @@ class AssignedVersion(NamedTuple):
     proven: bool = True
 
 
-class Tally(NamedTuple):
+class CopyTally(NamedTuple):
     """A version, as observed: how many replicas have it `routed`, and `held` it in any state until its end.
 
     The job wants `replicas` of them; of those that hold it, `failed` could not load it and are not trying again now.
@@ -44,11 +44,11 @@ class Tally(NamedTuple):
     failed: int = 0
 
 
-_UNSEEN = Tally()
+_UNSEEN = CopyTally()
 
 
 def releasable(
-    assigned: Mapping[int, AssignedVersion], target: int, wanted: Collection[int], observed: Mapping[int, Tally]
+    assigned: Mapping[int, AssignedVersion], target: int, wanted: Collection[int], observed: Mapping[int, CopyTally]
 ) -> frozenset[int]:
     """The assigned versions of one model to mark as releasing now; see the module's contract.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from berth.model import Serving
+
 
 def target(pinned: int | None, live: Collection[int]) -> int:
     """The version that answers requests which name none: the pinned one, else the newest of `live`; 0 if none.
@@ -15,6 +17,13 @@ def target(pinned: int | None, live: Collection[int]) -> int:
     return max(live, default=0)
 
 
-def wanted(target: int, labels: Mapping[str, int]) -> frozenset[int]:
-    """The versions that must be assigned: the target and what labels point at."""
-    return frozenset(version for version in (target, *labels.values()) if version > 0)
+def served(pinned: int | None, live: Collection[int], labels: Mapping[str, int]) -> Serving:
+    """What a model serves by its owner's words: all requests to the target, and what labels point at."""
+    return Serving.only(target(pinned, live), labels)
+
+
+def wanted(serving: Serving) -> frozenset[int]:
+    """The versions that must be assigned: those that requests go to, with or without a label."""
+    return frozenset(
+        version for version in (*(share.version for share in serving.versions), *serving.labels.values()) if version > 0
+    )

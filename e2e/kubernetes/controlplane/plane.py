@@ -58,11 +58,6 @@ class ControlPlane:
         return self.home / "admin.kubeconfig"
 
     @property
-    def front_proxy_ca(self) -> Path:
-        """What aggregated API servers trust: only the API server has a certificate of it."""
-        return self.home / "front-proxy" / "ca.pem"
-
-    @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 

@@ -1,13 +1,8 @@
-"""A connection of a client: HTTP/1.1 or HTTP/2, told apart by first bytes or ALPN; REST or gRPC on either port."""
+"""A connection of a client: its requests, REST or gRPC on either port, and what of their answers waits for it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
-
 from berth.headers import CONTENT_TYPE
-from berth.http.errors import ErrorCode
 from berth.http.events import (
     BodyTooLarge,
     DataReceived,
@@ -17,174 +12,46 @@ from berth.http.events import (
     StreamReset,
     TrailersReceived,
 )
+from berth.http.grpc.messages import is_grpc
 from berth.http.head import RequestHead
-from berth.http.http1.server import Http1Server
-from berth.http.http2.frames import speaks_http2
-from berth.http.http2.server import Http2Server
-from router.connection.connection import Connection
+from berth.http_shell.server import ServerLink
+from router.connection.common import Common
 from router.path.inbound import accept_grpc
 from router.path.inbound import rest as inbound_rest
-from router.path.inbound.inbound import Inbound
-
-if TYPE_CHECKING:
-    from router.path.inbound.service import Service
-
-_GRPC: Final = b"application/grpc"
+from router.path.inbound.inbound import Client, Inbound
+from router.path.inbound.terms import ClientTerms
+from router.path.wheel import Wheel
 
 
-class ClientConnection(Connection):
-    """`inbounds` are the requests that have not been answered.
+class ClientConnection(Client):
+    """Answers go through `http`; whoever sends at another time than while events are handled `mark`s it."""
 
-    `unread`: some of a request was left unread (HTTP/1.1).
-    """
+    __slots__ = ("_debts", "_fresh", "_link")
 
-    __slots__ = (
-        "_answered_early", "_begun", "_debts", "_first", "_fresh", "_lingers", "_progress", "_quiet", "_reset_next",
-        "_stuck", "_used", "http", "inbounds", "is_tls", "service", "speaks_http2", "unread",
-    )  # fmt: skip
-
-    def __init__(self, service: Service, *, is_tls: bool) -> None:
-        super().__init__(service.common)
-        self.service = service
-        self.is_tls = is_tls
-        self.inbounds: dict[int, Inbound] = {}
-        self.speaks_http2 = False
-        self.unread = False
-        self.http: Http1Server | Http2Server
-        self._begun = False
-        self._first = b""
+    def __init__(self, common: Common, terms: ClientTerms, late: Wheel[Inbound], link: ServerLink) -> None:
+        super().__init__(common, terms, late, link.http, speaks_http2=link.is_http2)
+        self._link = link
         # Requests whose heads came in this batch.
         self._fresh: list[Inbound] = []
         # Bytes of answered requests that wait for the client, by stream.
         self._debts: dict[int, int] = {}
-        # Streams that were answered before their requests had come: since this tick, and since the one before.
-        self._answered_early: list[int] = []
-        self._reset_next: list[int] = []
-        # For the tick: seconds without a request, seconds in which nothing that waits has gone, seconds of farewell.
-        self._used = True
-        self._progress = True
-        self._quiet = self._stuck = self._lingers = 0
 
     def __repr__(self) -> str:
-        return f"<ClientConnection {self._framing!r} requests={len(self.inbounds)}>"
+        return f"<ClientConnection {self._link!r} requests={len(self.inbounds)}>"
 
-    # ── Life ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if not self.service.connected(self):
-            transport.close()
-            return
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() == "h2":
-            self._choose(http2=True)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.service.disconnected(self)
-        self.common.ledger.held -= sum(self._debts.values())
-        self._debts.clear()
-
-    def received(self, data: bytes) -> None:
-        if self.closing:
-            return
-        if not self._begun:
-            self._first += data
-            chosen = speaks_http2(self._first)
-            if chosen is None:
-                return
-            self._choose(http2=chosen)
-            data, self._first = self._first, b""
-        self.handle(self.http.receive(data))
-
-    def _choose(self, *, http2: bool) -> None:
-        service = self.service
-        if http2:
-            self.speaks_http2 = True
-            self.http = Http2Server(service.http2_limits, keepalive=service.limits.keepalive_s)
-        else:
-            scheme = b"https" if self.is_tls else b"http"
-            self.http = Http1Server(service.http1_limits, scheme=scheme, memo=service.http1_memos[self.is_tls])
-        self._begun = True
-        self.frame(self.http)
-        if self.paused:
-            self.http.pause()
-        if service.draining:
-            self.http.shutdown()
-
-    def flush(self) -> None:
-        super().flush()
-        # Requests that the client sent ahead are looked at one by one.
-        if self._begun and not self.closing and self.http.backlog and not self.http.open_streams:
-            self.handle(self.http.receive(b""))
-            self.mark()
-
-    def finish(self) -> None:
-        if self.closing:
-            return
-        if self.unread and self.transport.can_write_eof():
-            # A client that still sends would lose the answer to a TCP reset: let it see the end first.
-            self.closing = True
-            self._lingers = 2
-            self.transport.resume_reading()
-            self.transport.write_eof()
-            return
-        super().finish()
-
-    def drain(self) -> None:
-        """Take no more requests than those that are on their way."""
-        if not self._begun:
-            self.finish()
-        elif self.speaks_http2 or self.inbounds:
-            self.http.shutdown()
-            self.mark()
-        # An idle HTTP/1.1 connection is told with its next answer, or closed when none is asked for.
-
-    def close_if_idle(self) -> None:
-        if not self.speaks_http2 and not self.inbounds and not self._debts:
-            self.finish()
-
-    def tick(self, now: float) -> None:
-        """Once a second."""
-        if self.closing:
-            self._lingers -= 1
-            if self._lingers <= 0:
-                self.transport.abort()
-            return
-        limits = self.service.limits
-        busy = bool(self.inbounds)
-        self._quiet = 0 if busy or self._used else self._quiet + 1
-        self._used = False
-        stuck = bool(self._debts) or self.paused
-        self._stuck = self._stuck + 1 if stuck and not self._progress else 0
-        self._progress = False
-        half = not self._begun or (not self.speaks_http2 and not busy and self.http.backlog > 0)
-        if self._stuck > limits.body_timeout_s or (half and self._quiet > limits.head_timeout_s):
-            self.abort()
-            return
-        if not self._begun:
-            return
-        for stream_id in self._reset_next:
-            self.http.reset(stream_id, ErrorCode.NO_ERROR)
-        self._reset_next, self._answered_early = self._answered_early, []
-        if self._quiet > limits.idle_timeout_s:
-            self.http.shutdown()
-        self.handle(self.http.tick(now))
-        self.mark()
+    def mark(self) -> None:
+        link = self._link
+        if not link.marked:
+            link.mark()
 
     def stop_reading(self, stream_id: int) -> None:
-        """A request was answered before all of it came: its client need not send the rest.
+        self._link.reset_soon(stream_id)
 
-        It gets a second to see that for itself: some clients take a reset that comes with the answer for a failure.
-        """
-        if self.speaks_http2:
-            self._answered_early.append(stream_id)
-        else:
-            self.unread = True
+    def on_lost(self) -> None:
+        for stream_id in list(self._debts):
+            self._forgive(stream_id)
 
-    # ── Events ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def handle(self, events: Sequence[Event]) -> None:
+    def on_events(self, events: list[Event]) -> None:
         inbounds = self.inbounds
         for event in events:
             if isinstance(event, DataReceived):
@@ -205,10 +72,7 @@ class ClientConnection(Connection):
                     inbound.check()
 
     def _begin(self, stream_id: int, head: RequestHead, ended: bool) -> None:
-        self._used = True
-        if self.service.draining:
-            self.http.shutdown()
-        if self.speaks_http2 and (head.get(CONTENT_TYPE) or b"").startswith(_GRPC):
+        if self.speaks_http2 and is_grpc(head.get(CONTENT_TYPE)):
             inbound = accept_grpc.accept(self, stream_id, head)
         else:
             inbound = inbound_rest.accept(self, stream_id, head)
@@ -228,7 +92,7 @@ class ClientConnection(Connection):
             return
         inbound = self.inbounds.get(event.stream_id)
         if isinstance(event, StreamReset):
-            self.common.ledger.held -= self._debts.pop(event.stream_id, 0)
+            self._forgive(event.stream_id)
             if inbound is not None:
                 inbound.gone()
         elif inbound is None:
@@ -238,15 +102,23 @@ class ClientConnection(Connection):
         else:
             inbound.too_large()
 
+    # ── What waits for the client ──────────────────────────────────────────────────────────────────────────────
+
+    def owe(self, stream_id: int, size: int) -> None:
+        self._debts[stream_id] = self._debts.get(stream_id, 0) + size
+        self._link.owed += size
+        self.common.ledger.held += size
+
     def _sent(self, event: DataSent) -> None:
-        self._progress = True
+        self._link.progress = True
         stream_id, size = event.stream_id, event.size
         debt = self._debts.get(stream_id)
         if debt is not None:
             # What is owed went into the connection first, and had been consumed before.
             paid = min(debt, size)
-            self.common.ledger.held -= paid
             size -= paid
+            self._link.owed -= paid
+            self.common.ledger.held -= paid
             if debt > paid:
                 self._debts[stream_id] = debt - paid
             else:
@@ -255,11 +127,8 @@ class ClientConnection(Connection):
         if inbound is not None and size:
             inbound.sent(size)
 
-    def owe(self, stream_id: int, size: int) -> None:
-        """So many bytes of an answer wait in the connection for the client to take them."""
-        self._debts[stream_id] = self._debts.get(stream_id, 0) + size
-        self.common.ledger.held += size
-
-    def resume_writing(self) -> None:
-        self._progress = True
-        super().resume_writing()
+    def _forgive(self, stream_id: int) -> None:
+        """It will not be taken any more."""
+        debt = self._debts.pop(stream_id, 0)
+        self._link.owed -= debt
+        self.common.ledger.held -= debt

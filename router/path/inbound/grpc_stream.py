@@ -1,19 +1,19 @@
-"""ModelStreamInfer: streams of gRPC messages, renamed as they pass."""
+"""ModelStreamInfer: streams of gRPC messages."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from berth.errors import BerthError, Internal, InvalidArgument
+from berth.errors import BerthError, Internal
+from berth.http.grpc import messages
 from berth.oip.errors import grpc_status
-from router.core.message import name_fields, read_target
-from router.path import rpc
-from router.path.inbound.grpc import GrpcInbound, Plan, refusal_of, too_large
-from router.path.request import Answer, Copy
+from router.core.message import read_target
+from router.core.renaming import compressed
+from router.path.answer import Answer
+from router.path.inbound.grpc import GrpcInbound, GrpcPlan, refusal_of, trailers_of
+from router.path.inbound.inbound import Client
+from router.path.meeting import Copy
 from router.path.wheel import NEVER
-
-if TYPE_CHECKING:
-    from router.path.inbound.client import ClientConnection
 
 # What a replica that has not begun to answer may have been sent beside the first message, to be sent again elsewhere
 # if it says that it never began. A client that sends more without having heard anything is on its own.
@@ -23,24 +23,13 @@ _AHEAD: Final = 1024 * 1024
 class GrpcStream(GrpcInbound):
     """ModelStreamInfer: messages pass both ways as they come, to the one replica that the first message chose.
 
-    Each message is renamed like a unary one as it passes: its length grows by what is appended, which is known when its
-    first five bytes have come. So all of the stream goes to the model that its first message names. Until the answer
-    begins, what has passed is kept, for the replica may yet say that it never began.
+    Each is renamed on the replica's side as it passes, so all of the stream goes to the model that its first message
+    names. Until the answer begins, what has passed is kept, for the replica may yet say that it never began.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_first_size",
-        "_in_message",
-        "_owed",
-        "_pending",
-        "_prefix",
-        "_repeatable",
-        "_started",
-        "_tail",
-    )
+    __slots__ = ("_ahead", "_first_size", "_owed", "_pending", "_repeatable", "_started")
 
-    def __init__(self, plan: Plan, client: ClientConnection, stream_id: int) -> None:
+    def __init__(self, plan: GrpcPlan, client: Client, stream_id: int) -> None:
         super().__init__(plan, client, stream_id)
         self.hedge = self.idempotent = False
         self.held_back = 0
@@ -48,10 +37,6 @@ class GrpcStream(GrpcInbound):
         # Of the first message, with its five bytes; 0 until those have come. `_started`: it is whole.
         self._first_size = 0
         self._started = False
-        self._tail = b""
-        # Of the message whose bytes come now: what came of its five bytes, and how many others are still to come.
-        self._prefix = b""
-        self._in_message = 0
         # Bytes of the client that were pushed and not consumed: some of them wait for the worker's window.
         self._owed = 0
         # What came after the first message and cannot be sent yet, and how much of it is not consumed.
@@ -83,9 +68,9 @@ class GrpcStream(GrpcInbound):
         self._chunks.append(chunk)
         self._size += len(chunk)
         self.client.common.ledger.held += len(chunk)
-        if not self._first_size and self._size >= rpc.PREFIX_SIZE:
+        if not self._first_size and self._size >= messages.PREFIX_SIZE:
             self._chunks = [b"".join(self._chunks)]
-            self._first_size = rpc.PREFIX_SIZE + int.from_bytes(self._chunks[0][1 : rpc.PREFIX_SIZE], "big")
+            self._first_size = messages.PREFIX_SIZE + messages.size_after(self._chunks[0])
             if self._first_size > self.longest_body:
                 self.too_large()
                 return
@@ -97,13 +82,13 @@ class GrpcStream(GrpcInbound):
         self._chunks = []
         self._started = True
         if self._late_slot != NEVER:
-            self.client.service.late.discard(self, self._late_slot)
+            self.client.late.discard(self, self._late_slot)
         first_message, rest = body[: self._first_size], body[self._first_size :]
         self._let_go(len(rest))
         try:
             if body[0]:
-                raise InvalidArgument("messages of a stream cannot be compressed here")
-            self.model, self.version = read_target(first_message, rpc.PREFIX_SIZE)
+                raise compressed()
+            self.model, self.version = read_target(first_message, messages.PREFIX_SIZE)
         except BerthError as error:
             self.refused(error)
             return
@@ -113,35 +98,35 @@ class GrpcStream(GrpcInbound):
         if not self.over and not self.complete:
             self._forward(rest, ended, owed=0)
 
-    def body_for(self, servable: str) -> list[bytes | memoryview]:
+    @property
+    def longest_message(self) -> int:
+        return self.client.terms.limits.max_body_bytes
+
+    def carried(self) -> None:
         # A copy begins, perhaps in the place of one that never did.
-        self._tail = name_fields(servable) if servable else b""
-        self._prefix, self._in_message = b"", 0
         if self._ahead:
             self._pending = [(chunk, 0, ended) for chunk, ended in self._ahead] + self._pending
             self._forget_ahead()
-        return super().body_for(servable)
+        self._push()
 
     def _forward(self, chunk: bytes, ended: bool, owed: int) -> None:
-        """Rename the messages in `chunk` and pass them on. `owed` of its bytes are not consumed yet."""
+        """Pass on what came after the first message. `owed` of its bytes are not consumed yet."""
         if ended:
             self.whole = True
         self._pending.append((chunk, owed, ended))
-        self.carried()
+        self._push()
 
-    def carried(self) -> None:
+    def _push(self) -> None:
         """Send what has come, if there is a connection to send it on."""
-        exchange = self.exchange
-        copy = exchange.only_copy if exchange is not None else None
+        copy = self.under_way.only_copy if self.under_way is not None else None
         if copy is None or copy.carrier is None:
             return
         for chunk, owed, ended in self._pending:
             try:
-                renamed = self._renamed(chunk)
+                copy.carrier.push(copy, chunk, ended)
             except BerthError as error:
                 self._refuse_midway(error)
                 return
-            copy.unsent += len(renamed) - copy.carrier.push(copy, renamed, ended)
             self._owed += owed
             self._keep(chunk, ended)
         self._pending = []
@@ -180,41 +165,14 @@ class GrpcStream(GrpcInbound):
         self.client.common.ledger.held -= size
 
     def _refuse_midway(self, error: BerthError) -> None:
-        assert self.exchange is not None
-        self.exchange.cancel()
+        assert self.under_way is not None
+        self.under_way.cancel()
         if self._begun is None:
             self.refused(error)
         else:
             code, details = grpc_status(error)
             refusal = refusal_of(code.value[0], details)
             assert refusal.ending is not None
-            self.client.http.send_trailers(self.stream_id, refusal.ending.block)
+            self.client.http.send_trailers(self.stream_id, trailers_of(refusal.ending))
             self._stop_reading()
             self._answered(refusal.status)
-
-    def _renamed(self, chunk: bytes) -> bytes:
-        out: list[bytes] = []
-        at, end = 0, len(chunk)
-        while at < end:
-            if self._in_message:
-                taken = chunk[at : at + self._in_message]
-                self._in_message -= len(taken)
-                at += len(taken)
-                out.append(taken)
-                if not self._in_message:
-                    out.append(self._tail)
-                continue
-            missing = rpc.PREFIX_SIZE - len(self._prefix)
-            self._prefix += chunk[at : at + missing]
-            at += missing
-            if len(self._prefix) == rpc.PREFIX_SIZE:
-                if self._prefix[0]:
-                    raise InvalidArgument("messages of a stream cannot be compressed here")
-                self._in_message = int.from_bytes(self._prefix[1:], "big")
-                if self._in_message > self.client.service.limits.max_body_bytes:
-                    raise too_large(self.client.service.limits.max_body_bytes)
-                out.append(rpc.prefix(self._in_message + len(self._tail)))
-                if not self._in_message:
-                    out.append(self._tail)
-                self._prefix = b""
-        return b"".join(out)

@@ -1,41 +1,61 @@
-"""A client's request on the connection it came by: what all of them share, whichever wire they use."""
+"""A client's request and the connection that it came by: what all of them share, whichever wire they use."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
 
 from berth.errors import BerthError
 from berth.http.errors import ErrorCode
+from berth.http_shell.server import ServerHttp
+from router.connection.common import Common
 from router.core.paths import Operation
 from router.core.routes import NotLoaded
-from router.path.call import Wire
-from router.path.race.exchange import Exchange
-from router.path.request import Copy, Request
-from router.path.wheel import NEVER
-
-if TYPE_CHECKING:
-    from router.path.inbound.client import ClientConnection
+from router.path.inbound.terms import ClientTerms
+from router.path.meeting import Asking, Copy
+from router.path.request import Envelope, Wire
+from router.path.wheel import NEVER, Wheel
 
 
-class Inbound(Request):
+class Client(ABC):
+    """A client's connection, as its requests know it.
+
+    `inbounds` are those that have not been answered, `late` is woken for bodies that do not come in their time.
+    """
+
+    __slots__ = ("common", "http", "inbounds", "late", "speaks_http2", "terms")
+
+    def __init__(
+        self, common: Common, terms: ClientTerms, late: Wheel[Inbound], http: ServerHttp, *, speaks_http2: bool
+    ) -> None:
+        self.common = common
+        self.terms = terms
+        self.late = late
+        self.http = http
+        self.speaks_http2 = speaks_http2
+        self.inbounds: dict[int, Inbound] = {}
+
+    @abstractmethod
+    def mark(self) -> None:
+        """There is something to be written."""
+
+    @abstractmethod
+    def owe(self, stream_id: int, size: int) -> None:
+        """So many bytes of an answer wait in the connection for the client to take them."""
+
+    @abstractmethod
+    def stop_reading(self, stream_id: int) -> None:
+        """A request was answered before all of it came: its client need not send the rest."""
+
+
+class Inbound(Asking):
     """`whole` says that the client has sent all of it; `over`, that it has been answered or has gone."""
 
     __slots__ = (
-        "_begun",
-        "_chunks",
-        "_finished",
-        "_late_slot",
-        "_size",
-        "client",
-        "over",
-        "started",
-        "stream_id",
-        "whole",
-    )
+        "_begun", "_chunks", "_finished", "_late_slot", "_size", "client", "over", "started", "stream_id", "whole",
+    )  # fmt: skip
 
-    def __init__(self, wire: Wire, operation: Operation, client: ClientConnection, stream_id: int) -> None:
-        super().__init__(wire, operation)
+    def __init__(self, wire: Wire, operation: Operation, envelope: Envelope, client: Client, stream_id: int) -> None:
+        super().__init__(wire, operation, envelope)
         self.client = client
         self.stream_id = stream_id
         self.whole = False
@@ -69,7 +89,7 @@ class Inbound(Request):
         if ended:
             self.whole = True
             if self._late_slot != NEVER:
-                client.service.late.discard(self, self._late_slot)
+                client.late.discard(self, self._late_slot)
             self.run()
 
     @property
@@ -96,19 +116,19 @@ class Inbound(Request):
     def await_body(self, now: float, seconds: float) -> None:
         """Have `body_late` called if it does not come."""
         if self._late_slot == NEVER:
-            self._late_slot = self.client.service.late.add(self, now + seconds)
+            self._late_slot = self.client.late.add(self, now + seconds)
 
     def gone(self) -> None:
         """The client has given it up, or is no more."""
         if not self.over:
             self._end()
-            if self.exchange is not None:
-                self.exchange.cancel()
+            if self.under_way is not None:
+                self.under_way.cancel()
 
     # ── The answer goes ────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        Exchange(self.client.service.forwarder, self).start()
+        self.client.terms.forwarder.start(self)
 
     def more(self, chunk: bytes, ended: bool) -> int:
         client = self.client
@@ -142,7 +162,7 @@ class Inbound(Request):
         self._chunks = []
         self._begun = None
         if self._late_slot != NEVER:
-            client.service.late.discard(self, self._late_slot)
+            client.late.discard(self, self._late_slot)
         client.mark()
 
     def may_be_had_by_sender(self, error: BerthError) -> bool:

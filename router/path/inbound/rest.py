@@ -7,12 +7,12 @@ A request is refused as early as it can be: key and model are checked before the
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from berth.errors import BerthError, DeadlineExceeded, Internal, InvalidArgument, PayloadTooLarge, Unavailable
-from berth.headers import AUTHORIZATION, NOT_STARTED, REQUEST_ID, REQUEST_ID_TEXT, TIMEOUT_MS
+from berth.headers import NOT_STARTED, REQUEST_ID, REQUEST_ID_TEXT, TIMEOUT_MS
 from berth.http.head import Field, Fields, RequestHead, ResponseHead, first
 from berth.http.http1 import encoding
 from berth.http.http2 import header_codec
@@ -21,46 +21,32 @@ from berth.oip.errors import error_body, rest_error
 from router.core.paths import WITH_BODY, ModelQuestion, Operation, ServerQuestion, method_of, parse_path
 from router.core.tfserving import TfQuestion, is_tfserving, parse_question
 from router.path import fields as of
-from router.path.call import AsItCame, Headers, Reply, Wire
-from router.path.headers import request_id_is_good, timeout_of
-from router.path.inbound.inbound import Inbound
-from router.path.request import Answer, Copy
-from router.path.upstream.heads import ROUTES, path_of, rest_head_to_router
-from router.tfserving.answering import TfAsked
-
-if TYPE_CHECKING:
-    from router.path.inbound.client import ClientConnection
+from router.path.answer import Answer, Reply, read_head
+from router.path.inbound.inbound import Client, Inbound
+from router.path.meeting import Copy
+from router.path.request import Envelope, Wire
+from router.path.said import request_id_is_good, said_by, timeout_of, trace_of
 
 log = structlog.get_logger(__name__)
 
 _JSON: Final[Field] = (b"content-type", b"application/json")
 
 
-class Plan:
+class RestPlan(Envelope):
     """What a head says, whatever request it comes with. `question` None: the answer is `error`, or 405 `allowed`."""
 
-    __slots__ = (
-        "allowed", "block", "came", "door", "door_block", "error", "fields", "method", "path", "question", "request_id",
-        "said", "servable", "tf", "timeout_ms", "trace",
-    )  # fmt: skip
+    __slots__ = ("allowed", "error", "question", "request_id", "said", "tf", "timeout_ms", "trace")
 
     def __init__(self, head: RequestHead) -> None:
+        super().__init__(head.fields, head.method, head.path)
         self.question: ModelQuestion | ServerQuestion | None = None
         self.tf: TfQuestion | None = None
         self.error: BerthError | None = None
         self.allowed = ""
-        self.said = of.said_by(head.fields)
-        self.fields = of.rest_to_worker(head.fields)
+        self.said = said_by(head.fields)
         self.request_id = first(head.fields, REQUEST_ID)
         self.timeout_ms = first(head.fields, TIMEOUT_MS)
-        self.trace = of.trace_of(head.fields)
-        # The encoded head for the worker, up to what differs from request to request; it names the servable.
-        self.servable = ""
-        self.block = b""
-        # The same as it came, for the routers of one other cell.
-        self.door: of.Door | None = None
-        self.door_block = b""
-        self.method, self.path, self.came = head.method, head.path, head.fields
+        self.trace = trace_of(head.fields)
         path = head.path.partition(b"?")[0].decode("latin-1")
         method = head.method.decode("latin-1")
         try:
@@ -76,9 +62,9 @@ class Plan:
             self.error = error
 
 
-def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbound:
+def accept(client: Client, stream_id: int, head: RequestHead) -> Inbound:
     """A request whose head has come."""
-    service = client.service
+    terms = client.terms
     base = head.base
     tail = head.fields[len(base.fields) :]
     for name, _ in tail:
@@ -86,8 +72,8 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
             base, tail = head, ()
             break
     plan = base.derived
-    if type(plan) is not Plan:
-        plan = base.derived = Plan(base)
+    if type(plan) is not RestPlan:
+        plan = base.derived = RestPlan(base)
     request_id, timeout_ms, trace = plan.request_id, plan.timeout_ms, plan.trace
     for name, value in tail:
         if name == REQUEST_ID:
@@ -100,8 +86,8 @@ def accept(client: ClientConnection, stream_id: int, head: RequestHead) -> Inbou
     inbound.trace = trace
     inbound.started = now = client.common.loop.time()
     given = request_id is not None and request_id_is_good(request_id)
-    inbound.request_id = request_id if given and request_id is not None else service.new_request_id()
-    limits = service.limits
+    inbound.request_id = request_id if given and request_id is not None else terms.ids.new()
+    limits = terms.limits
     if timeout_ms is None:
         streamed = inbound.operation is Operation.GENERATE_STREAM
         inbound.deadline = now + (limits.max_timeout_s if streamed else limits.default_timeout_s)
@@ -123,11 +109,11 @@ class RestInbound(Inbound):
     __slots__ = ("_task", "asked_to_wait", "late_error", "length", "plan")
 
     def __init__(
-        self, plan: Plan, client: ClientConnection, stream_id: int, length: int | None, expects_continue: bool
+        self, plan: RestPlan, client: Client, stream_id: int, length: int | None, expects_continue: bool
     ) -> None:
         question = plan.question
         operation = question.operation if isinstance(question, ModelQuestion) else Operation.INFER
-        super().__init__(Wire.REST, operation, client, stream_id)
+        super().__init__(Wire.REST, operation, plan, client, stream_id)
         self.plan = plan
         self.length = length
         self.asked_to_wait = expects_continue
@@ -146,11 +132,11 @@ class RestInbound(Inbound):
 
     @property
     def longest_body(self) -> int:
-        service = self.client.service
-        return service.limits.max_body_bytes if self.plan.tf is None else service.tfserving.max_body_bytes
+        terms = self.client.terms
+        return terms.limits.max_body_bytes if self.plan.tf is None else terms.translator.max_body_bytes
 
     def check(self) -> None:
-        service = self.client.service
+        terms = self.client.terms
         now = self.client.common.loop.time()
         try:
             self._check_who()
@@ -164,15 +150,15 @@ class RestInbound(Inbound):
         if self.asked_to_wait:
             self.asked_to_wait = False
             self.client.http.send_informational(self.stream_id, self.client.http.encode_response(100))
-        self.await_body(now, min(service.limits.body_timeout_s, self.deadline - now))
+        self.await_body(now, min(terms.limits.body_timeout_s, self.deadline - now))
 
     def _check_who(self) -> None:
         """Before anything else: who is asking, and for something of theirs?"""
-        service, plan = self.client.service, self.plan
+        terms, plan = self.client.terms, self.plan
         if isinstance(plan.question, ModelQuestion):
-            service.forwarder.check(self.operation, self.api_key, self.model, self.version, self.reach)
+            terms.forwarder.check(self.operation, self.api_key, self.model, self.version, self.reach)
         elif plan.tf is not None:
-            service.tfserving.check(plan.tf, self.api_key, self.reach)
+            terms.translator.check(plan.tf, self.api_key, self.reach)
         if self.late_error is not None:
             raise self.late_error
 
@@ -186,7 +172,8 @@ class RestInbound(Inbound):
         self._chunks = []
         body = b"" if not chunks else chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if plan.tf is not None:
-            self._task = self.client.service.tasks.create_task(self._ask_tfserving(plan.tf, body))
+            self.body = body
+            self._task = self.client.terms.tasks.create_task(self._ask_tfserving(plan.tf))
             return
         if self.late_error is not None:
             try:
@@ -222,7 +209,7 @@ class RestInbound(Inbound):
         if self.deadline <= self.client.common.loop.time():
             self.refused(DeadlineExceeded("the deadline passed before the body had arrived"))
             return
-        seconds = self.client.service.limits.body_timeout_s
+        seconds = self.client.terms.limits.body_timeout_s
         self._close_after()
         self._give(408, (_JSON,), error_body(f"the body did not arrive within {seconds:g} s"))
 
@@ -239,64 +226,24 @@ class RestInbound(Inbound):
         if question is ServerQuestion.LIVE:
             self._give(200, (_JSON,), metadata.live_json(True))
         elif question is ServerQuestion.READY:
-            ready = self.client.service.ready
+            ready = self.client.terms.ready
             self._give(200 if ready else 503, (_JSON,), metadata.ready_json(ready))
         else:
             self._give(200, (_JSON,), metadata.server_metadata_json())
 
-    async def _ask_tfserving(self, question: TfQuestion, body: bytes) -> None:
-        service = self.client.service
-        request_id = self.request_id.decode("latin-1")
+    async def _ask_tfserving(self, question: TfQuestion) -> None:
+        terms = self.client.terms
         try:
             self._check_who()
-            asked = TfAsked(
-                question, self.api_key, self.headers(), body, request_id, self.deadline, self.hedge, self.trace,
-                self.reach, self.sender, AsItCame(self.authorization(), self.plan.method, self.plan.path),
-            )  # fmt: skip
-            reply = await service.tfserving.answer(asked)
+            reply = await terms.translator.answer(question, self)
         except BerthError as error:
             self.refused(error)
         except Exception:
             # A named boundary: a fault of ours costs one request, not the connection or the process.
-            log.exception("request failed", request_id=request_id)
+            log.exception("request failed", request_id=self.request_id.decode("latin-1"))
             self.refused(Internal("internal error"))
         else:
             self._give_reply(reply)
-
-    # ── To the worker ──────────────────────────────────────────────────────────────────────────────────────────
-
-    def message(self) -> bytes:
-        return self.body
-
-    def headers(self) -> Headers:
-        return of.as_text(self.plan.fields)
-
-    def authorization(self) -> bytes:
-        """The client's own credential, for nobody but the routers of another cell."""
-        return first(self.plan.came, AUTHORIZATION) or b""
-
-    def block_to_router(self, door: of.Door, seconds: float) -> bytes:
-        plan = self.plan
-        if plan.door is not door:
-            fields = tuple(of.rest_to_router(plan.came))
-            plan.door, plan.door_block = door, rest_head_to_router(door, plan.method, plan.path, fields)
-        return b"%bx-request-id: %b\r\nberth-timeout-ms: %d\r\n" % (
-            plan.door_block, self.request_id, max(1, int(seconds * 1000.0)),
-        )  # fmt: skip
-
-    def block_for(self, servable: str, seconds: float, credential: bytes) -> bytes:
-        plan = self.plan
-        if plan.servable != servable:
-            method, _ = ROUTES[self.operation]
-            path = path_of(self.operation, servable)
-            plan.block = encoding.encode_request(method, of.WORKER, path, plan.fields)
-            plan.servable = servable
-        return b"%b%bx-request-id: %b\r\nberth-timeout-ms: %d\r\n" % (
-            plan.block, credential, self.request_id, max(1, int(seconds * 1000.0)),
-        )  # fmt: skip
-
-    def body_for(self, servable: str) -> list[bytes | memoryview]:
-        return [self.body]
 
     # ── To the client ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -365,10 +312,11 @@ class RestInbound(Inbound):
             self.client.http.shutdown()
 
     def _block_of(self, head: ResponseHead) -> bytes:
-        base = head.base
-        passed = base.derived
-        if type(passed) is not Passed:
-            passed = base.derived = Passed(base.status, base.fields)
+        read = read_head(head)
+        passed = read.written
+        if type(passed) is not RestAnswerHead:
+            base = head.base
+            passed = read.written = RestAnswerHead(base.status, base.fields)
         if self.client.speaks_http2:
             return passed.over_http2 + header_codec.encode(((REQUEST_ID, self.request_id),))
         return b"%bx-request-id: %b\r\n" % (passed.over_http1, self.request_id)
@@ -379,10 +327,10 @@ class RestInbound(Inbound):
 
     def _record(self, status: int) -> None:
         seconds = self.client.common.loop.time() - self.started
-        self.client.service.recorder.answered(Wire.REST, status, seconds, self.request_id, self.model, self.went_to)
+        self.client.terms.recorder.answered(Wire.REST, status, seconds, self.request_id, self.model, self.went_to)
 
 
-class Passed:
+class RestAnswerHead:
     """What a worker's head becomes on its way to clients."""
 
     __slots__ = ("over_http1", "over_http2")

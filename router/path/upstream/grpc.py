@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 from berth.headers import STARTED
@@ -20,17 +19,20 @@ from berth.http.events import (
     StreamReset,
     TrailersReceived,
 )
+from berth.http.grpc.status import parse_text
 from berth.http.head import Fields, ResponseHead
 from berth.http.http2 import header_codec
 from berth.http.http2.client import Http2Client
 from berth.http.limits import Http2Limits
 from router.connection.dialer import Dialer, dialer_for
 from router.core.attempts import Failure
-from router.path import rpc
+from router.core.message import name_fields
+from router.core.renaming import Renaming
+from router.path.answer import Answer, read_head
 from router.path.fields import Door
-from router.path.request import Answer, Copy
-from router.path.upstream.carrier import Carrier
-from router.path.upstream.pools import OpenUpstream
+from router.path.meeting import Carrier, Copy, OpenUpstream
+from router.path.upstream.grpc_endings import read_ending
+from router.path.upstream.grpc_heads import body_for, head_for, head_to_router
 
 # One connection joins the most writes; beyond so many streams on each, another one is worth it.
 _STREAMS: Final = 64
@@ -50,6 +52,7 @@ class GrpcPool:
     def __init__(self, dialer: Dialer, address: str) -> None:
         self._dialer = dialer
         self._address = address
+        self.scheme = dialer.scheme
         self.credential = header_codec.encode(dialer.credential_fields)
         # For requests that are passed on; not used where there are replicas.
         self.door = Door(dialer.scheme, address.encode(), dialer.sender)
@@ -171,12 +174,12 @@ class GrpcConnection(Carrier):
 
     def begin(self, copy: Copy) -> None:
         request, http = copy.request, self.http
-        exchange = copy.exchange
-        pieces = request.body_for(copy.servable)
+        pool, seconds = self._pool, copy.under_way.seconds_left()
+        pieces = body_for(request, copy.servable)
         if copy.servable:
-            block = request.block_for(copy.servable, exchange.seconds_left(), self._pool.credential)
+            block = head_for(request, pool.scheme, seconds, pool.credential)
         else:
-            block = request.block_to_router(self._pool.door, exchange.seconds_left())
+            block = head_to_router(request, pool.door, seconds)
         if copy.fields:
             block += header_codec.encode(copy.fields)
         copy.carrier = self
@@ -188,11 +191,13 @@ class GrpcConnection(Carrier):
             left += len(piece) - http.send_data(stream_id, piece, at == last and request.complete)
         if not request.complete:
             copy.unsent = left
+            tail = name_fields(copy.servable) if copy.servable else b""
+            copy.renaming = Renaming(tail, request.longest_message)
             request.carried()
         if not self.marked:
             self._writes.mark(self)
 
-    def handle(self, events: Sequence[Event]) -> None:
+    def handle(self, events: list[Event]) -> None:
         copies = self.copies
         for event in events:
             if isinstance(event, DataReceived):
@@ -208,7 +213,7 @@ class GrpcConnection(Carrier):
                     if ended:
                         self._complete(copy, head.fields)
                     elif not copy.held_back:
-                        copy.exchange.begins(copy)
+                        copy.under_way.begins(copy, False)
             elif isinstance(event, TrailersReceived):
                 copy = copies.get(event.stream_id)
                 if copy is not None:
@@ -227,7 +232,7 @@ class GrpcConnection(Carrier):
             copy.keep(chunk, self.common.ledger)
             if copy.size > copy.held_back:
                 copy.let_go(self.common.ledger)
-                copy.exchange.begins(copy)
+                copy.under_way.begins(copy, False)
         if ended:
             self._complete(copy, ())
 
@@ -240,14 +245,14 @@ class GrpcConnection(Carrier):
         if self.http.open_streams > len(self.copies):
             # It was answered before all of it was sent: the rest is not wanted.
             self.http.reset(copy.stream_id, ErrorCode.NO_ERROR)
-        ending = rpc.read_status(fields, head.status)
-        passed = rpc.passed_of(head)
-        pushback = ending.pushback if passed.pushback is None else passed.pushback
-        if ending.not_started or passed.not_started:
-            copy.failed(Failure.NOT_STARTED, rpc.percent_decode(ending.message), pushback)
+        ending = read_ending(fields, head.status)
+        read = read_head(head)
+        pushback = ending.pushback if read.pushback is None else read.pushback
+        if ending.not_started or read.not_started:
+            copy.failed(Failure.NOT_STARTED, parse_text(ending.message), pushback)
             return
         if ending.lost and not copy.begun:
-            copy.failed(Failure.BROKEN, rpc.percent_decode(ending.message), pushback)
+            copy.failed(Failure.BROKEN, parse_text(ending.message), pushback)
             return
         answer = Answer(head, copy.chunks, copy.size)
         answer.status, answer.faulty, answer.pushback = ending.code, ending.faulty, pushback
@@ -270,13 +275,15 @@ class GrpcConnection(Carrier):
         elif isinstance(event, InformationalReceived):
             copy = self.copies.get(event.stream_id)
             if copy is not None and event.head.get(STARTED) is not None:
-                copy.exchange.begins_to_run(copy)
+                copy.under_way.begins_to_run(copy)
         elif isinstance(event, GoingAway | ConnectionClosed):
             self._pool.lost(self)
 
-    def push(self, copy: Copy, chunk: bytes, ended: bool) -> int:
+    def push(self, copy: Copy, chunk: bytes, ended: bool) -> None:
+        assert copy.renaming is not None
+        renamed = copy.renaming.renamed(chunk)
         self.mark()
-        return self.http.send_data(copy.stream_id, chunk, ended)
+        copy.unsent += len(renamed) - self.http.send_data(copy.stream_id, renamed, ended)
 
     def consumed(self, copy: Copy, size: int) -> None:
         self.http.consume(copy.stream_id, size)
@@ -289,10 +296,6 @@ class GrpcConnection(Carrier):
             self.mark()
             if self._pool.anyone_waits:
                 self._pool.send_waiting()
-
-    def tick(self, now: float) -> None:
-        self.handle(self.http.tick(now))
-        self.mark()
 
 
 def open_grpc(dialer: Dialer, beyond: Dialer | None = None) -> OpenUpstream:

@@ -8,52 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import Protocol
 
 import structlog
 
 from berth.model import ReplicaAddress
-from router.core.selection import Place
-from router.path.call import Wire
-from router.path.request import Copy
+from router.core.selection import ReplicaPlace
+from router.path.meeting import OpenUpstream, Upstream, UpstreamPool
+from router.path.request import Wire
 
 log = structlog.get_logger(__name__)
 
 _CLOSE_TIMEOUT = 5.0
-
-
-class Upstream(Protocol):
-    """Connections to one process of a replica, for one wire. What becomes of a copy is told to the copy, once, and not
-    before `send` has returned."""
-
-    def send(self, copy: Copy) -> None:
-        """Send it."""
-
-    def withdraw(self, copy: Copy) -> None:
-        """It has not found a connection yet (`carrier`), and is not wanted any more: nothing is said to it."""
-
-    def tick(self, now: float) -> None:
-        """About once a second."""
-
-    async def close(self) -> None:
-        """Close the connections. No copy is under way."""
-
-
-class OpenUpstream(Protocol):
-    """Prepares connections; makes none yet."""
-
-    def __call__(self, address: ReplicaAddress) -> Upstream: ...
-
-
-class Pool:
-    """An upstream and how many copies are using it."""
-
-    __slots__ = ("retired", "upstream", "users")
-
-    def __init__(self, upstream: Upstream, *, retired: bool) -> None:
-        self.upstream = upstream
-        self.users = 0
-        self.retired = retired
 
 
 class Upstreams:
@@ -62,34 +27,34 @@ class Upstreams:
     def __init__(self, openers: Mapping[Wire, OpenUpstream]) -> None:
         self._openers = openers
         # A pool is here from its first use until it is retired; then only its users hold it. Keys are plain tuples
-        # equal to a `Place`, which are quicker to make; and the wires are apart because an enum's hash is not quick.
-        self._rest: dict[tuple[str, str], Pool] = {}
-        self._grpc: dict[tuple[str, str], Pool] = {}
-        self._places: frozenset[Place] = frozenset()
+        # equal to a `ReplicaPlace`, quicker to make; and the wires are apart because an enum's hash is not quick.
+        self._rest: dict[tuple[str, str], UpstreamPool] = {}
+        self._grpc: dict[tuple[str, str], UpstreamPool] = {}
+        self._places: frozenset[ReplicaPlace] = frozenset()
         self._to_close: asyncio.Queue[Upstream] = asyncio.Queue()
 
     def __repr__(self) -> str:
         return f"<Upstreams pools={len(self._rest) + len(self._grpc)} closing={self._to_close.qsize()}>"
 
-    def take(self, wire: Wire, address: ReplicaAddress) -> Pool:
+    def borrow(self, wire: Wire, address: ReplicaAddress) -> UpstreamPool:
         """The pool of a replica; it stays open until it is given back."""
         pools = self._rest if wire is Wire.REST else self._grpc
         place = (address.replica, address.incarnation)
         pool = pools.get(place)
         if pool is None:
             # A request resolved by the previous table may come for a place that has just left: used once, then closed.
-            pool = Pool(self._openers[wire](address), retired=place not in self._places)
+            pool = UpstreamPool(self._openers[wire](address), retired=place not in self._places)
             if not pool.retired:
                 pools[place] = pool
         pool.users += 1
         return pool
 
-    def give_back(self, pool: Pool) -> None:
+    def give_back(self, pool: UpstreamPool) -> None:
         pool.users -= 1
         if pool.retired and not pool.users:
             self._to_close.put_nowait(pool.upstream)
 
-    def retain(self, places: Collection[Place]) -> None:
+    def retain(self, places: Collection[ReplicaPlace]) -> None:
         """Retire the pools of all other places."""
         self._places = frozenset(places)
         for pools in (self._rest, self._grpc):

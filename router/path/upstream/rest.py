@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 from berth.headers import CONTENT_TYPE, NOT_STARTED, STARTED
@@ -25,11 +24,11 @@ from berth.http.limits import Http1Limits
 from berth.http.memo import Memo
 from router.connection.dialer import Dialer, dialer_for
 from router.core.attempts import Failure
-from router.path import fields as of
+from router.path.answer import Answer
 from router.path.fields import Door
-from router.path.request import Answer, Copy
-from router.path.upstream.carrier import Carrier
-from router.path.upstream.pools import OpenUpstream
+from router.path.meeting import Carrier, Copy, OpenUpstream
+from router.path.said import pushback_of
+from router.path.upstream.rest_heads import head_for, head_to_router
 
 # Shorter than a worker keeps an idle connection, so that we are the ones who close it.
 _KEEP_ALIVE: Final = 15.0
@@ -142,15 +141,16 @@ class RestConnection(Carrier):
 
     def begin(self, copy: Copy) -> None:
         request, http = copy.request, self.http
-        [body] = request.body_for(copy.servable)
+        seconds = copy.under_way.seconds_left()
         if copy.servable:
-            block = request.block_for(copy.servable, copy.exchange.seconds_left(), self._pool.credential)
+            block = head_for(request, copy.servable, seconds, self._pool.credential)
         else:
-            block = request.block_to_router(self._pool.door, copy.exchange.seconds_left())
+            block = head_to_router(request, self._pool.door, seconds)
         if copy.fields:
             block += encoding.encode_fields(copy.fields)
         self._copy = copy
         copy.carrier = self
+        body = request.message()
         if body:
             copy.stream_id = stream_id = http.open(block, length=len(body))
             http.send_data(stream_id, body, True)
@@ -159,7 +159,7 @@ class RestConnection(Carrier):
         if not self.marked:
             self._writes.mark(self)
 
-    def handle(self, events: Sequence[Event]) -> None:
+    def handle(self, events: list[Event]) -> None:
         for event in events:
             copy = self._copy
             if copy is not None:
@@ -181,14 +181,14 @@ class RestConnection(Carrier):
             copy.let_go(self.common.ledger)
             copy.failed(Failure.BROKEN, event.detail)
         elif isinstance(event, InformationalReceived) and event.head.get(STARTED) is not None:
-            copy.exchange.begins_to_run(copy)
+            copy.under_way.begins_to_run(copy)
 
     def _on_head(self, copy: Copy, head: ResponseHead, ended: bool) -> None:
         copy.head = head
         if ended:
             self._complete(copy)
         elif head.status < 500 and (not copy.held_back or _is_streamed(head)):
-            copy.exchange.begins(copy)
+            copy.under_way.begins(copy, False)
 
     def _on_data(self, copy: Copy, chunk: bytes, ended: bool) -> None:
         if copy.begun:
@@ -199,7 +199,8 @@ class RestConnection(Carrier):
                 copy.keep(chunk, self.common.ledger)
             if copy.size > copy.held_back and not ended:
                 copy.let_go(self.common.ledger)
-                copy.exchange.begins(copy)
+                head = copy.head
+                copy.under_way.begins(copy, head is not None and head.status >= 500)
         if ended:
             self._complete(copy)
 
@@ -214,7 +215,7 @@ class RestConnection(Carrier):
             self._pool.free(self)
         else:
             self.mark()
-        pushback = of.pushback_of(head.fields) if head.status >= 400 else None
+        pushback = pushback_of(head.fields) if head.status >= 400 else None
         if head.get(NOT_STARTED) is not None:
             copy.failed(Failure.NOT_STARTED, f"refused with {head.status}", pushback)
             return
@@ -222,7 +223,7 @@ class RestConnection(Carrier):
         answer.status, answer.faulty, answer.pushback = head.status, head.status >= 500, pushback
         copy.answered(answer)
 
-    def push(self, copy: Copy, chunk: bytes, ended: bool) -> int:
+    def push(self, copy: Copy, chunk: bytes, ended: bool) -> None:
         raise TypeError("requests over REST are complete")
 
     def consumed(self, copy: Copy, size: int) -> None:

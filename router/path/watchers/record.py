@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from router.core.selection import Dice
-from router.core.tallies import Tally
-from router.path.call import Wire
+from router.core.tallies import DurationTally
+from router.path.request import Wire
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +46,10 @@ class _Count:
     def __init__(self, name: str) -> None:
         self.name = name
         self.codes: dict[str | int, int] = {}
-        self.tally = Tally(_SECONDS)
+        self.tally = DurationTally(_SECONDS)
 
 
-class Recorder(Collector):
+class AnswerRecorder(Collector):
     def __init__(self, registry: CollectorRegistry, log_share: float, dice: Dice) -> None:
         self._rest, self._grpc = _Count("rest"), _Count("grpc")
         self._log_share = log_share

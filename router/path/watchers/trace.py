@@ -1,7 +1,7 @@
 """The spans of a request: one for the router, and beneath it one for each copy, side by side.
 
 So a hedge is a sibling of the copy that it was to overtake, and a trace shows both, which one won, and what the replica
-of each did. A request that is not traced has no `Trace`, and its copies pass on what the client said.
+of each did. The copies of a request that is not traced pass on what the client said.
 """
 
 from __future__ import annotations
@@ -9,37 +9,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from berth.errors import BerthError
-from berth.ids import VersionKey
 from berth.tracing import Tracing, fields_of
-from router.core.selection import Done, Outcome
-from router.path.request import Copy, Request
+from router.core.routes import Resolved
+from router.core.selection import CopyOutcome
+from router.path.meeting import Asking, Copy
+from router.path.watchers.watcher import Follower
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an extra: not there for everyone
     from opentelemetry.trace import Span
 
 _OUTCOMES = {
-    Outcome.ANSWERED: "won",
-    Outcome.FAULTY: "faulty",
-    Outcome.LOST: "lost",
-    Outcome.UNREACHABLE: "failed",
-    Outcome.OTHER: "cancelled",
+    CopyOutcome.ANSWERED: "won",
+    CopyOutcome.FAULTY: "faulty",
+    CopyOutcome.LOST: "lost",
+    CopyOutcome.UNREACHABLE: "failed",
+    CopyOutcome.OTHER: "cancelled",
 }
 
 
-class Traces:
-    """Begins the traces of a router."""
+class Traces(Follower):
+    """Of all requests under way that are traced, and their copies."""
 
     def __init__(self, tracing: Tracing) -> None:
         from opentelemetry.trace import SpanKind
 
         self._tracing = tracing
         self._server, self._client = SpanKind.SERVER, SpanKind.CLIENT
+        self._spans: dict[Asking, Span] = {}
+        self._copies: dict[Copy, Span] = {}
 
-    def begin(self, request: Request) -> Trace | None:
-        """None if this one is not traced."""
+    def __repr__(self) -> str:
+        return f"<Traces requests={len(self._spans)} copies={len(self._copies)}>"
+
+    def starts(self, request: Asking) -> None:
         span = self._tracing.begin("infer", self._server, request.trace)
         if span is None:
-            return None
+            return
         span.set_attributes(
             {
                 "berth.request_id": request.request_id.decode("latin-1"),
@@ -47,48 +52,39 @@ class Traces:
                 "berth.operation": request.operation.value,
             }
         )
-        return Trace(self, span)
+        self._spans[request] = span
 
-    def copy(self, of: Span) -> Span:
-        return self._tracing.child(of, "attempt", self._client)
+    def resolved(self, request: Asking, resolved: Resolved) -> None:
+        span = self._spans.get(request)
+        if span is not None:
+            key = resolved.key
+            span.set_attributes({"berth.tenant": key.tenant, "berth.model": key.model, "berth.version": key.version})
 
-
-class Trace:
-    """Of one request. `end` is called once, after the copies' ends."""
-
-    __slots__ = ("_span", "_traces")
-
-    def __init__(self, traces: Traces, span: Span) -> None:
-        self._traces = traces
-        self._span = span
-
-    def resolved(self, key: VersionKey) -> None:
-        """It is known, and allowed, what is asked."""
-        self._span.set_attributes({"berth.tenant": key.tenant, "berth.model": key.model, "berth.version": key.version})
-
-    def attempt(self, copy: Copy, *, first: bool) -> None:
-        """`copy` is about to be sent: its replica goes on with the trace, and its end is the end of its span."""
-        span = self._traces.copy(self._span)
-        kind = "hedge" if copy.twin else "first" if first else "retry"
-        span.set_attributes({"berth.attempt": kind, "berth.replica": copy.address.replica})
+    def sends(self, copy: Copy, attempt: str) -> None:
+        """Its replica goes on with the trace."""
+        parent = self._spans.get(copy.request)
+        if parent is None:
+            return
+        span = self._tracing.child(parent, "attempt", self._client)
+        span.set_attributes({"berth.attempt": attempt, "berth.replica": copy.address.replica})
         if not copy.servable:
             span.set_attribute("berth.passed_on", copy.address.cell)
         copy.fields = fields_of(span, copy.request.trace)
-        copy.done = _ending(copy.done, span)
+        self._copies[copy] = span
 
-    def refused(self, error: BerthError) -> None:
-        self._span.set_attribute("error.type", type(error).__name__)
+    def ended(self, copy: Copy) -> None:
+        span = self._copies.pop(copy, None)
+        if span is not None and copy.outcome is not None:
+            span.set_attribute("berth.outcome", _OUTCOMES[copy.outcome])
+            span.end()
 
-    def end(self, answer: str) -> None:
-        """`answer`: good, bad, none or cached."""
-        self._span.set_attribute("berth.answer", answer)
-        self._span.end()
+    def refused(self, request: Asking, error: BerthError) -> None:
+        span = self._spans.get(request)
+        if span is not None:
+            span.set_attribute("error.type", type(error).__name__)
 
-
-def _ending(done: Done, span: Span) -> Done:
-    def end(outcome: Outcome, now: float) -> None:
-        span.set_attribute("berth.outcome", _OUTCOMES[outcome])
-        span.end()
-        done(outcome, now)
-
-    return end
+    def over(self, request: Asking, outcome: str) -> None:
+        span = self._spans.pop(request, None)
+        if span is not None:
+            span.set_attribute("berth.answer", outcome)
+            span.end()

@@ -13,11 +13,13 @@ from berth.model import (
     TenantLimits,
     VersionSpec,
 )
+from berth.resources import Resources
 from berth.states import Role, Runtime
 from berth.wire.convert import desired_from_wire, desired_to_wire
 from controller.core.desired import AssignmentRow, ElsewhereRow, JobRow, ModelRow, build
 
 ARTIFACT = Artifact("ab" * 32, 10)
+host = Resources.host
 V1, V2, V3 = (VersionKey("t", "m", number) for number in (1, 2, 3))
 JOBS = [
     JobRow("b", "local", Runtime.TRITON),
@@ -25,10 +27,10 @@ JOBS = [
     JobRow("c", "eu", Runtime.TRITON),
 ]
 ASSIGNMENTS = [
-    AssignmentRow(V2, "a", ARTIFACT, 5, False),
-    AssignmentRow(V1, "a", ARTIFACT, 6, False),
-    AssignmentRow(V3, "a", ARTIFACT, 7, True),
-    AssignmentRow(V3, "c", ARTIFACT, 8, False),
+    AssignmentRow(V2, "a", ARTIFACT, host(5), False),
+    AssignmentRow(V1, "a", ARTIFACT, host(6), False),
+    AssignmentRow(V3, "a", ARTIFACT, host(7), True),
+    AssignmentRow(V3, "c", ARTIFACT, host(8), False),
 ]
 MODELS = [
     ModelRow(ModelKey("t", "m"), Serving.only(2, {"stable": 1, "canary": 2})),
@@ -48,7 +50,11 @@ EXPECTED = DesiredState(
     cell="local",
     generation=9,
     jobs=(
-        DesiredJob("a", Runtime.ONNXRUNTIME, (VersionSpec(V1, ARTIFACT, 6), VersionSpec(V2, ARTIFACT, 5))),
+        DesiredJob(
+            "a",
+            Runtime.ONNXRUNTIME,
+            (VersionSpec(V1, ARTIFACT, host(6)), VersionSpec(V2, ARTIFACT, host(5))),
+        ),
         DesiredJob("b", Runtime.TRITON, ()),
     ),
     models=(
@@ -82,4 +88,4 @@ def test_builds_the_cell_whatever_the_order_of_rows() -> None:
 
 def test_another_cell_gets_its_own_jobs() -> None:
     built = build("eu", 1, jobs=JOBS, assignments=ASSIGNMENTS, models=[], keys=[], limits=[])
-    assert built.jobs == (DesiredJob("c", Runtime.TRITON, (VersionSpec(V3, ARTIFACT, 8),)),)
+    assert built.jobs == (DesiredJob("c", Runtime.TRITON, (VersionSpec(V3, ARTIFACT, host(8)),)),)

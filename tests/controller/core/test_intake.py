@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,24 +10,25 @@ from berth.errors import QuotaExceeded, RateLimited
 from berth.ids import ModelKey
 from berth.model import Signature
 from berth.states import Role
+from controller.core.commands import Caller, Command
 from controller.core.intake import (
+    BEFORE,
     MAX_AGE_S,
     MAX_LOSSES,
     MAX_UNDER_WAY,
-    NEXT,
     Action,
-    Asked,
     Blob,
-    Confirm,
+    ConfirmStored,
     Facts,
-    Inspect,
     InspectedModel,
-    Place,
-    Step,
-    Store,
-    Ticket,
+    InspectFile,
+    PlaceVersion,
+    Requester,
+    StoreBytes,
     Upload,
-    Withdraw,
+    UploadStep,
+    UploadTicket,
+    WithdrawUpload,
     check_under_way,
     next_action,
     removable,
@@ -42,14 +41,16 @@ BLOB = Blob("a" * 64, 100)
 NOTHING, HERE, STORED, BOTH = Facts(False, False), Facts(True, False), Facts(False, True), Facts(True, True)
 
 
-def upload(step: Step, *, key: str | None = "build-7", fence: int = 1, losses: int = 0, age_s: float = 1.0) -> Upload:
+def upload(
+    step: UploadStep, *, key: str | None = "build-7", fence: int = 1, losses: int = 0, age_s: float = 1.0
+) -> Upload:
     return Upload(
-        Ticket(1, fence),
+        UploadTicket(1, fence),
         ModelKey("acme", "digits"),
-        Asked("key-1", Role.DEVELOPER, "acme", key),
+        Requester(Command(Caller("key-1", Role.DEVELOPER, "acme")), key),
         step,
-        () if step is Step.RECEIVING else (BLOB,),
-        InspectedModel(Signature((), ()), 10) if step is Step.INSPECTED else None,
+        () if step is UploadStep.RECEIVING else (BLOB,),
+        InspectedModel(Signature((), ()), 10) if step is UploadStep.INSPECTED else None,
         losses,
         age_s,
     )
@@ -58,15 +59,15 @@ def upload(step: Step, *, key: str | None = "build-7", fence: int = 1, losses: i
 @pytest.mark.parametrize(
     ("step", "facts", "expected"),
     [
-        (Step.RECEIVED, HERE, Store()),
-        (Step.RECEIVED, BOTH, Store()),  # the bytes are checked all the same
-        (Step.STORED, BOTH, Inspect()),
-        (Step.STORED, HERE, Inspect()),
-        (Step.INSPECTED, BOTH, Place()),
-        (Step.INSPECTED, NOTHING, Place()),  # placing looks for itself whether the artifact lives
+        (UploadStep.RECEIVED, HERE, StoreBytes()),
+        (UploadStep.RECEIVED, BOTH, StoreBytes()),  # the bytes are checked all the same
+        (UploadStep.STORED, BOTH, InspectFile()),
+        (UploadStep.STORED, HERE, InspectFile()),
+        (UploadStep.INSPECTED, BOTH, PlaceVersion()),
+        (UploadStep.INSPECTED, HERE, PlaceVersion()),
     ],
 )
-def test_the_one_that_received_it(step: Step, facts: Facts, expected: Action) -> None:
+def test_the_one_that_received_it(step: UploadStep, facts: Facts, expected: Action) -> None:
     for key in ("build-7", None):
         assert next_action(upload(step, key=key), facts) == expected
 
@@ -74,19 +75,20 @@ def test_the_one_that_received_it(step: Step, facts: Facts, expected: Action) ->
 @pytest.mark.parametrize(
     ("step", "facts", "expected"),
     [
-        (Step.RECEIVING, NOTHING, "withdraw"),
-        (Step.RECEIVED, NOTHING, "withdraw"),
-        (Step.RECEIVED, STORED, Confirm()),
-        (Step.STORED, STORED, Inspect()),
-        (Step.STORED, NOTHING, "withdraw"),
-        (Step.INSPECTED, STORED, Place()),
+        (UploadStep.RECEIVING, NOTHING, "withdraw"),
+        (UploadStep.RECEIVED, NOTHING, "withdraw"),
+        (UploadStep.RECEIVED, STORED, ConfirmStored()),
+        (UploadStep.STORED, STORED, InspectFile()),
+        (UploadStep.STORED, NOTHING, "withdraw"),
+        (UploadStep.INSPECTED, STORED, PlaceVersion()),
+        (UploadStep.INSPECTED, NOTHING, "withdraw"),
     ],
 )
-def test_one_that_took_over(step: Step, facts: Facts, expected: Action | str) -> None:
+def test_one_that_took_over(step: UploadStep, facts: Facts, expected: Action | str) -> None:
     action = next_action(upload(step, fence=2, losses=1), facts)
-    assert isinstance(action, Withdraw) if expected == "withdraw" else action == expected
+    assert isinstance(action, WithdrawUpload) if expected == "withdraw" else action == expected
     # Nobody could hear of a version that was made without a key.
-    assert isinstance(next_action(upload(step, key=None, fence=2, losses=1), facts), Withdraw)
+    assert isinstance(next_action(upload(step, key=None, fence=2, losses=1), facts), WithdrawUpload)
 
 
 @pytest.mark.parametrize(
@@ -94,32 +96,32 @@ def test_one_that_took_over(step: Step, facts: Facts, expected: Action | str) ->
     [(MAX_LOSSES - 1, MAX_AGE_S, True), (MAX_LOSSES, 1.0, False), (1, MAX_AGE_S + 1, False)],
 )
 def test_it_is_not_tried_for_ever(losses: int, age_s: float, goes_on: bool) -> None:
-    action = next_action(upload(Step.STORED, fence=9, losses=losses, age_s=age_s), STORED)
-    assert (action == Inspect()) == goes_on
+    action = next_action(upload(UploadStep.STORED, fence=9, losses=losses, age_s=age_s), STORED)
+    assert (action == InspectFile()) == goes_on
     # Whoever received it goes on however long it takes: the limits of a body are elsewhere.
-    assert next_action(upload(Step.STORED, age_s=MAX_AGE_S + 1), BOTH) == Inspect()
+    assert next_action(upload(UploadStep.STORED, age_s=MAX_AGE_S + 1), BOTH) == InspectFile()
 
 
 @pytest.mark.parametrize(
     ("step", "key", "expected"),
     [
-        (Step.RECEIVING, "k", False),
-        (Step.RECEIVED, "k", False),
-        (Step.STORED, "k", True),
-        (Step.INSPECTED, "k", True),
-        (Step.STORED, None, False),
-        (Step.INSPECTED, None, False),
+        (UploadStep.RECEIVING, "k", False),
+        (UploadStep.RECEIVED, "k", False),
+        (UploadStep.STORED, "k", True),
+        (UploadStep.INSPECTED, "k", True),
+        (UploadStep.STORED, None, False),
+        (UploadStep.INSPECTED, None, False),
     ],
 )
-def test_what_survives_its_controller(step: Step, key: str | None, expected: bool) -> None:
+def test_what_survives_its_controller(step: UploadStep, key: str | None, expected: bool) -> None:
     assert survives(upload(step, key=key)) == expected
 
 
 def test_bytes_that_a_lost_holder_may_still_be_storing_are_left_to_the_collector() -> None:
-    assert removable(upload(Step.RECEIVED)) == (BLOB,)
-    assert removable(upload(Step.RECEIVED, fence=2, losses=1)) == ()
-    assert removable(upload(Step.STORED, fence=2, losses=1)) == (BLOB,)
-    assert removable(upload(Step.RECEIVING)) == ()
+    assert removable(upload(UploadStep.RECEIVED)) == (BLOB,)
+    assert removable(upload(UploadStep.RECEIVED, fence=2, losses=1)) == ()
+    assert removable(upload(UploadStep.STORED, fence=2, losses=1)) == (BLOB,)
+    assert removable(upload(UploadStep.RECEIVING)) == ()
 
 
 @given(st.integers(0, 100), st.integers(0, 120), st.integers(0, 60), st.integers(0, 60))
@@ -156,31 +158,32 @@ def test_a_tenant_has_so_many_under_way() -> None:
 def test_every_history_ends_placed_once_or_with_nothing_left(keyed: bool, history: list[str]) -> None:
     """A holder that works records one step at a time; one that is lost takes its spool along, at any moment,
     also between doing a step and recording it."""
-    state = upload(Step.RECEIVED, key="k" if keyed else None)
+    state = upload(UploadStep.RECEIVED, key="k" if keyed else None)
     spooled, stored, placed = True, False, 0
+    after = {before: step for step, before in BEFORE.items()}
     # After the history nothing fails any more.
     for what in [*history, *["work"] * 6]:
         action = next_action(state, Facts(spooled, stored))
-        if isinstance(action, Withdraw):
+        if isinstance(action, WithdrawUpload):
             assert state.taken_over
             assert not placed
             return
         if what != "lost":
-            stored = stored or isinstance(action, Store)
+            stored = stored or isinstance(action, StoreBytes)
             if what == "work":
-                if isinstance(action, Place):
+                if isinstance(action, PlaceVersion):
                     placed += 1
                     break
-                model = InspectedModel(Signature((), ()), 10) if isinstance(action, Inspect) else None
-                state = replace(state, step=NEXT[state.step], model=model)
+                model = InspectedModel(Signature((), ()), 10) if isinstance(action, InspectFile) else None
+                state = state._replace(step=after[state.step], model=model)
                 state.validate()
                 continue
         if what == "given back":
             if not survives(state):
                 return  # its holder withdraws it instead
-            state = replace(state, ticket=Ticket(1, state.ticket.fence + 1))
+            state = state._replace(ticket=UploadTicket(1, state.ticket.fence + 1))
         else:
-            state = replace(state, ticket=Ticket(1, state.ticket.fence + 1), losses=state.losses + 1)
+            state = state._replace(ticket=UploadTicket(1, state.ticket.fence + 1), losses=state.losses + 1)
         spooled = False
     assert placed == 1
     assert keyed or not state.taken_over

@@ -12,10 +12,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from berth.ids import VersionKey
 from berth.model import ServableStatus
 from berth.states import ServableState, VersionState
-from controller.core.rollout.facts import Copy, Fleet, KnownReplica, KnownVersion, ModelWish, Place, Said
+from controller.core.rollout.facts import (
+    AssignedCopy,
+    CopyKey,
+    Fleet,
+    KnownReplica,
+    KnownVersion,
+    ModelWish,
+    ServableReport,
+)
 from controller.core.rollout.homes import Assign, Keep, fill, homes
 from controller.core.rollout.plan import Measured, RolloutPlan, plan
-from controller.core.rollout.target import target, wanted
+from controller.core.rollout.target import served, wanted
 
 CELLS = ("east", "north", "west")
 AVAILABLE, LOADING, ERROR, END = (
@@ -36,17 +44,17 @@ def known(
     return KnownVersion(number, deleted, proven=True, measured_bytes=measured_bytes, announced=announced)
 
 
-def copy(number: int, cell: str, *, releasing: bool = False, left_out_from: int = 2) -> Copy:
-    made = Copy(number, f"{cell}-pool", cell, 1.0)
+def copy(number: int, cell: str, *, releasing: bool = False, left_out_from: int = 2) -> AssignedCopy:
+    made = AssignedCopy(number, f"{cell}-pool", cell, 1.0)
     return made._replace(releasing_at=5.0, left_out_from=left_out_from) if releasing else made
 
 
 def said(
     number: int, cell: str, state: ServableState = AVAILABLE, *, routed: bool | None = None, measured: int = MEGABYTE
-) -> Said:
+) -> ServableReport:
     key = VersionKey("acme", "digits", number)
     status = ServableStatus(key, state, since=3.0, measured_bytes=measured)
-    return Said(cell, f"{cell}-1", number, status, state is AVAILABLE if routed is None else routed)
+    return ServableReport(cell, f"{cell}-1", number, status, state is AVAILABLE if routed is None else routed)
 
 
 def fleet(*silent: str, acted_on: int = 1, replicas: int = 1) -> Fleet:
@@ -81,7 +89,7 @@ ONE, TWO = known(1), known(2)
             [ONE, TWO],
             [copy(1, "east"), copy(2, "east"), copy(1, "west"), copy(2, "west")],
             [said(1, "east"), said(2, "east"), said(1, "west"), said(2, "west", LOADING)],
-            RolloutPlan(release=(Place(1, "east-pool"),)),
+            RolloutPlan(release=(CopyKey(1, "east-pool"),)),
             id="each cell moves by itself",
         ),
         pytest.param(
@@ -97,7 +105,7 @@ ONE, TWO = known(1), known(2)
             [ONE],
             [copy(1, "east"), copy(1, "west")],
             [said(1, "east"), said(1, "west")],
-            RolloutPlan(release=(Place(1, "east-pool"),)),
+            RolloutPlan(release=(CopyKey(1, "east-pool"),)),
             id="the new cell answers",
         ),
         pytest.param(
@@ -105,7 +113,7 @@ ONE, TWO = known(1), known(2)
             [ONE, TWO],
             [copy(1, "east"), copy(2, "east"), copy(1, "west"), copy(2, "west")],
             [said(1, "east"), said(2, "east"), said(1, "west", LOADING), said(2, "west")],
-            RolloutPlan(release=(Place(2, "east-pool"),)),
+            RolloutPlan(release=(CopyKey(2, "east-pool"),)),
             id="a labelled version waits for its own copy",
         ),
         pytest.param(
@@ -113,7 +121,7 @@ ONE, TWO = known(1), known(2)
             [ONE],
             [copy(1, "east", releasing=True)],
             [said(1, "east")],
-            RolloutPlan(keep=(Place(1, "east-pool"),)),
+            RolloutPlan(keep=(CopyKey(1, "east-pool"),)),
             id="wanted again before it has left",
         ),
         pytest.param(
@@ -121,7 +129,7 @@ ONE, TWO = known(1), known(2)
             [ONE],
             [copy(1, "east", releasing=True, left_out_from=1)],
             [],
-            RolloutPlan(free=(Place(1, "east-pool"),), retire=(1,), assign=(Assign(1, "east"),)),
+            RolloutPlan(free=(CopyKey(1, "east-pool"),), retire=(1,), assign=(Assign(1, "east"),)),
             id="wanted again, and it has left",
         ),
         pytest.param(
@@ -129,7 +137,7 @@ ONE, TWO = known(1), known(2)
             [known(1, deleted=True), TWO],
             [copy(1, "east", releasing=True, left_out_from=1), copy(1, "west", releasing=True), copy(2, "east")],
             [said(1, "west"), said(2, "east")],
-            RolloutPlan(free=(Place(1, "east-pool"),)),
+            RolloutPlan(free=(CopyKey(1, "east-pool"),)),
             id="a deleted version stays while another cell holds it",
         ),
         pytest.param(
@@ -137,7 +145,7 @@ ONE, TWO = known(1), known(2)
             [known(1, deleted=True)],
             [copy(1, "east", releasing=True, left_out_from=1)],
             [said(1, "east", END, routed=False)],
-            RolloutPlan(free=(Place(1, "east-pool"),), remove=(1,)),
+            RolloutPlan(free=(CopyKey(1, "east-pool"),), remove=(1,)),
             id="a deleted model goes with its last copy",
         ),
         pytest.param(
@@ -153,8 +161,8 @@ ONE, TWO = known(1), known(2)
 def test_moves(
     wish: ModelWish | None,
     versions: list[KnownVersion],
-    copies: list[Copy],
-    heard: list[Said],
+    copies: list[AssignedCopy],
+    heard: list[ServableReport],
     expected: RolloutPlan,
 ) -> None:
     assert replace(plan(wish, versions, copies, heard, fleet()), tell=()) == expected
@@ -179,7 +187,7 @@ AVAILABLE_NOW, FAILED_NOW, RETIRED_NOW = VersionState.AVAILABLE, VersionState.FA
     ],
 )
 def test_news(
-    version: KnownVersion, heard: list[Said], told: list[VersionState], measured: list[int], proven: list[int]
+    version: KnownVersion, heard: list[ServableReport], told: list[VersionState], measured: list[int], proven: list[int]
 ) -> None:
     found = plan(ANY, [version], [copy(1, "east")], heard, fleet())
     assert [one.status.state for one in found.tell] == told
@@ -212,7 +220,7 @@ def test_a_cell_that_says_nothing_frees_and_releases_nothing() -> None:
         ("east", [copy(1, "east", releasing=True)], Keep(copy(1, "east", releasing=True))),
     ],
 )
-def test_what_a_home_lacks(home: str | None, copies: list[Copy], step: Keep | Assign | None) -> None:
+def test_what_a_home_lacks(home: str | None, copies: list[AssignedCopy], step: Keep | Assign | None) -> None:
     assert fill(1, home, copies) == step
 
 
@@ -227,7 +235,7 @@ def test_what_a_home_lacks(home: str | None, copies: list[Copy], step: Keep | As
         ((), [copy(2, "west", releasing=True)], [None]),
     ],
 )
-def test_homes(asked: tuple[str, ...], copies: list[Copy], expected: list[str | None]) -> None:
+def test_homes(asked: tuple[str, ...], copies: list[AssignedCopy], expected: list[str | None]) -> None:
     assert list(homes(asked, copies)) == expected
 
 
@@ -257,7 +265,7 @@ def test_what_answers_stays_until_all_homes_have_it(
     answers = {place for place, releasing in held.items() if not releasing} & routed
     gone = {(place.version, place.job.removesuffix("-pool")) for place in found.release}
     assert not any(held[place] for place in gone), "what is on its way out is released once"
-    for number in wanted(target(pinned, (1, 2, 3)), labels):
+    for number in wanted(served(pinned, (1, 2, 3), labels)):
         if any((number, home) not in answers for home in where):
             assert not any(left == number for left, _ in gone)
         assert all(cell not in where for left, cell in gone if left == number)
@@ -285,11 +293,11 @@ class SeveralCells(RuleBasedStateMachine):
         self.versions: dict[int, KnownVersion] = {}
         self.broken: set[int] = set()
         self.wish = ModelWish()
-        self.copies: dict[Place, Copy] = {}
+        self.copies: dict[CopyKey, AssignedCopy] = {}
         self.aspired: dict[str, set[int]] = {cell: set() for cell in CELLS}
         self.acted_on: dict[str, int] = dict.fromkeys(CELLS, 1)
         self.loaded: dict[str, set[int]] = {cell: set() for cell in CELLS}
-        self.heard: dict[str, list[Said]] = {cell: [] for cell in CELLS}
+        self.heard: dict[str, list[ServableReport]] = {cell: [] for cell in CELLS}
         self.reported: dict[str, int] = {}
 
     def live(self) -> set[int]:
@@ -298,7 +306,7 @@ class SeveralCells(RuleBasedStateMachine):
     def assign(self, step: Assign) -> None:
         cell = step.cell or "east"
         made = copy(step.version, cell)
-        self.copies[made.place] = made
+        self.copies[made.key] = made
 
     @rule(broken=st.booleans())
     def upload(self, broken: bool) -> None:

@@ -5,7 +5,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from controller.core.rollout.release import AssignedVersion, Tally, releasable
+from berth.model import Serving
+from controller.core.rollout.release import AssignedVersion as Held
+from controller.core.rollout.release import CopyTally as Seen
+from controller.core.rollout.release import releasable
 from controller.core.rollout.target import target, wanted
 
 
@@ -22,91 +25,56 @@ def test_target(pinned: int | None, live: list[int], expected: int) -> None:
     [(0, {}, set()), (3, {}, {3}), (3, {"stable": 2, "canary": 3}, {2, 3}), (0, {"stable": 1}, {1})],
 )
 def test_wanted(aim: int, labels: dict[str, int], expected: set[int]) -> None:
-    assert wanted(aim, labels) == expected
+    assert wanted(Serving.only(aim, labels)) == expected
 
 
-NEW = AssignedVersion(proven=False)
+NEW = Held(proven=False)
 
 
 @pytest.mark.parametrize(
     ("assigned", "labels", "observed", "expected"),
     [
         # The target is always the highest version here.
-        ({1: AssignedVersion()}, {}, {1: Tally(2, 2, 2)}, set()),
-        ({1: AssignedVersion(), 2: NEW}, {}, {1: Tally(2, 2, 2)}, set()),
-        ({1: AssignedVersion(), 2: NEW}, {}, {1: Tally(2, 2, 2), 2: Tally(0, 2, 2)}, set()),  # loading
-        (
-            {1: AssignedVersion(), 2: AssignedVersion()},
-            {},
-            {1: Tally(2, 2, 2), 2: Tally(1, 2, 2)},
-            set(),
-        ),  # on fewer replicas
-        ({1: AssignedVersion(), 2: AssignedVersion()}, {}, {1: Tally(2, 2, 2), 2: Tally(2, 2, 2)}, {1}),
-        ({1: AssignedVersion(), 2: AssignedVersion()}, {}, {1: Tally(1, 2, 2), 2: Tally(1, 2, 2)}, {1}),
-        (
-            {1: AssignedVersion(), 2: AssignedVersion()},
-            {},
-            {1: Tally(3, 3, 3), 2: Tally(2, 2, 2)},
-            {1},
-        ),  # on all of a smaller job
-        (
-            {1: AssignedVersion(), 2: AssignedVersion()},
-            {},
-            {1: Tally(3, 3, 3), 2: Tally(0, 0, 0)},
-            set(),
-        ),  # on all of none
-        (
-            {1: AssignedVersion(), 2: AssignedVersion()},
-            {},
-            {1: Tally(2, 2, 2), 2: Tally(1, 1, 0)},
-            set(),
-        ),  # on a job going to zero
-        ({1: AssignedVersion(), 2: AssignedVersion()}, {"stable": 1}, {1: Tally(1, 1, 1), 2: Tally(1, 1, 1)}, set()),
-        ({1: AssignedVersion(releasing=True), 2: AssignedVersion()}, {}, {1: Tally(1, 1, 1), 2: Tally(1, 1, 1)}, set()),
+        ({1: Held()}, {}, {1: Seen(2, 2, 2)}, set()),
+        ({1: Held(), 2: NEW}, {}, {1: Seen(2, 2, 2)}, set()),
+        ({1: Held(), 2: NEW}, {}, {1: Seen(2, 2, 2), 2: Seen(0, 2, 2)}, set()),  # loading
+        ({1: Held(), 2: Held()}, {}, {1: Seen(2, 2, 2), 2: Seen(1, 2, 2)}, set()),  # on fewer replicas
+        ({1: Held(), 2: Held()}, {}, {1: Seen(2, 2, 2), 2: Seen(2, 2, 2)}, {1}),
+        ({1: Held(), 2: Held()}, {}, {1: Seen(1, 2, 2), 2: Seen(1, 2, 2)}, {1}),
+        ({1: Held(), 2: Held()}, {}, {1: Seen(3, 3, 3), 2: Seen(2, 2, 2)}, {1}),  # on all of a smaller job
+        ({1: Held(), 2: Held()}, {}, {1: Seen(3, 3, 3), 2: Seen(0, 0, 0)}, set()),  # on all of none
+        ({1: Held(), 2: Held()}, {}, {1: Seen(2, 2, 2), 2: Seen(1, 1, 0)}, set()),  # on a job going to zero
+        ({1: Held(), 2: Held()}, {"stable": 1}, {1: Seen(1, 1, 1), 2: Seen(1, 1, 1)}, set()),
+        ({1: Held(releasing=True), 2: Held()}, {}, {1: Seen(1, 1, 1), 2: Seen(1, 1, 1)}, set()),
         # Deleted goes at once, whatever else holds.
-        ({1: AssignedVersion(deleted=True)}, {}, {1: Tally(1, 1, 1)}, {1}),
-        ({1: AssignedVersion(deleted=True, releasing=True)}, {}, {}, set()),
-        (
-            {1: AssignedVersion(), 2: AssignedVersion(deleted=True)},
-            {"stable": 2},
-            {1: Tally(1, 1, 1), 2: Tally(1, 1, 1)},
-            {2},
-        ),
+        ({1: Held(deleted=True)}, {}, {1: Seen(1, 1, 1)}, {1}),
+        ({1: Held(deleted=True, releasing=True)}, {}, {}, set()),
+        ({1: Held(), 2: Held(deleted=True)}, {"stable": 2}, {1: Seen(1, 1, 1), 2: Seen(1, 1, 1)}, {2}),
         # Nowhere loaded: at once if it never was, and with care if it may be the last known to work.
         ({1: NEW, 2: NEW, 3: NEW}, {}, {}, set()),
-        ({1: NEW, 2: NEW, 3: NEW}, {}, {1: Tally(0, 0, 0), 2: Tally(0, 0, 0)}, {1, 2}),  # a stopped job
-        ({1: AssignedVersion(), 2: NEW, 3: NEW}, {}, {1: Tally(0, 0, 0), 2: Tally(0, 0, 0)}, {2}),
-        ({1: NEW, 2: NEW}, {}, {1: Tally(0, 2, 2, failed=2)}, {1}),  # failed on every replica
-        ({1: NEW, 2: NEW}, {}, {1: Tally(0, 1, 2, failed=1)}, set()),
-        ({1: NEW, 2: NEW}, {}, {1: Tally(0, 3, 2, failed=2)}, set()),  # a third tries again
-        ({1: AssignedVersion(), 2: NEW, 3: NEW}, {}, {1: Tally(1, 1, 1), 2: Tally(0, 1, 1, failed=1)}, {2}),
-        ({1: AssignedVersion(), 2: NEW}, {}, {}, set()),
-        ({1: AssignedVersion(), 2: NEW, 3: NEW}, {}, {1: Tally(1, 1, 1)}, {2}),
-        ({1: AssignedVersion(), 2: AssignedVersion(), 3: NEW}, {}, {1: Tally(0, 0, 1), 2: Tally(1, 1, 1)}, {1}),
-        (
-            {1: AssignedVersion(), 2: AssignedVersion(), 3: NEW},
-            {},
-            {1: Tally(0, 1, 1), 2: Tally(1, 1, 1)},
-            set(),
-        ),  # reloading
-        (
-            {1: AssignedVersion(), 2: AssignedVersion()},
-            {},
-            {1: Tally(0, 0, 1), 2: Tally(0, 1, 1)},
-            set(),
-        ),  # all replicas restart
+        ({1: NEW, 2: NEW, 3: NEW}, {}, {1: Seen(0, 0, 0), 2: Seen(0, 0, 0)}, {1, 2}),  # a stopped job
+        ({1: Held(), 2: NEW, 3: NEW}, {}, {1: Seen(0, 0, 0), 2: Seen(0, 0, 0)}, {2}),
+        ({1: NEW, 2: NEW}, {}, {1: Seen(0, 2, 2, failed=2)}, {1}),  # failed on every replica
+        ({1: NEW, 2: NEW}, {}, {1: Seen(0, 1, 2, failed=1)}, set()),
+        ({1: NEW, 2: NEW}, {}, {1: Seen(0, 3, 2, failed=2)}, set()),  # a third tries again
+        ({1: Held(), 2: NEW, 3: NEW}, {}, {1: Seen(1, 1, 1), 2: Seen(0, 1, 1, failed=1)}, {2}),
+        ({1: Held(), 2: NEW}, {}, {}, set()),
+        ({1: Held(), 2: NEW, 3: NEW}, {}, {1: Seen(1, 1, 1)}, {2}),
+        ({1: Held(), 2: Held(), 3: NEW}, {}, {1: Seen(0, 0, 1), 2: Seen(1, 1, 1)}, {1}),
+        ({1: Held(), 2: Held(), 3: NEW}, {}, {1: Seen(0, 1, 1), 2: Seen(1, 1, 1)}, set()),  # reloading
+        ({1: Held(), 2: Held()}, {}, {1: Seen(0, 0, 1), 2: Seen(0, 1, 1)}, set()),  # all replicas restart
     ],
 )
 def test_releasable(
-    assigned: dict[int, AssignedVersion], labels: dict[str, int], observed: dict[int, Tally], expected: set[int]
+    assigned: dict[int, Held], labels: dict[str, int], observed: dict[int, Seen], expected: set[int]
 ) -> None:
     aim = target(None, [version for version, held in assigned.items() if not held.deleted])
-    assert releasable(assigned, aim, wanted(aim, labels), observed) == expected
+    assert releasable(assigned, aim, wanted(Serving.only(aim, labels)), observed) == expected
 
 
 def test_a_target_on_its_way_out_takes_nothing_over() -> None:
-    assigned = {1: AssignedVersion(), 2: AssignedVersion(releasing=True)}
-    observed = {1: Tally(1, 1, 1), 2: Tally(1, 1, 1)}
+    assigned = {1: Held(), 2: Held(releasing=True)}
+    observed = {1: Seen(1, 1, 1), 2: Seen(1, 1, 1)}
     assert releasable(assigned, 2, frozenset({2}), observed) == frozenset()
 
 
@@ -123,11 +91,11 @@ class Model(RuleBasedStateMachine):
         self.next = 1
         self.pinned: int | None = None
         self.labels: dict[str, int] = {}
-        self.assigned: dict[int, AssignedVersion] = {}
+        self.assigned: dict[int, Held] = {}
         self.live: set[int] = set()
         self.broken: set[int] = set()
         self.loaded: list[set[int]] = [set() for _ in range(self.REPLICAS)]
-        self.observed: dict[int, Tally] = {}
+        self.observed: dict[int, Seen] = {}
 
     @rule(broken=st.booleans())
     def upload(self, broken: bool) -> None:
@@ -157,10 +125,10 @@ class Model(RuleBasedStateMachine):
         return target(self.pinned, self.live)
 
     def assign_wanted(self) -> None:
-        for version in wanted(self.aim(), self.labels):
+        for version in wanted(Serving.only(self.aim(), self.labels)):
             held = self.assigned.get(version)
             if held is None:
-                self.assigned[version] = AssignedVersion(proven=False)
+                self.assigned[version] = Held(proven=False)
             elif held.releasing:
                 self.assigned[version] = held._replace(releasing=False)
 
@@ -181,7 +149,7 @@ class Model(RuleBasedStateMachine):
         for version in self.assigned:
             count = sum(version in loaded for loaded in self.loaded)
             failed = self.REPLICAS if version in self.broken else 0
-            self.observed[version] = Tally(count, count + failed, self.REPLICAS, failed)
+            self.observed[version] = Seen(count, count + failed, self.REPLICAS, failed)
             if count:
                 self.assigned[version] = self.assigned[version]._replace(proven=True)
 
@@ -191,7 +159,8 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def roll(self) -> None:
-        for version in releasable(self.assigned, self.aim(), wanted(self.aim(), self.labels), self.observed):
+        needed = wanted(Serving.only(self.aim(), self.labels))
+        for version in releasable(self.assigned, self.aim(), needed, self.observed):
             self.assigned[version] = self.assigned[version]._replace(releasing=True)
 
     @rule()
@@ -213,7 +182,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def wanted_is_assigned(self) -> None:
-        for version in wanted(self.aim(), self.labels):
+        for version in wanted(Serving.only(self.aim(), self.labels)):
             assert not self.assigned[version].releasing
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from berth.artifacts.intake import settle
+from berth.settling import settle
 from worker.threads import in_thread
 
 T = TypeVar("T")

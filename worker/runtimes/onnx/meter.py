@@ -54,8 +54,12 @@ class Measurement:
         self._measured = 0
 
     def finish(self) -> int:
-        """Bytes taken since the load began; the estimate if that cannot be known or cannot be true."""
-        self._measured = self._meter.finish(self._before, self._estimate)
+        """Bytes taken from the beginning of the load to the first time that this is called.
+
+        The estimate if that cannot be known or cannot be true.
+        """
+        if not self._measured:
+            self._measured = self._meter.finish(self._before, self._estimate)
         return self._measured
 
     def release(self) -> None:

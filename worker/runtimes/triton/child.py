@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import random
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -20,17 +18,17 @@ from typing import Any
 
 import structlog
 
-from berth.artifacts.intake import settle
 from berth.auth.peer import PeerCredential
 from berth.model import VersionSpec
 from berth.reconcile import Backoff
 from berth.settings import SettingsError, environment
+from berth.settling import settle
 from worker.runtimes.protocol import LoadFailed
 from worker.runtimes.triton.installation import Installation, locate
 from worker.runtimes.triton.link import TritonLink
 from worker.runtimes.triton.process import TritonServer, TritonStartFailed
 from worker.runtimes.triton.repository import Repository
-from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, NotFit, TritonRuntime
+from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, NotFit, TritonRuntime, end_worker
 from worker.runtimes.triton.servable import TritonServable
 from worker.runtimes.triton.shared_memory import remove_region
 from worker.runtimes.triton.stubs import ProcessWatch, Stub, end, find_stubs, own_bytes
@@ -47,11 +45,6 @@ _START_S = 2.0
 _RESTARTS = 5
 # A broken connection shows at most this much earlier than the end of the process.
 _ABORT_S = 0.3
-
-
-def end_worker() -> None:
-    """Ask this process to drain and stop: whoever runs it starts it again, with a Triton or not at all."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.asynccontextmanager
@@ -82,20 +75,20 @@ class ChildTriton(TritonRuntime):
     ) -> None:
         self._work_dir = work_dir = work_dir.absolute()
         super().__init__(
-            Repository(work_dir / "models", native_onnx=native_onnx, threads=threads), load_timeout_s=load_timeout_s
+            Repository(work_dir / "models", native_onnx=native_onnx, threads=threads),
+            load_timeout_s=load_timeout_s,
+            on_lost=on_lost,
         )
         self._installation = installation
         self._credential = credential
         self._give_up_s = give_up_s
-        self._on_lost = on_lost
         # Fixed length, closed by an underscore: no instance's prefix begins another's.
         identity = f"{work_dir}\0{instance}".encode()
-        self._shm_prefix = f"berth_{hashlib.sha256(identity).hexdigest()[:12]}_"
+        self.shm_prefix = f"berth_{hashlib.sha256(identity).hexdigest()[:12]}_"
         # None while there is none: before the start, between two lives, after the end.
-        self._server: TritonServer | None = None
+        self.server: TritonServer | None = None
         # Set when Triton is launched next; another one then takes its place.
         self._next_life = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
         self._measuring = asyncio.Lock()
 
     @classmethod
@@ -137,17 +130,15 @@ class ChildTriton(TritonRuntime):
             await runtime._launch()
         except TritonStartFailed as error:
             raise SettingsError(f"the Triton at {home} does not work: {error}") from None
-        runtime._keeping = asyncio.create_task(runtime._keep(), name="triton")
+        runtime._care(runtime._keep_running())
         return runtime
 
     async def close(self) -> None:
         """End Triton. What was loaded is gone afterwards."""
         self._is_down("the worker ends")
         self._held.clear()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping])
-        server, self._server = self._server, None
+        await self._stop_caring()
+        server, self.server = self.server, None
         if server is not None:
             await settle(server.end())
 
@@ -155,7 +146,7 @@ class ChildTriton(TritonRuntime):
 
     def _prepare(self) -> None:
         self._work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._repository.clear()
+        self.repository.clear()
         log_file = self._work_dir / "triton.log"
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.1"))
@@ -164,17 +155,17 @@ class ChildTriton(TritonRuntime):
         """Raises `TritonStartFailed` if it does not start, or computes wrong."""
         server = await TritonServer.start(
             self._installation,
-            models=self._repository.path,
+            models=self.repository.path,
             log_file=self._work_dir / "triton.log",
-            shm_prefix=self._shm_prefix,
+            shm_prefix=self.shm_prefix,
             credential=self._credential,
             environ=environment(),
         )
-        self._server = server
+        self.server = server
         try:
             await self._try_canary(server.link)
         except BaseException as error:
-            self._server = None
+            self.server = None
             await settle(server.end())
             if isinstance(error, NotFit):
                 raise TritonStartFailed(str(error)) from None
@@ -182,22 +173,18 @@ class ChildTriton(TritonRuntime):
         self._is_up(server.link)
         launched, self._next_life = self._next_life, asyncio.Event()
         launched.set()
-        log.info("triton started", pid=server.pid, native_onnx=self._repository.native_onnx)
-
-    async def _keep(self) -> None:
-        try:
-            while True:
-                await self._keep_running()
-        except Exception:
-            # Where Triton's life ends for good, whatever ended it: a worker without its runtime must not go on.
-            log.exception("triton is lost")
-            self._on_lost()
+        log.info("triton started", pid=server.pid, native_onnx=self.repository.native_onnx)
 
     async def _keep_running(self) -> None:
-        server = self._server
+        """Raises `TritonStartFailed` when it does not start again."""
+        while True:
+            await self._restart_when_ended()
+
+    async def _restart_when_ended(self) -> None:
+        server = self.server
         assert server is not None
         status = await server.wait()
-        self._server = None
+        self.server = None
         log.error("triton ended unasked", status=status, held=len(self._held))
         self._is_down("Triton ended unasked and is being started again")
         await server.end()
@@ -217,7 +204,7 @@ class ChildTriton(TritonRuntime):
 
     def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
         """Without a process of its own (native backend) a model is measured by what Triton's grew."""
-        return self._measured_alone() if self._repository.native_onnx else super().turn(spec)
+        return self._measured_alone() if self.repository.native_onnx else super().turn(spec)
 
     @contextlib.asynccontextmanager
     async def _measured_alone(self) -> AsyncIterator[None]:
@@ -228,7 +215,7 @@ class ChildTriton(TritonRuntime):
 
     async def _bring_up(self, servable: TritonServable) -> None:
         """Triton now and then aborts in a load that follows one that was called off; its next life does load it."""
-        server, next_life = self._server, self._next_life
+        server, next_life = self.server, self._next_life
         try:
             await self._load_once(servable)
         except LoadFailed as failure:
@@ -236,7 +223,7 @@ class ChildTriton(TritonRuntime):
                 raise
             log.warning("triton ended during a load", servable=servable.name)
             try:
-                async with asyncio.timeout(self._load_timeout_s):
+                async with asyncio.timeout(self.load_timeout_s):
                     await next_life.wait()
             except TimeoutError:
                 raise failure from None
@@ -244,10 +231,10 @@ class ChildTriton(TritonRuntime):
 
     async def _load_once(self, servable: TritonServable) -> None:
         """Raises `LoadFailed`."""
-        server = self._server
+        server = self.server
         if server is None:
             raise LoadFailed("Triton is being started again", permanent=False)
-        if self._repository.native_onnx:
+        if self.repository.native_onnx:
             before = own_bytes(server.pid)
             await self._have_loaded(servable)
             servable.weigh = lambda: own_bytes(server.pid) - before
@@ -266,7 +253,7 @@ class ChildTriton(TritonRuntime):
         Triton waits for ever for a process that dies while it starts; so a load is first given time to get past that,
         and most are done by then.
         """
-        server = self._server
+        server = self.server
         await asyncio.wait([call], timeout=_START_S)
         if not call.done() and server is not None and server.link is link:
             log.warning("load is called off: killing the model's process", servable=servable.name)
@@ -283,10 +270,10 @@ class ChildTriton(TritonRuntime):
 
     async def _sweep(self, servable: TritonServable) -> None:
         """End the model's processes: Triton takes a second to; killing them is quicker, and safe once it unloads."""
-        found = set() if self._server is None else {*await self._stubs(self._server, servable.name)}
+        found = set() if self.server is None else {*await self._stubs(self.server, servable.name)}
         for stub in found | ({servable.stub} if servable.stub is not None else set()):
             await end(stub, _KILL_S)
-            remove_region(self._shm_prefix, stub.region)
+            remove_region(self.shm_prefix, stub.region)
 
     async def _stubs(self, server: TritonServer, name: str) -> list[Stub]:
-        return await asyncio.to_thread(find_stubs, server.pid, self._repository.script(name))
+        return await asyncio.to_thread(find_stubs, server.pid, self.repository.script(name))

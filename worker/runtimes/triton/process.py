@@ -19,8 +19,8 @@ import grpc.aio
 import structlog
 from tritonclient.grpc import service_pb2
 
-from berth.artifacts.intake import settle
 from berth.auth.peer import PeerCredential
+from berth.settling import settle
 from worker.runtimes.triton.installation import Installation
 from worker.runtimes.triton.link import CHANNEL_OPTIONS, TritonLink
 from worker.runtimes.triton.shared_memory import clean_shared_memory

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,12 @@ import grpc.aio
 import structlog
 from tritonclient.grpc import service_pb2
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError, Internal, InvalidArgument
 from berth.model import VersionSpec
 from berth.oip import rpc
 from berth.oip.request import InferRequest, InferResponse
+from berth.resources import HOST
+from berth.settling import settle
 from worker.runtimes.protocol import Loaded, LoadFailed, NotHeld
 from worker.runtimes.triton import canary
 from worker.runtimes.triton.faults import load_failure, run_failure
@@ -44,15 +48,24 @@ class NotFit(Exception):
     """A Triton that does not start, does not run the trial model, or computes wrong values."""
 
 
+def end_worker() -> None:
+    """Ask this process to drain and stop: whoever runs it starts it again, with a Triton or not at all."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class TritonRuntime(ABC):
     """Implements `ModelRuntime`, but for what `child` and `sidecar` beside it add."""
 
     in_container = True
     on_gpu = False
 
-    def __init__(self, repository: Repository, *, load_timeout_s: float) -> None:
-        self._repository = repository
-        self._load_timeout_s = load_timeout_s
+    def __init__(self, repository: Repository, *, load_timeout_s: float, on_lost: Callable[[], None]) -> None:
+        """`on_lost` is called when nobody looks after Triton any more, for a reason that is no fault of its own."""
+        self.repository = repository
+        # Of loads that begin from now on.
+        self.load_timeout_s = load_timeout_s
+        self._on_lost = on_lost
+        self._caring: asyncio.Task[None] | None = None
         self._held: dict[str, TritonServable] = {}
         self.trouble: str | None = "Triton is being started"
         # Set while there is a Triton that has shown itself fit; then `_link` leads there.
@@ -61,6 +74,11 @@ class TritonRuntime(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link} held={len(self._held)} {self.trouble or 'up'}>"
+
+    @property
+    def held(self) -> tuple[TritonServable, ...]:
+        """What is loaded now."""
+        return tuple(self._held.values())
 
     def turn(self, spec: VersionSpec) -> AbstractAsyncContextManager[None]:
         """Nobody's: each load is measured by itself."""
@@ -75,17 +93,34 @@ class TritonRuntime(ABC):
             signature,
             ask=self._ask,
             let_go=self._let_go,
-            bfloat16_as_bits=not self._repository.native_onnx,
+            bfloat16_as_bits=not self.repository.native_onnx,
         )
-        servable.weigh = lambda: spec.reserved_bytes
+        servable.weigh = lambda: spec.reserved[HOST]
         try:
-            await settle(asyncio.to_thread(self._repository.write, servable.name, signature, path))
+            await settle(asyncio.to_thread(self.repository.write, servable.name, signature, path))
             await self._bring_up(servable)
         except BaseException:
             await settle(self._discard(servable))
             raise
         self._held[servable.name] = servable
         return servable
+
+    def _care(self, work: Coroutine[Any, Any, None]) -> None:
+        """Look after Triton by `work`, which has no end of its own, until `_stop_caring`."""
+        self._caring = asyncio.create_task(self._end_with(work), name="triton")
+
+    async def _stop_caring(self) -> None:
+        if self._caring is not None:
+            self._caring.cancel()
+            await asyncio.wait([self._caring])
+
+    async def _end_with(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            # Where Triton's life ends for good, whatever ended it: a worker without its runtime must not go on.
+            log.exception("triton is lost")
+            self._on_lost()
 
     @abstractmethod
     async def close(self) -> None:
@@ -113,7 +148,7 @@ class TritonRuntime(ABC):
     async def _wait_until_up(self) -> TritonLink:
         """Raises `LoadFailed`, in time for the keeper to say why."""
         try:
-            async with asyncio.timeout(self._load_timeout_s):
+            async with asyncio.timeout(self.load_timeout_s):
                 await self._up.wait()
         except TimeoutError:
             raise LoadFailed(self.trouble or "Triton is away", permanent=False) from None
@@ -151,16 +186,16 @@ class TritonRuntime(ABC):
             raise NotFit(f"the trial model does not run: {error}") from None
         finally:
             await settle(self._discard(bird))
-            self._repository.scratch(f"{canary.NAME}.onnx").unlink(missing_ok=True)
+            self.repository.scratch(f"{canary.NAME}.onnx").unlink(missing_ok=True)
             self._link = None
         if not canary.is_sound(outputs):
             raise NotFit("it computes wrong values; its Python must have the numpy of the lock file")
 
     def _write_canary(self) -> None:
-        file = self._repository.scratch(f"{canary.NAME}.onnx")
+        file = self.repository.scratch(f"{canary.NAME}.onnx")
         try:
             canary.write_model(file)
-            self._repository.write(canary.NAME, canary.SIGNATURE, file)
+            self.repository.write(canary.NAME, canary.SIGNATURE, file)
         except OSError as error:
             raise LoadFailed(f"the repository cannot be written to: {error.strerror}", permanent=False) from None
 
@@ -171,7 +206,7 @@ class TritonRuntime(ABC):
         servable.link = link
         call = asyncio.ensure_future(failure_of(link.call("RepositoryModelLoad", request)))
         try:
-            await asyncio.wait([call], timeout=self._load_timeout_s)
+            await asyncio.wait([call], timeout=self.load_timeout_s)
         except asyncio.CancelledError:
             await settle(self._call_off(link, servable, call))
             raise
@@ -180,7 +215,7 @@ class TritonRuntime(ABC):
             if error is not None:
                 raise load_failure(error)
             return
-        reason = f"loading took longer than {self._load_timeout_s:g} s"
+        reason = f"loading took longer than {self.load_timeout_s:g} s"
         if await settle(self._call_off(link, servable, call)):
             raise LoadFailed(reason, permanent=False)
         # Tried again it would cost the others their Triton again.
@@ -201,7 +236,7 @@ class TritonRuntime(ABC):
             if error is not None:
                 log.warning("unload failed", servable=servable.name, reason=error.details())
         await self._sweep(servable)
-        await asyncio.to_thread(self._repository.remove, servable.name)
+        await asyncio.to_thread(self.repository.remove, servable.name)
 
     async def _ask(self, servable: TritonServable, request: InferRequest) -> InferResponse:
         if self._link is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import grpc.aio
 import structlog
 from tritonclient.grpc import service_pb2
 
-from berth.artifacts.intake import settle
 from berth.errors import BerthError
 from berth.settings import SettingsError
+from berth.settling import settle
 from worker.runtimes.protocol import NotHeld
 from worker.runtimes.triton.link import CHANNEL_OPTIONS, TritonLink, failure_of
 from worker.runtimes.triton.repository import Repository
-from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, UNLOAD_S, NotFit, TritonRuntime
+from worker.runtimes.triton.runtime import LOAD_TIMEOUT_S, UNLOAD_S, NotFit, TritonRuntime, end_worker
 from worker.runtimes.triton.servable import TritonServable
 from worker.settings import TritonBackend
 
@@ -50,14 +51,19 @@ class SidecarTriton(TritonRuntime):
     in_container = False
 
     def __init__(
-        self, link: TritonLink, repository: Repository, backend: TritonBackend, *, load_timeout_s: float
+        self,
+        link: TritonLink,
+        repository: Repository,
+        backend: TritonBackend,
+        *,
+        load_timeout_s: float,
+        on_lost: Callable[[], None],
     ) -> None:
-        super().__init__(repository, load_timeout_s=load_timeout_s)
+        super().__init__(repository, load_timeout_s=load_timeout_s, on_lost=on_lost)
         self.trouble = f"the Triton at {link.address} has not answered yet"
         self._there = link
         self._backend = backend
         self._look_now = asyncio.Event()
-        self._watching: asyncio.Task[None] | None = None
 
     @classmethod
     async def attach(
@@ -68,10 +74,12 @@ class SidecarTriton(TritonRuntime):
         backend: TritonBackend = TritonBackend.AUTO,
         threads: int = 1,
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        on_lost: Callable[[], None] = end_worker,
     ) -> SidecarTriton:
         """Use the Triton at `address`, whose model repository `repository` is. Does not wait for it: loads do.
 
-        Raises `SettingsError` for an address that is not loopback, or a folder that cannot be written to.
+        `on_lost` is called when nobody watches it any more; that it does not answer is no reason. Raises
+        `SettingsError` for an address that is not loopback, or a folder that cannot be written to.
         """
         _require_loopback(address)
         files = Repository(repository, native_onnx=True, threads=threads, linked=False)
@@ -80,15 +88,13 @@ class SidecarTriton(TritonRuntime):
         except OSError as error:
             raise SettingsError(f"BERTH_TRITON_REPOSITORY: {error.filename}: {error.strerror}") from None
         channel = grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *_RECONNECT))
-        runtime = cls(TritonLink(address, channel), files, backend, load_timeout_s=load_timeout_s)
-        runtime._watching = asyncio.create_task(runtime._watch(), name="triton")
+        runtime = cls(TritonLink(address, channel), files, backend, load_timeout_s=load_timeout_s, on_lost=on_lost)
+        runtime._care(runtime._watch())
         return runtime
 
     async def close(self) -> None:
         """Leave Triton empty, if it answers."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        await self._stop_caring()
         held = tuple(self._held.values())
         await asyncio.gather(*(settle(self._let_go(servable)) for servable in held))
         self._is_down("the worker ends")
@@ -137,10 +143,14 @@ class SidecarTriton(TritonRuntime):
     async def _welcome(self) -> None:
         """Empty it, and see whether it computes right. Raises `NotFit` and `AioRpcError`."""
         await self._empty()
-        await asyncio.to_thread(self._repository.clear)
+        try:
+            await asyncio.to_thread(self.repository.clear)
+        except OSError as error:
+            # Something is wrong with the volume that both have mounted. It may pass, and is looked at again.
+            raise NotFit(f"its repository cannot be emptied: {error.strerror}") from None
         tries = {TritonBackend.ONNXRUNTIME: [True], TritonBackend.PYTHON: [False]}.get(self._backend, [True, False])
         for native in tries:
-            self._repository.native_onnx = native
+            self.repository.native_onnx = native
             try:
                 await self._try_canary(self._there)
                 break
@@ -148,7 +158,7 @@ class SidecarTriton(TritonRuntime):
                 if native is tries[-1]:
                     raise
         self._is_up(self._there)
-        log.info("triton is here", address=self._there.address, native_onnx=self._repository.native_onnx)
+        log.info("triton is here", address=self._there.address, native_onnx=self.repository.native_onnx)
 
     async def _empty(self) -> None:
         """Raises `NotFit` if it keeps something."""

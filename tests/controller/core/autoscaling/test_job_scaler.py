@@ -15,17 +15,17 @@ from controller.core.autoscaling.demand import Load, need
 from controller.core.autoscaling.readings import Counters, JobReading, ReplicaReading, between
 from controller.core.autoscaling.scaler import STALE_S, Decision, JobScaler, bound
 from controller.core.autoscaling.window import Window
-from controller.core.scaling import Scaling, asked_replicas
+from controller.core.scaling import ScalingPolicy, asked_replicas
 
 PROD, TEMPORARY = ServiceClass.PROD, ServiceClass.TEMPORARY
-BERTH = Scaling(ScalingMode.BERTH, 1, 100)
+BERTH = ScalingPolicy(ScalingMode.BERTH, 1, 100)
 SLOTS, SERVICE_S, EVERY_S = 8, 0.04, 2.0
 
 
 class Pool:
     """Replicas that start at once. `step` lets two seconds of load pass, and the scaler see it."""
 
-    def __init__(self, scaling: Scaling = BERTH, replicas: int = 1, service_class: ServiceClass = PROD) -> None:
+    def __init__(self, scaling: ScalingPolicy = BERTH, replicas: int = 1, service_class: ServiceClass = PROD) -> None:
         self.scaling, self.service_class = scaling, service_class
         self.replicas = replicas
         self.now = 1000.0
@@ -84,7 +84,7 @@ class Pool:
 def test_bounds_hold_whatever_is_read(
     least: int, more: int, service_class: ServiceClass, window_s: float, steps: list[tuple[float, bool, float]]
 ) -> None:
-    scaling = Scaling(ScalingMode.BERTH, least, max(1, least + more), stabilize_down_s=window_s)
+    scaling = ScalingPolicy(ScalingMode.BERTH, least, max(1, least + more), stabilize_down_s=window_s)
     pool = Pool(scaling, replicas=least, service_class=service_class)
     for rate, wanted, age_s in steps:
         decision = pool.step(rate, wanted=wanted, age_s=age_s)
@@ -98,7 +98,7 @@ def test_bounds_hold_whatever_is_read(
 @settings(deadline=None, max_examples=15)
 def test_constant_load_settles_and_stays(rate: float, seed: int) -> None:
     rng = random.Random(seed)
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 500, stabilize_down_s=60.0))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 500, stabilize_down_s=60.0))
     for _ in range(450):
         pool.step(rate, rng.uniform(0.97, 1.03))
     settled = pool.replicas
@@ -110,7 +110,7 @@ def test_constant_load_settles_and_stays(rate: float, seed: int) -> None:
 
 
 def test_load_beyond_the_knee_settles_at_the_slots_that_are_used() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 500, stabilize_down_s=60.0))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 500, stabilize_down_s=60.0))
     for rate in (100, 200, 300, 1_000, 4_000):
         for _ in range(100):
             pool.step(rate)
@@ -121,7 +121,7 @@ def test_load_beyond_the_knee_settles_at_the_slots_that_are_used() -> None:
 
 
 def test_a_wave_is_met_in_one_step_by_what_arrives_and_not_by_the_queue() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 1_000))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 1_000))
     for _ in range(60):
         pool.step(150)
     for _ in range(5):
@@ -131,7 +131,7 @@ def test_a_wave_is_met_in_one_step_by_what_arrives_and_not_by_the_queue() -> Non
 
 
 def test_fewer_only_after_the_window() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
     for _ in range(800):
         pool.step(2_000)
     high = pool.replicas
@@ -144,7 +144,7 @@ def test_fewer_only_after_the_window() -> None:
 
 def test_what_an_overload_took_is_kept_twice_as_long() -> None:
     """It came faster than replicas start, and would be missed once more."""
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
     for rate in (100, 200, 400, 800, 200):
         for _ in range(100):
             pool.step(rate)
@@ -158,7 +158,7 @@ def test_what_an_overload_took_is_kept_twice_as_long() -> None:
 
 
 def test_what_came_gradually_is_kept_no_longer_than_asked_for() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
     for rate in range(200, 4_000, 10):
         pool.step(rate)
     high = pool.replicas
@@ -168,7 +168,7 @@ def test_what_came_gradually_is_kept_no_longer_than_asked_for() -> None:
 
 
 def test_a_job_that_slept_remembers_no_overload() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 0, 100, stabilize_down_s=60.0), service_class=TEMPORARY)
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 0, 100, stabilize_down_s=60.0), service_class=TEMPORARY)
     for rate in [100] * 50 + [3_000] * 10 + [0] * 40:
         pool.step(rate)
     assert pool.replicas == 0
@@ -176,7 +176,7 @@ def test_a_job_that_slept_remembers_no_overload() -> None:
 
 
 def test_a_short_dip_changes_nothing() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 100, stabilize_down_s=120.0))
     for _ in range(800):
         pool.step(2_000)
     high = pool.replicas
@@ -211,7 +211,7 @@ def test_replicas_that_cannot_be_seen_hold() -> None:
 
 @pytest.mark.parametrize(("share", "left"), [(0.5, 1), (0.99, 6)])
 def test_nearly_full_memory_keeps_replicas(share: float, left: int) -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=0.0), replicas=6)
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 100, stabilize_down_s=0.0), replicas=6)
     pool.memory_share = share
     for _ in range(400):
         decision = pool.step(100)
@@ -219,7 +219,7 @@ def test_nearly_full_memory_keeps_replicas(share: float, left: int) -> None:
 
 
 def test_a_temporary_job_sleeps_and_wakes() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 0, 10, stabilize_down_s=60.0), service_class=TEMPORARY)
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 0, 10, stabilize_down_s=60.0), service_class=TEMPORARY)
     for _ in range(20):
         pool.step(20)
     assert pool.replicas == 1
@@ -235,7 +235,7 @@ def test_a_temporary_job_sleeps_and_wakes() -> None:
 
 
 def test_a_version_that_was_never_loaded_wakes_a_job_and_keeps_it_awake() -> None:
-    scaling = Scaling(ScalingMode.BERTH, 0, 10, stabilize_down_s=30.0)
+    scaling = ScalingPolicy(ScalingMode.BERTH, 0, 10, stabilize_down_s=30.0)
     pool = Pool(scaling, replicas=0, service_class=TEMPORARY)
     assert pool.step(0).replicas == 0
     woken = pool.step(0, untried=True)
@@ -250,13 +250,13 @@ def test_a_version_that_was_never_loaded_wakes_a_job_and_keeps_it_awake() -> Non
 
 
 def test_other_jobs_do_not_sleep() -> None:
-    pool = Pool(Scaling(ScalingMode.BERTH, 0, 10, stabilize_down_s=10.0))
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 0, 10, stabilize_down_s=10.0))
     assert {pool.step(0).replicas for _ in range(60)} == {1}
 
 
 def test_it_begins_with_what_there_was() -> None:
     """A controller that has just taken over knows nothing, and takes nothing away at once."""
-    pool = Pool(Scaling(ScalingMode.BERTH, 1, 100, stabilize_down_s=60.0), replicas=12)
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 1, 100, stabilize_down_s=60.0), replicas=12)
     assert {pool.step(100).replicas for _ in range(25)} == {12}
     for _ in range(60):
         pool.step(100)
@@ -265,7 +265,7 @@ def test_it_begins_with_what_there_was() -> None:
 
 def test_replicas_that_nobody_asks_are_not_kept_for_want_of_knowledge() -> None:
     """A wave too short to learn from leaves replicas behind: not for ever."""
-    pool = Pool(Scaling(ScalingMode.BERTH, 2, 100, stabilize_down_s=60.0), replicas=12)
+    pool = Pool(ScalingPolicy(ScalingMode.BERTH, 2, 100, stabilize_down_s=60.0), replicas=12)
     assert {pool.step(0).replicas for _ in range(29)} == {12}
     decision = pool.step(0)
     assert (decision.replicas, decision.reason) == (2, "no request for 60 s; at least 2 are asked for")
@@ -278,9 +278,9 @@ def test_a_pool_that_does_well_is_left_alone_when_the_lead_changes_hands() -> No
 
 
 def test_a_limit_is_told() -> None:
-    decision = bound(Decision(12, "so it is"), Scaling(ScalingMode.BERTH, 1, 10))
+    decision = bound(Decision(12, "so it is"), ScalingPolicy(ScalingMode.BERTH, 1, 10))
     assert decision == Decision(10, "so it is; 12 would be right, at most 10 are allowed")
-    assert bound(Decision(0, "idle"), Scaling(ScalingMode.BERTH, 2, 10)).replicas == 2
+    assert bound(Decision(0, "idle"), ScalingPolicy(ScalingMode.BERTH, 2, 10)).replicas == 2
 
 
 def reading(at: float = 0.0, completed: int = 0, busy_s: float = 0.0, **fields: object) -> ReplicaReading:
