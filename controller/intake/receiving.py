@@ -20,7 +20,7 @@ from controller.core.intake import Blob, Requester, UploadTicket, wish
 from controller.intake import transitions
 from controller.intake.lease import keep_lease
 from controller.intake.metrics import IntakeMetrics
-from controller.intake.spool import Admit, spool
+from controller.intake.spool import Admit, digest_of, spool
 from controller.intake.steps import Steps, Tools
 from controller.store.transaction import Tx
 from controller.usecases.requests import ApiAnswer, RequestMemo, once
@@ -106,10 +106,9 @@ class Receiving:
 
     async def _repeat(self, incoming: Incoming, body: AsyncIterator[bytes]) -> ApiAnswer:
         """The answer of before, if the body is that of before."""
-        async with spool(body, incoming.expected_sha256, self._tools.max_artifact_bytes, self._tools.spool) as spooled:
-            fingerprint = incoming.fingerprint(spooled.sha256)
+        sha256 = await digest_of(body, incoming.expected_sha256, self._tools.max_artifact_bytes)
         assert incoming.requester.idempotency_key is not None
-        memo = RequestMemo(incoming.requester.actor, incoming.requester.idempotency_key, fingerprint)
+        memo = RequestMemo(incoming.requester.actor, incoming.requester.idempotency_key, incoming.fingerprint(sha256))
         return await self._transactions.run(lambda tx: once(tx, memo, _forgotten))
 
     async def _end(self, ticket: UploadTicket, error: BaseException) -> None:

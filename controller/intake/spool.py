@@ -1,4 +1,7 @@
-"""Receives bytes into a temporary file, so that their digest is known and announced before anything is stored."""
+"""Receives bytes into a temporary file, so that their digest is known and announced before anything is stored.
+
+Or for their digest alone: a request that was answered before is only compared.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +70,16 @@ async def spool(
         yield Spooled(path, digest.hexdigest(), size)
     finally:
         _discard(file)
+
+
+async def digest_of(body: AsyncIterator[bytes], expected_sha256: str | None, max_bytes: int) -> str:
+    """The SHA-256 of `body`, which is kept nowhere. Raises as `spool`, but accepts an empty body."""
+    digest = hashlib.sha256()
+    async with contextlib.aclosing(regroup(body, max_bytes)) as blocks:
+        async for block in blocks:
+            await asyncio.to_thread(digest.update, block)
+    verify(digest.hexdigest(), expected_sha256)
+    return digest.hexdigest()
 
 
 def _discard(file: IO[bytes]) -> None:

@@ -239,12 +239,12 @@ async def test_a_version_that_moves_under_a_request_is_followed(
     """Version 1 is withdrawn between the signature and the rows: version 2 is asked, with its own signature."""
     async with routing(table_of({"m": {1: [scripted.address]}})) as rig:
         go = asyncio.Event()
-        scripted.script.append(Answer(hold=go))
+        signature = Answer(hold=go)
+        scripted.script.append(signature)
         url = f"http://{rig.rest}/v1/models/m:predict"
         asked = asyncio.create_task(ask(session, "POST", url, {"instances": [7]}))
         async with asyncio.timeout(10):
-            while not scripted.arrived:
-                await asyncio.wait([asked], timeout=0.01)
+            await signature.started.wait()
         await rig.route(table_of({"m": {2: [scripted.address]}}, generation=2))
         go.set()
         assert (await asked)[:2] == (200, {"predictions": [7]})

@@ -120,8 +120,9 @@ async def test_a_retry_is_a_sibling_too(
     w1.held = set()
     routes = table_of({"digits": {1: [w1.address, w2.address]}})
     async with routing(routes, otlp_endpoint=collector.endpoint, trace_sample=1.0) as rig:
-        while not w1.arrived:
-            assert await ask(rig, wire, {})
+        async with asyncio.timeout(20):
+            while not w1.arrived:
+                assert await ask(rig, wire, {})
     retry = next(span for span in collector.named("attempt") if span.attributes["berth.attempt"] == "retry")
     siblings = [span for span in collector.named("attempt") if span.parent_id == retry.parent_id]
     assert [(span.attributes["berth.replica"], span.attributes["berth.outcome"]) for span in siblings] == [

@@ -61,8 +61,8 @@ class RpcExchange(InferenceExchange):
         except MessageTooLarge as error:
             limit = self.service.max_body_bytes + _ENVELOPE_BYTES
             raise PayloadTooLarge(f"a message of {error.size} bytes is larger than {limit}") from None
-        except ValueError as error:
-            raise InvalidArgument(str(error)) from None
+        except ValueError as malformed:
+            raise InvalidArgument(str(malformed)) from None
         if message is None:
             return None
         if message.compressed and self.asked.fields.get(GRPC_ENCODING) not in ENCODINGS:
