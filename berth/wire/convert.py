@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from berth import model
 from berth.ids import ModelKey, VersionKey
@@ -35,36 +35,33 @@ def elsewhere_from_wire(messages: Iterable[common_pb2.Elsewhere]) -> dict[int, t
     return {message.version: tuple(message.cells) for message in messages}
 
 
-def fill_serving(message: common_pb2.Serving, serving: model.Serving) -> None:
-    """Into the message where it stands: a snapshot has a hundred thousand of them, and a copy costs as much again."""
-    message.SetInParent()
-    for share in serving.versions:
-        part = message.versions.add()
-        part.version, part.weight = share
-    labels = message.labels
-    for label, version in serving.labels.items():
-        labels[label] = version
+def shares_to_wire(serving: model.Serving) -> list[common_pb2.Share]:
+    """Nothing where one version serves alone, as most do: a message has a field for that one, and a snapshot has a
+    hundred thousand of them."""
+    shares = serving.versions
+    if not shares or (len(shares) == 1 and shares[0].weight == 1):
+        return []
+    return [common_pb2.Share(version=share.version, weight=share.weight) for share in shares]
 
 
-def serving_from_wire(message: common_pb2.Serving) -> model.Serving:
-    shares = message.versions
-    if len(shares) == 1:
-        (share,) = shares
-        if share.weight == 1:
-            return model.Serving(model.all_to(share.version), dict(message.labels))
+def serving_from_wire(alone: int, shares: Sequence[common_pb2.Share], labels: Mapping[str, int]) -> model.Serving:
+    """`alone` serves where there are no `shares`; 0: nothing does."""
+    if not shares:
+        return model.Serving.only(alone, dict(labels))
     return model.Serving(
-        tuple(model.Share(share.version, share.weight) for share in shares if share.weight), dict(message.labels)
+        tuple(model.Share(share.version, share.weight) for share in shares if share.weight), dict(labels)
     )
 
 
-def resources_to_wire(resources: Resources) -> common_pb2.Resources:
-    return common_pb2.Resources(
-        devices=[common_pb2.DeviceBytes(device=device, bytes=size) for device, size in resources.parts]
-    )
+def devices_to_wire(resources: Resources) -> list[common_pb2.DeviceBytes]:
+    """All but the host, of which a message has a field of its own."""
+    return [common_pb2.DeviceBytes(device=device, bytes=size) for device, size in resources.parts if device != HOST]
 
 
-def resources_from_wire(message: common_pb2.Resources) -> Resources:
-    return Resources.of({part.device: part.bytes for part in message.devices})
+def resources_from_wire(host: int, devices: Sequence[common_pb2.DeviceBytes]) -> Resources:
+    if not devices:
+        return Resources.host(host)
+    return Resources.of({**{part.device: part.bytes for part in devices}, HOST: host})
 
 
 def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
@@ -75,7 +72,7 @@ def version_spec_to_wire(spec: model.VersionSpec) -> common_pb2.VersionSpec:
         ref=version_ref_to_wire(spec.key),
         artifact=artifact,
         reserved_bytes=spec.reserved[HOST],
-        reserved=resources_to_wire(spec.reserved),
+        reserved_of=devices_to_wire(spec.reserved),
     )
 
 
@@ -83,11 +80,7 @@ def version_spec_from_wire(message: common_pb2.VersionSpec) -> model.VersionSpec
     artifact = model.Artifact(
         message.artifact.sha256, message.artifact.size_bytes, ArtifactFormat(message.artifact.format)
     )
-    reserved = (
-        resources_from_wire(message.reserved)
-        if message.HasField("reserved")
-        else Resources.host(message.reserved_bytes)
-    )
+    reserved = resources_from_wire(message.reserved_bytes, message.reserved_of)
     return model.VersionSpec(version_ref_from_wire(message.ref), artifact, reserved)
 
 
@@ -222,24 +215,21 @@ def aspired_from_wire(message: worker_pb2.AspiredSet) -> model.AspiredSet:
 
 
 def desired_model_to_wire(entry: model.DesiredModel) -> desired_pb2.DesiredModel:
-    message = desired_pb2.DesiredModel(
+    return desired_pb2.DesiredModel(
         tenant=entry.key.tenant,
         model=entry.key.model,
         target=entry.serving.default,
         labels=dict(entry.serving.labels),
         default_answer=entry.default_answer,
         elsewhere=elsewhere_to_wire(entry.elsewhere),
+        shares=shares_to_wire(entry.serving),
     )
-    fill_serving(message.serving, entry.serving)
-    return message
 
 
 def desired_model_from_wire(message: desired_pb2.DesiredModel) -> model.DesiredModel:
     return model.DesiredModel(
         ModelKey(message.tenant, message.model),
-        serving_from_wire(message.serving)
-        if message.HasField("serving")
-        else model.Serving.only(message.target, dict(message.labels)),
+        serving_from_wire(message.target, message.shares, message.labels),
         message.default_answer,
         elsewhere_from_wire(message.elsewhere),
     )
@@ -332,7 +322,7 @@ def observed_from_wire(message: desired_pb2.ObservedCell) -> model.ObservedCell:
 
 
 def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
-    message = routes_pb2.ModelRoute(
+    return routes_pb2.ModelRoute(
         tenant=route.key.tenant,
         model=route.key.model,
         default_version=route.serving.default,
@@ -349,17 +339,14 @@ def model_route_to_wire(route: model.ModelRoute) -> routes_pb2.ModelRoute:
         ],
         default_answer=route.default_answer,
         elsewhere=elsewhere_to_wire(route.elsewhere),
+        shares=shares_to_wire(route.serving),
     )
-    fill_serving(message.serving, route.serving)
-    return message
 
 
 def model_route_from_wire(message: routes_pb2.ModelRoute) -> model.ModelRoute:
     return model.ModelRoute(
         key=ModelKey(message.tenant, message.model),
-        serving=serving_from_wire(message.serving)
-        if message.HasField("serving")
-        else model.Serving.only(message.default_version, dict(message.labels)),
+        serving=serving_from_wire(message.default_version, message.shares, message.labels),
         versions=tuple(
             model.VersionRoute(
                 entry.version,

@@ -178,15 +178,14 @@ def test_what_an_older_peer_says_is_served(serving: model.Serving) -> None:
     key = ModelKey("t", "m")
     state = convert.desired_to_wire(model.DesiredState("c", 1, models=(model.DesiredModel(key, serving),)))
     route = convert.model_route_to_wire(model.ModelRoute(key, serving, ()))
-    state.models[0].ClearField("serving")
-    route.ClearField("serving")
+    assert [*state.models[0].shares, *route.shares] == [], "one that serves alone is said as it always was"
     assert convert.desired_from_wire(state).models == (model.DesiredModel(key, serving),)
     assert convert.model_route_from_wire(route) == model.ModelRoute(key, serving, ())
 
 
 def test_a_share_of_nothing_is_none() -> None:
-    wire = common_pb2.Serving(versions=[{"version": 1, "weight": 2}, {"version": 2}])
-    assert convert.serving_from_wire(wire) == model.Serving((model.Share(1, 2),))
+    shares = [common_pb2.Share(version=1, weight=2), common_pb2.Share(version=2)]
+    assert convert.serving_from_wire(1, shares, {}) == model.Serving((model.Share(1, 2),))
 
 
 @pytest.mark.parametrize(
@@ -210,5 +209,5 @@ def test_an_older_peer_reads_and_says_what_is_reserved_of_the_host(reserved: Res
     spec = model.VersionSpec(VersionKey("t", "m", 1), model.Artifact("a" * 64, 10), reserved)
     wire = convert.version_spec_to_wire(spec)
     assert wire.reserved_bytes == reserved[HOST]
-    wire.ClearField("reserved")
+    wire.ClearField("reserved_of")
     assert convert.version_spec_from_wire(wire).reserved == Resources.host(reserved[HOST])

@@ -1,7 +1,6 @@
 """The route feed, over real gRPC: what is applied, what is acknowledged, and what stays when everyone is gone."""
 
 import asyncio
-import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from berth.auth.peer import PeerCredential
 from berth.model import NEVER, Order, ReplicaAddress
 from berth.route_delta import difference, snapshot
 from berth.settings import SettingsError
-from berth.wire.convert import delta_to_wire
 from doubles.scripted_route_feed import ScriptedRouteFeed
 from router.control.table_file import load_table, save_table
 from router.settings import RouterSettings
@@ -140,16 +138,6 @@ async def test_a_table_that_a_feed_brought_is_kept(tmp_path: Path, routing: Any,
     assert saved == replace(table, order=NEVER)
     assert (state / "routes.bin").stat().st_mode & 0o777 == 0o600
     assert b"alice-key" not in (state / "routes.bin").read_bytes()
-
-
-def test_a_file_of_the_release_before_is_read(tmp_path: Path, table_of: Any) -> None:
-    table = table_of({"a": {1: [W1], 2: []}}, generation=5, labels={"stable": 1})
-    message = delta_to_wire(snapshot(table))
-    for model in message.models:
-        model.ClearField("serving")
-    payload = message.SerializeToString()
-    (tmp_path / "routes.bin").write_bytes(hashlib.sha256(payload).digest() + payload)
-    assert load_table(tmp_path) == replace(table, order=NEVER)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
 import socket
 from collections.abc import AsyncIterator
@@ -327,15 +326,6 @@ async def test_what_is_kept_on_disk(tmp_path: Path) -> None:
     assert await state.read_desired("other") is None
     assert await state.read_leadership() == (3, 100_000)
     assert (tmp_path / "state" / "desired").stat().st_mode & 0o077 == 0
-
-
-async def test_a_file_of_the_release_before_is_read(tmp_path: Path) -> None:
-    body = convert.desired_to_wire(desired(7, V1, V2))
-    for model in body.models:
-        model.ClearField("serving")
-    content = body.SerializeToString()
-    (tmp_path / "desired").write_bytes(hashlib.sha256(content).digest() + content)
-    assert await StateDir(tmp_path).read_desired("c") == desired(7, V1, V2)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: content + b"x"])

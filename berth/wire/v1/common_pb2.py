@@ -24,47 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x65rth/wire/v1/common.proto\x12\rberth.wire.v1\"+\n\tElsewhere\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x63\x65lls\x18\x02 \x03(\t\"(\n\x05Share\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06weight\x18\x02 \x01(\r\"\x94\x01\n\x07Serving\x12&\n\x08versions\x18\x01 \x03(\x0b\x32\x14.berth.wire.v1.Share\x12\x32\n\x06labels\x18\x02 \x03(\x0b\x32\".berth.wire.v1.Serving.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"<\n\nVersionRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\">\n\x08\x41rtifact\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\",\n\x0b\x44\x65viceBytes\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"8\n\tResources\x12+\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1a.berth.wire.v1.DeviceBytes\"\xa4\x01\n\x0bVersionSpec\x12&\n\x03ref\x18\x01 \x01(\x0b\x32\x19.berth.wire.v1.VersionRef\x12)\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x17.berth.wire.v1.Artifact\x12\x16\n\x0ereserved_bytes\x18\x03 \x01(\x04\x12*\n\x08reserved\x18\x04 \x01(\x0b\x32\x18.berth.wire.v1.Resources\"*\n\x05Order\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"6\n\x06\x41piKey\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\"}\n\x0cTenantLimits\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1b\n\x13requests_per_second\x18\x02 \x01(\x01\x12\x16\n\x0emax_concurrent\x18\x03 \x01(\r\x12\x18\n\x10\x62ytes_per_second\x18\x04 \x01(\x01\x12\x0e\n\x06weight\x18\x05 \x01(\x01\"\x8c\x01\n\x0eReplicaAddress\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontrol\x18\x05 \x01(\t\x12\x0c\n\x04grpc\x18\x06 \x01(\t\x12\x0c\n\x04http\x18\x07 \x01(\t\x12\x0c\n\x04zone\x18\x08 \x01(\t\"\x90\x01\n\x0eServableStatus\x12&\n\x03ref\x18\x01 \x01(\x0b\x32\x19.berth.wire.v1.VersionRef\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\x01\x12\x16\n\x0emeasured_bytes\x18\x05 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\"B\n\x0bReplicaLoad\x12\x11\n\tcompleted\x18\x01 \x01(\x04\x12\x0e\n\x06\x62usy_s\x18\x02 \x01(\x01\x12\x10\n\x08queued_s\x18\x03 \x01(\x01\"Y\n\x0cServableLoad\x12&\n\x03ref\x18\x01 \x01(\x0b\x32\x19.berth.wire.v1.VersionRef\x12\x11\n\tcompleted\x18\x02 \x01(\x04\x12\x0e\n\x06\x62usy_s\x18\x03 \x01(\x01\"\xbf\x02\n\rReplicaStatus\x12.\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1d.berth.wire.v1.ReplicaAddress\x12&\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x14.berth.wire.v1.Order\x12\x30\n\tservables\x18\x03 \x03(\x0b\x32\x1d.berth.wire.v1.ServableStatus\x12\x14\n\x0cmemory_limit\x18\x04 \x01(\x04\x12\x13\n\x0bmemory_used\x18\x05 \x01(\x04\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12(\n\x04load\x18\x08 \x01(\x0b\x32\x1a.berth.wire.v1.ReplicaLoad\x12*\n\x05loads\x18\t \x03(\x0b\x32\x1b.berth.wire.v1.ServableLoadb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x65rth/wire/v1/common.proto\x12\rberth.wire.v1\"+\n\tElsewhere\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x63\x65lls\x18\x02 \x03(\t\"(\n\x05Share\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06weight\x18\x02 \x01(\r\"<\n\nVersionRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\">\n\x08\x41rtifact\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\",\n\x0b\x44\x65viceBytes\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\xa9\x01\n\x0bVersionSpec\x12&\n\x03ref\x18\x01 \x01(\x0b\x32\x19.berth.wire.v1.VersionRef\x12)\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x17.berth.wire.v1.Artifact\x12\x16\n\x0ereserved_bytes\x18\x03 \x01(\x04\x12/\n\x0breserved_of\x18\x04 \x03(\x0b\x32\x1a.berth.wire.v1.DeviceBytes\"*\n\x05Order\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"6\n\x06\x41piKey\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\"}\n\x0cTenantLimits\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1b\n\x13requests_per_second\x18\x02 \x01(\x01\x12\x16\n\x0emax_concurrent\x18\x03 \x01(\r\x12\x18\n\x10\x62ytes_per_second\x18\x04 \x01(\x01\x12\x0e\n\x06weight\x18\x05 \x01(\x01\"\x8c\x01\n\x0eReplicaAddress\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontrol\x18\x05 \x01(\t\x12\x0c\n\x04grpc\x18\x06 \x01(\t\x12\x0c\n\x04http\x18\x07 \x01(\t\x12\x0c\n\x04zone\x18\x08 \x01(\t\"\x90\x01\n\x0eServableStatus\x12&\n\x03ref\x18\x01 \x01(\x0b\x32\x19.berth.wire.v1.VersionRef\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\x01\x12\x16\n\x0emeasured_bytes\x18\x05 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\"B\n\x0bReplicaLoad\x12\x11\n\tcompleted\x18\x01 \x01(\x04\x12\x0e\n\x06\x62usy_s\x18\x02 \x01(\x01\x12\x10\n\x08queued_s\x18\x03 \x01(\x01\"Y\n\x0cServableLoad\x12&\n\x03ref\x18\x01 \x01(\x0b\x32\x19.berth.wire.v1.VersionRef\x12\x11\n\tcompleted\x18\x02 \x01(\x04\x12\x0e\n\x06\x62usy_s\x18\x03 \x01(\x01\"\xbf\x02\n\rReplicaStatus\x12.\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1d.berth.wire.v1.ReplicaAddress\x12&\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x14.berth.wire.v1.Order\x12\x30\n\tservables\x18\x03 \x03(\x0b\x32\x1d.berth.wire.v1.ServableStatus\x12\x14\n\x0cmemory_limit\x18\x04 \x01(\x04\x12\x13\n\x0bmemory_used\x18\x05 \x01(\x04\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12(\n\x04load\x18\x08 \x01(\x0b\x32\x1a.berth.wire.v1.ReplicaLoad\x12*\n\x05loads\x18\t \x03(\x0b\x32\x1b.berth.wire.v1.ServableLoadb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'berth.wire.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVING_LABELSENTRY']._loaded_options = None
-  _globals['_SERVING_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_ELSEWHERE']._serialized_start=45
   _globals['_ELSEWHERE']._serialized_end=88
   _globals['_SHARE']._serialized_start=90
   _globals['_SHARE']._serialized_end=130
-  _globals['_SERVING']._serialized_start=133
-  _globals['_SERVING']._serialized_end=281
-  _globals['_SERVING_LABELSENTRY']._serialized_start=236
-  _globals['_SERVING_LABELSENTRY']._serialized_end=281
-  _globals['_VERSIONREF']._serialized_start=283
-  _globals['_VERSIONREF']._serialized_end=343
-  _globals['_ARTIFACT']._serialized_start=345
-  _globals['_ARTIFACT']._serialized_end=407
-  _globals['_DEVICEBYTES']._serialized_start=409
-  _globals['_DEVICEBYTES']._serialized_end=453
-  _globals['_RESOURCES']._serialized_start=455
-  _globals['_RESOURCES']._serialized_end=511
-  _globals['_VERSIONSPEC']._serialized_start=514
-  _globals['_VERSIONSPEC']._serialized_end=678
-  _globals['_ORDER']._serialized_start=680
-  _globals['_ORDER']._serialized_end=722
-  _globals['_APIKEY']._serialized_start=724
-  _globals['_APIKEY']._serialized_end=778
-  _globals['_TENANTLIMITS']._serialized_start=780
-  _globals['_TENANTLIMITS']._serialized_end=905
-  _globals['_REPLICAADDRESS']._serialized_start=908
-  _globals['_REPLICAADDRESS']._serialized_end=1048
-  _globals['_SERVABLESTATUS']._serialized_start=1051
-  _globals['_SERVABLESTATUS']._serialized_end=1195
-  _globals['_REPLICALOAD']._serialized_start=1197
-  _globals['_REPLICALOAD']._serialized_end=1263
-  _globals['_SERVABLELOAD']._serialized_start=1265
-  _globals['_SERVABLELOAD']._serialized_end=1354
-  _globals['_REPLICASTATUS']._serialized_start=1357
-  _globals['_REPLICASTATUS']._serialized_end=1676
+  _globals['_VERSIONREF']._serialized_start=132
+  _globals['_VERSIONREF']._serialized_end=192
+  _globals['_ARTIFACT']._serialized_start=194
+  _globals['_ARTIFACT']._serialized_end=256
+  _globals['_DEVICEBYTES']._serialized_start=258
+  _globals['_DEVICEBYTES']._serialized_end=302
+  _globals['_VERSIONSPEC']._serialized_start=305
+  _globals['_VERSIONSPEC']._serialized_end=474
+  _globals['_ORDER']._serialized_start=476
+  _globals['_ORDER']._serialized_end=518
+  _globals['_APIKEY']._serialized_start=520
+  _globals['_APIKEY']._serialized_end=574
+  _globals['_TENANTLIMITS']._serialized_start=576
+  _globals['_TENANTLIMITS']._serialized_end=701
+  _globals['_REPLICAADDRESS']._serialized_start=704
+  _globals['_REPLICAADDRESS']._serialized_end=844
+  _globals['_SERVABLESTATUS']._serialized_start=847
+  _globals['_SERVABLESTATUS']._serialized_end=991
+  _globals['_REPLICALOAD']._serialized_start=993
+  _globals['_REPLICALOAD']._serialized_end=1059
+  _globals['_SERVABLELOAD']._serialized_start=1061
+  _globals['_SERVABLELOAD']._serialized_end=1150
+  _globals['_REPLICASTATUS']._serialized_start=1153
+  _globals['_REPLICASTATUS']._serialized_end=1472
 # @@protoc_insertion_point(module_scope)

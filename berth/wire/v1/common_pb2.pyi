@@ -22,21 +22,6 @@ class Share(_message.Message):
     weight: int
     def __init__(self, version: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
 
-class Serving(_message.Message):
-    __slots__ = ("versions", "labels")
-    class LabelsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: int
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
-    VERSIONS_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
-    versions: _containers.RepeatedCompositeFieldContainer[Share]
-    labels: _containers.ScalarMap[str, int]
-    def __init__(self, versions: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., labels: _Optional[_Mapping[str, int]] = ...) -> None: ...
-
 class VersionRef(_message.Message):
     __slots__ = ("tenant", "model", "version")
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -65,23 +50,17 @@ class DeviceBytes(_message.Message):
     bytes: int
     def __init__(self, device: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
-class Resources(_message.Message):
-    __slots__ = ("devices",)
-    DEVICES_FIELD_NUMBER: _ClassVar[int]
-    devices: _containers.RepeatedCompositeFieldContainer[DeviceBytes]
-    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceBytes, _Mapping]]] = ...) -> None: ...
-
 class VersionSpec(_message.Message):
-    __slots__ = ("ref", "artifact", "reserved_bytes", "reserved")
+    __slots__ = ("ref", "artifact", "reserved_bytes", "reserved_of")
     REF_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
-    RESERVED_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_OF_FIELD_NUMBER: _ClassVar[int]
     ref: VersionRef
     artifact: Artifact
     reserved_bytes: int
-    reserved: Resources
-    def __init__(self, ref: _Optional[_Union[VersionRef, _Mapping]] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ..., reserved_bytes: _Optional[int] = ..., reserved: _Optional[_Union[Resources, _Mapping]] = ...) -> None: ...
+    reserved_of: _containers.RepeatedCompositeFieldContainer[DeviceBytes]
+    def __init__(self, ref: _Optional[_Union[VersionRef, _Mapping]] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ..., reserved_bytes: _Optional[int] = ..., reserved_of: _Optional[_Iterable[_Union[DeviceBytes, _Mapping]]] = ...) -> None: ...
 
 class Order(_message.Message):
     __slots__ = ("epoch", "generation")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from berth.wire.v1 import common_pb2 as berth_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x65rth/wire/v1/desired.proto\x12\rberth.wire.v1\x1a\x1a\x62\x65rth/wire/v1/common.proto\"R\n\x0cLeaseRequest\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x03 \x01(\x01\x12\x0f\n\x07release\x18\x04 \x01(\x08\"H\n\nLeaseReply\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1a\n\x12\x65xpires_in_seconds\x18\x03 \x01(\x01\"=\n\x13WatchDesiredRequest\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x18\n\x10known_generation\x18\x02 \x01(\x04\"\xd8\x01\n\x0c\x44\x65siredState\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\'\n\x04jobs\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.DesiredJob\x12+\n\x06models\x18\x04 \x03(\x0b\x32\x1b.berth.wire.v1.DesiredModel\x12#\n\x04keys\x18\x05 \x03(\x0b\x32\x15.berth.wire.v1.ApiKey\x12+\n\x06limits\x18\x06 \x03(\x0b\x32\x1b.berth.wire.v1.TenantLimits\"}\n\nDesiredJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.berth.wire.v1.VersionSpec\x12\x15\n\x08replicas\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_replicas\"\x93\x02\n\x0c\x44\x65siredModel\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\x03\x12\x37\n\x06labels\x18\x04 \x03(\x0b\x32\'.berth.wire.v1.DesiredModel.LabelsEntry\x12\x16\n\x0e\x64\x65\x66\x61ult_answer\x18\x14 \x01(\x0c\x12+\n\telsewhere\x18\x15 \x03(\x0b\x32\x18.berth.wire.v1.Elsewhere\x12\'\n\x07serving\x18\x16 \x01(\x0b\x32\x16.berth.wire.v1.Serving\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x8e\x01\n\x0fObservedReplica\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x1c.berth.wire.v1.ReplicaStatus\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12)\n\x06routed\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.VersionRef\x12\x0f\n\x07seen_at\x18\x04 \x01(\x01\"N\n\x0cObservedPool\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\r\"\xc6\x01\n\x0cObservedCell\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1a\n\x12\x64\x65sired_generation\x18\x03 \x01(\x04\x12\x30\n\x08replicas\x18\x04 \x03(\x0b\x32\x1e.berth.wire.v1.ObservedReplica\x12\x0f\n\x07routers\x18\x05 \x03(\t\x12*\n\x05pools\x18\x06 \x03(\x0b\x32\x1b.berth.wire.v1.ObservedPool\x12\x0e\n\x06wanted\x18\x07 \x03(\t\" \n\rReportSummary\x12\x0f\n\x07reports\x18\x01 \x01(\x04\x32\xf0\x01\n\x0b\x44\x65siredFeed\x12?\n\x05Lease\x12\x1b.berth.wire.v1.LeaseRequest\x1a\x19.berth.wire.v1.LeaseReply\x12Q\n\x0cWatchDesired\x12\".berth.wire.v1.WatchDesiredRequest\x1a\x1b.berth.wire.v1.DesiredState0\x01\x12M\n\x0eReportObserved\x12\x1b.berth.wire.v1.ObservedCell\x1a\x1c.berth.wire.v1.ReportSummary(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x65rth/wire/v1/desired.proto\x12\rberth.wire.v1\x1a\x1a\x62\x65rth/wire/v1/common.proto\"R\n\x0cLeaseRequest\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x03 \x01(\x01\x12\x0f\n\x07release\x18\x04 \x01(\x08\"H\n\nLeaseReply\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1a\n\x12\x65xpires_in_seconds\x18\x03 \x01(\x01\"=\n\x13WatchDesiredRequest\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x18\n\x10known_generation\x18\x02 \x01(\x04\"\xd8\x01\n\x0c\x44\x65siredState\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\'\n\x04jobs\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.DesiredJob\x12+\n\x06models\x18\x04 \x03(\x0b\x32\x1b.berth.wire.v1.DesiredModel\x12#\n\x04keys\x18\x05 \x03(\x0b\x32\x15.berth.wire.v1.ApiKey\x12+\n\x06limits\x18\x06 \x03(\x0b\x32\x1b.berth.wire.v1.TenantLimits\"}\n\nDesiredJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.berth.wire.v1.VersionSpec\x12\x15\n\x08replicas\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_replicas\"\x90\x02\n\x0c\x44\x65siredModel\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\x03\x12\x37\n\x06labels\x18\x04 \x03(\x0b\x32\'.berth.wire.v1.DesiredModel.LabelsEntry\x12\x16\n\x0e\x64\x65\x66\x61ult_answer\x18\x14 \x01(\x0c\x12+\n\telsewhere\x18\x15 \x03(\x0b\x32\x18.berth.wire.v1.Elsewhere\x12$\n\x06shares\x18\x16 \x03(\x0b\x32\x14.berth.wire.v1.Share\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x8e\x01\n\x0fObservedReplica\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x1c.berth.wire.v1.ReplicaStatus\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12)\n\x06routed\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.VersionRef\x12\x0f\n\x07seen_at\x18\x04 \x01(\x01\"N\n\x0cObservedPool\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\r\"\xc6\x01\n\x0cObservedCell\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1a\n\x12\x64\x65sired_generation\x18\x03 \x01(\x04\x12\x30\n\x08replicas\x18\x04 \x03(\x0b\x32\x1e.berth.wire.v1.ObservedReplica\x12\x0f\n\x07routers\x18\x05 \x03(\t\x12*\n\x05pools\x18\x06 \x03(\x0b\x32\x1b.berth.wire.v1.ObservedPool\x12\x0e\n\x06wanted\x18\x07 \x03(\t\" \n\rReportSummary\x12\x0f\n\x07reports\x18\x01 \x01(\x04\x32\xf0\x01\n\x0b\x44\x65siredFeed\x12?\n\x05Lease\x12\x1b.berth.wire.v1.LeaseRequest\x1a\x19.berth.wire.v1.LeaseReply\x12Q\n\x0cWatchDesired\x12\".berth.wire.v1.WatchDesiredRequest\x1a\x1b.berth.wire.v1.DesiredState0\x01\x12M\n\x0eReportObserved\x12\x1b.berth.wire.v1.ObservedCell\x1a\x1c.berth.wire.v1.ReportSummary(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,17 +45,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESIREDJOB']._serialized_start=514
   _globals['_DESIREDJOB']._serialized_end=639
   _globals['_DESIREDMODEL']._serialized_start=642
-  _globals['_DESIREDMODEL']._serialized_end=917
-  _globals['_DESIREDMODEL_LABELSENTRY']._serialized_start=872
-  _globals['_DESIREDMODEL_LABELSENTRY']._serialized_end=917
-  _globals['_OBSERVEDREPLICA']._serialized_start=920
-  _globals['_OBSERVEDREPLICA']._serialized_end=1062
-  _globals['_OBSERVEDPOOL']._serialized_start=1064
-  _globals['_OBSERVEDPOOL']._serialized_end=1142
-  _globals['_OBSERVEDCELL']._serialized_start=1145
-  _globals['_OBSERVEDCELL']._serialized_end=1343
-  _globals['_REPORTSUMMARY']._serialized_start=1345
-  _globals['_REPORTSUMMARY']._serialized_end=1377
-  _globals['_DESIREDFEED']._serialized_start=1380
-  _globals['_DESIREDFEED']._serialized_end=1620
+  _globals['_DESIREDMODEL']._serialized_end=914
+  _globals['_DESIREDMODEL_LABELSENTRY']._serialized_start=869
+  _globals['_DESIREDMODEL_LABELSENTRY']._serialized_end=914
+  _globals['_OBSERVEDREPLICA']._serialized_start=917
+  _globals['_OBSERVEDREPLICA']._serialized_end=1059
+  _globals['_OBSERVEDPOOL']._serialized_start=1061
+  _globals['_OBSERVEDPOOL']._serialized_end=1139
+  _globals['_OBSERVEDCELL']._serialized_start=1142
+  _globals['_OBSERVEDCELL']._serialized_end=1340
+  _globals['_REPORTSUMMARY']._serialized_start=1342
+  _globals['_REPORTSUMMARY']._serialized_end=1374
+  _globals['_DESIREDFEED']._serialized_start=1377
+  _globals['_DESIREDFEED']._serialized_end=1617
 # @@protoc_insertion_point(module_scope)

@@ -66,7 +66,7 @@ class DesiredJob(_message.Message):
     def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[_common_pb2.VersionSpec, _Mapping]]] = ..., replicas: _Optional[int] = ...) -> None: ...
 
 class DesiredModel(_message.Message):
-    __slots__ = ("tenant", "model", "target", "labels", "default_answer", "elsewhere", "serving")
+    __slots__ = ("tenant", "model", "target", "labels", "default_answer", "elsewhere", "shares")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,15 +80,15 @@ class DesiredModel(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_ANSWER_FIELD_NUMBER: _ClassVar[int]
     ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
-    SERVING_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     model: str
     target: int
     labels: _containers.ScalarMap[str, int]
     default_answer: bytes
     elsewhere: _containers.RepeatedCompositeFieldContainer[_common_pb2.Elsewhere]
-    serving: _common_pb2.Serving
-    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., target: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_answer: _Optional[bytes] = ..., elsewhere: _Optional[_Iterable[_Union[_common_pb2.Elsewhere, _Mapping]]] = ..., serving: _Optional[_Union[_common_pb2.Serving, _Mapping]] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[_common_pb2.Share]
+    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., target: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_answer: _Optional[bytes] = ..., elsewhere: _Optional[_Iterable[_Union[_common_pb2.Elsewhere, _Mapping]]] = ..., shares: _Optional[_Iterable[_Union[_common_pb2.Share, _Mapping]]] = ...) -> None: ...
 
 class ObservedReplica(_message.Message):
     __slots__ = ("status", "connected", "routed", "seen_at")

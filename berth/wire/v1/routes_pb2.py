@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from berth.wire.v1 import common_pb2 as berth_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x65rth/wire/v1/routes.proto\x12\rberth.wire.v1\x1a\x1a\x62\x65rth/wire/v1/common.proto\"l\n\x08RouteAck\x12\x0e\n\x06router\x18\x01 \x01(\t\x12%\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x14.berth.wire.v1.Order\x12)\n\x06wanted\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.VersionRef\"`\n\x0cVersionRoute\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x10\n\x08replicas\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\r\n\x05state\x18\x14 \x01(\t\"\xc7\x02\n\nModelRoute\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x03\x12\x35\n\x06labels\x18\x04 \x03(\x0b\x32%.berth.wire.v1.ModelRoute.LabelsEntry\x12-\n\x08versions\x18\x05 \x03(\x0b\x32\x1b.berth.wire.v1.VersionRoute\x12\x16\n\x0e\x64\x65\x66\x61ult_answer\x18\x14 \x01(\x0c\x12+\n\telsewhere\x18\x15 \x03(\x0b\x32\x18.berth.wire.v1.Elsewhere\x12\'\n\x07serving\x18\x16 \x01(\x0b\x32\x16.berth.wire.v1.Serving\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\")\n\x08ModelRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\xf7\x02\n\nRouteDelta\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x04\x12#\n\x05order\x18\x02 \x01(\x0b\x32\x14.berth.wire.v1.Order\x12)\n\x06models\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.ModelRoute\x12/\n\x0eremoved_models\x18\x04 \x03(\x0b\x32\x17.berth.wire.v1.ModelRef\x12/\n\x08replicas\x18\x05 \x03(\x0b\x32\x1d.berth.wire.v1.ReplicaAddress\x12\x18\n\x10removed_replicas\x18\x06 \x03(\t\x12#\n\x04keys\x18\x07 \x03(\x0b\x32\x15.berth.wire.v1.ApiKey\x12\x14\n\x0cremoved_keys\x18\x08 \x03(\x0c\x12+\n\x06limits\x18\t \x03(\x0b\x32\x1b.berth.wire.v1.TenantLimits\x12\x16\n\x0eremoved_limits\x18\n \x03(\t\x12\x0f\n\x07routers\x18\x0b \x01(\r2R\n\tRouteFeed\x12\x45\n\x0bWatchRoutes\x12\x17.berth.wire.v1.RouteAck\x1a\x19.berth.wire.v1.RouteDelta(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x65rth/wire/v1/routes.proto\x12\rberth.wire.v1\x1a\x1a\x62\x65rth/wire/v1/common.proto\"l\n\x08RouteAck\x12\x0e\n\x06router\x18\x01 \x01(\t\x12%\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x14.berth.wire.v1.Order\x12)\n\x06wanted\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.VersionRef\"`\n\x0cVersionRoute\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x10\n\x08replicas\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\r\n\x05state\x18\x14 \x01(\t\"\xc4\x02\n\nModelRoute\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x03\x12\x35\n\x06labels\x18\x04 \x03(\x0b\x32%.berth.wire.v1.ModelRoute.LabelsEntry\x12-\n\x08versions\x18\x05 \x03(\x0b\x32\x1b.berth.wire.v1.VersionRoute\x12\x16\n\x0e\x64\x65\x66\x61ult_answer\x18\x14 \x01(\x0c\x12+\n\telsewhere\x18\x15 \x03(\x0b\x32\x18.berth.wire.v1.Elsewhere\x12$\n\x06shares\x18\x16 \x03(\x0b\x32\x14.berth.wire.v1.Share\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\")\n\x08ModelRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\xf7\x02\n\nRouteDelta\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x04\x12#\n\x05order\x18\x02 \x01(\x0b\x32\x14.berth.wire.v1.Order\x12)\n\x06models\x18\x03 \x03(\x0b\x32\x19.berth.wire.v1.ModelRoute\x12/\n\x0eremoved_models\x18\x04 \x03(\x0b\x32\x17.berth.wire.v1.ModelRef\x12/\n\x08replicas\x18\x05 \x03(\x0b\x32\x1d.berth.wire.v1.ReplicaAddress\x12\x18\n\x10removed_replicas\x18\x06 \x03(\t\x12#\n\x04keys\x18\x07 \x03(\x0b\x32\x15.berth.wire.v1.ApiKey\x12\x14\n\x0cremoved_keys\x18\x08 \x03(\x0c\x12+\n\x06limits\x18\t \x03(\x0b\x32\x1b.berth.wire.v1.TenantLimits\x12\x16\n\x0eremoved_limits\x18\n \x03(\t\x12\x0f\n\x07routers\x18\x0b \x01(\r2R\n\tRouteFeed\x12\x45\n\x0bWatchRoutes\x12\x17.berth.wire.v1.RouteAck\x1a\x19.berth.wire.v1.RouteDelta(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,13 +39,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERSIONROUTE']._serialized_start=183
   _globals['_VERSIONROUTE']._serialized_end=279
   _globals['_MODELROUTE']._serialized_start=282
-  _globals['_MODELROUTE']._serialized_end=609
-  _globals['_MODELROUTE_LABELSENTRY']._serialized_start=564
-  _globals['_MODELROUTE_LABELSENTRY']._serialized_end=609
-  _globals['_MODELREF']._serialized_start=611
-  _globals['_MODELREF']._serialized_end=652
-  _globals['_ROUTEDELTA']._serialized_start=655
-  _globals['_ROUTEDELTA']._serialized_end=1030
-  _globals['_ROUTEFEED']._serialized_start=1032
-  _globals['_ROUTEFEED']._serialized_end=1114
+  _globals['_MODELROUTE']._serialized_end=606
+  _globals['_MODELROUTE_LABELSENTRY']._serialized_start=561
+  _globals['_MODELROUTE_LABELSENTRY']._serialized_end=606
+  _globals['_MODELREF']._serialized_start=608
+  _globals['_MODELREF']._serialized_end=649
+  _globals['_ROUTEDELTA']._serialized_start=652
+  _globals['_ROUTEDELTA']._serialized_end=1027
+  _globals['_ROUTEFEED']._serialized_start=1029
+  _globals['_ROUTEFEED']._serialized_end=1111
 # @@protoc_insertion_point(module_scope)

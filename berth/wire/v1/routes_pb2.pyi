@@ -32,7 +32,7 @@ class VersionRoute(_message.Message):
     def __init__(self, version: _Optional[int] = ..., replicas: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., failed: _Optional[bool] = ..., state: _Optional[str] = ...) -> None: ...
 
 class ModelRoute(_message.Message):
-    __slots__ = ("tenant", "model", "default_version", "labels", "versions", "default_answer", "elsewhere", "serving")
+    __slots__ = ("tenant", "model", "default_version", "labels", "versions", "default_answer", "elsewhere", "shares")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -47,7 +47,7 @@ class ModelRoute(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_ANSWER_FIELD_NUMBER: _ClassVar[int]
     ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
-    SERVING_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     model: str
     default_version: int
@@ -55,8 +55,8 @@ class ModelRoute(_message.Message):
     versions: _containers.RepeatedCompositeFieldContainer[VersionRoute]
     default_answer: bytes
     elsewhere: _containers.RepeatedCompositeFieldContainer[_common_pb2.Elsewhere]
-    serving: _common_pb2.Serving
-    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., default_version: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., versions: _Optional[_Iterable[_Union[VersionRoute, _Mapping]]] = ..., default_answer: _Optional[bytes] = ..., elsewhere: _Optional[_Iterable[_Union[_common_pb2.Elsewhere, _Mapping]]] = ..., serving: _Optional[_Union[_common_pb2.Serving, _Mapping]] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[_common_pb2.Share]
+    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., default_version: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., versions: _Optional[_Iterable[_Union[VersionRoute, _Mapping]]] = ..., default_answer: _Optional[bytes] = ..., elsewhere: _Optional[_Iterable[_Union[_common_pb2.Elsewhere, _Mapping]]] = ..., shares: _Optional[_Iterable[_Union[_common_pb2.Share, _Mapping]]] = ...) -> None: ...
 
 class ModelRef(_message.Message):
     __slots__ = ("tenant", "model")
