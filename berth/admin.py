@@ -1,8 +1,8 @@
 """The small HTTP port of the processes that have no REST API: /healthz, /readyz and /metrics.
 
 These carry nothing of a tenant and no command, so they ask for no credential; probes and collectors need them bare. A
-process may add JSON documents for operators, which do name tenants: only this machine gets them (an operator comes by
-`kubectl port-forward` or a shell), and only with the deployment's token where there is one.
+process may add JSON documents for operators. These do name tenants, so only this machine gets them (an operator comes
+by `kubectl port-forward` or a shell), and only with the deployment's token where there is one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What every process of Berth is put together in: one shape for all four.
 
-A `serve` opens its parts one after the other, and says what runs beside it. At the end all of that is undone in the
-reverse order: what came last goes first, and each is waited for before the next one goes. So the order of the lines in
-`serve` is the order of the start, and backwards that of the end. If a part fails, all that runs beside is cancelled at
-once, the rest is undone in order, and the process ends (`berth.process`).
+A `serve` opens its parts one after the other, and says what runs beside it. At the end all of that is undone in reverse
+order, each step finished before the next begins. So the order of the lines in `serve` is the order of the start, and
+backwards that of the end. If a part fails, all that runs beside is cancelled at once, the rest is undone in order, and
+the process ends (`berth.process`).
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
-"""What a version takes of a replica's memory: every number that controllers and workers count with, and what it is for.
+"""The memory of a replica that a version takes: every number that controllers and workers count with, and why.
 
 Five questions, which have five answers. None stands in for another:
 
 * **What to reserve before it was ever loaded** (`estimate`): an upper bound, from the file alone. ONNX Runtime keeps
-  initializers at 1.0 to 1.6 times their size, a session costs about 70 KiB, and what is not an initializer (nodes,
-  attributes, the trees of an ensemble) is held several times over as objects. Activations depend on the batch and are
-  allowed for by a fixed amount: they are borrowed for a request and returned.
+  initializers at 1.0 to 1.6 times their size, and a session costs about 70 KiB. Everything else (nodes, attributes, the
+  trees of an ensemble) is held several times over as objects. Activations depend on the batch and are allowed for by a
+  fixed amount: they are borrowed for a request and returned.
 * **What to reserve once it was measured** (`corrected`), and **beside it, by runtime** (`BESIDE_THE_MODEL`): Triton's
   Python backend runs a process for each model, ONNX Runtime is in the worker's own.
 * **What a load is likely to have taken** (`likely`): the middle of the same range, not its end. A worker reports it
-  where it cannot measure, and uses it to tell a measurement from what requests allocated meanwhile.
+  where it cannot measure. Where it can, the estimate helps to tell the model's memory from what requests allocated
+  meanwhile.
 * **What a load takes for a moment** (`transient`): while a session is created, the parsed graph and prepacked copies
   lie beside the file's bytes, 2 to 4 times the initializers in all. The reservation covers the first time; the worker's
   ledger counts two more. It is not reserved: it lasts for the load, so it is owed once for each load under way and not
-  once per version. To reserve it with each would leave three quarters of a loaded job empty for good. So what a
-  replica's process may use must exceed the memory that its job offers by the worker's load headroom.
+  once per version. To reserve it with each would leave three quarters of a loaded job empty for good. So a replica's
+  process needs more memory than its job offers: the worker's load headroom on top.
 * **What the worker takes without any version** (`PROCESS`): interpreter, libraries, buffers. It comes on top as well.
 
 Measured on ONNX Runtime 1.31 (differences of the C heap: `tests/berth/test_footprint.py` has the table) and on the
@@ -26,7 +27,7 @@ Two things are known to be wrong, and stay as they are until measurements say ho
   report what was reserved). Placement adds `BESIDE_THE_MODEL` to that once more when the version is placed again. That
   wastes 30 MiB.
 * Too little for ensembles of trees where nothing can be measured (on a GPU, or without the C library's statistics):
-  `likely` knows the artifact's size alone, and says 20 MiB of the forest below that takes 62. `corrected` believes it
+  `likely` knows only the artifact's size. It says 20 MiB for the forest below, which takes 62. `corrected` believes it
   when the version is placed again.
 """
 
@@ -42,9 +43,9 @@ _ACTIVATIONS = 64 << 10
 _INITIALIZERS_TENTHS = 16
 # A forest of 150 trees, 14.9 MiB without a single initializer, was measured at 62 MiB.
 _STRUCTURE_FACTOR = 5
-# Resident size is measured by difference in a busy process: leave a tenth for what the difference missed.
+# Resident size is measured as a difference in a busy process: add a tenth for what that misses.
 _MARGIN_TENTHS = 11
-# A reservation up to a third above what it should be is left alone, so that noise does not move it each time.
+# A reservation that is up to a third too large is left alone, so that noise does not move it each time.
 _DEAD_BAND_QUARTERS = 3
 
 BESIDE_THE_MODEL: Mapping[Runtime, int] = {Runtime.ONNXRUNTIME: 0, Runtime.TRITON: 30 << 20}
@@ -53,7 +54,7 @@ BESIDE_THE_MODEL: Mapping[Runtime, int] = {Runtime.ONNXRUNTIME: 0, Runtime.TRITO
 PROCESS = 200 << 20
 """Bytes that a worker takes without any version."""
 
-# The middle of 1.0 to 1.6, of the whole artifact; and a session with what its first runs leave behind.
+# The middle of 1.0 to 1.6, for the whole artifact; plus a session and what its first runs leave behind.
 _LIKELY_FACTOR = 1.3
 _LIKELY_SESSION = 96 << 10
 

@@ -1,11 +1,11 @@
 """The HTTP headers and gRPC metadata that Berth gives a meaning to. Each name stands here and nowhere else.
 
-Names are in lower case, as HTTP/2 has them. They are bytes, since that is what the framing handles; `…_TEXT` is the
-same name as `str`, for those who work with libraries. Which headers pass a process is the process's own matter
-(`router.path.fields`), as is what it believes of their values.
+Names are in lower case, as HTTP/2 has them. They are bytes, because the framing handles bytes; `…_TEXT` is the same
+name as `str`, for code that uses libraries. Each process decides which headers it passes on (`router.path.fields`) and
+which values it believes.
 
-Names that begin with `berth-` are Berth's own: a router takes them out of what clients and workers send, but for those
-that are said to go through.
+Names that begin with `berth-` are Berth's own: a router drops them from what clients and workers send, except those
+marked below as going through.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REQUEST_ID: Final = b"x-request-id"
 TIMEOUT_MS: Final = b"berth-timeout-ms"
 # client → router → worker, over gRPC: the same, as gRPC spells it (digits and a unit).
 GRPC_TIMEOUT: Final = b"grpc-timeout"
-# client → router → worker: the trace that the request belongs to, and the span that sent it (W3C Trace Context).
+# client → router → worker: the request's trace, and the span that sent it (W3C Trace Context).
 TRACEPARENT: Final = b"traceparent"
 # client → router → worker: what tracing systems add to it; passed on as it came.
 TRACESTATE: Final = b"tracestate"
@@ -75,7 +75,7 @@ IDEMPOTENCY_KEY: Final = b"idempotency-key"
 IF_MATCH: Final = b"if-match"
 # controller → client: the tag of the resource as it is in this answer.
 ETAG: Final = b"etag"
-# client → controller: the last event that the client has seen of a stream which it resumes.
+# client → controller: the client resumes a stream after this event.
 LAST_EVENT_ID: Final = b"last-event-id"
 
 # -- the end of a gRPC call -------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """Names and keys: what identifies a tenant, a model, a version and a servable.
 
-Tenants, models, labels and jobs share one grammar. The name a runtime sees is derived from
-(tenant, model, version) with a separator that the grammar excludes, so that no two servables can collide
-and no tenant can choose one.
+Tenants, models, labels and jobs share one grammar. A runtime sees a name derived from (tenant, model, version). Its
+separator is excluded by the grammar, so that no two servables can collide and no tenant can choose one.
 """
 
 from __future__ import annotations

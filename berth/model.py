@@ -92,7 +92,7 @@ class Serving:
     """What a model serves. `versions` divide the requests that name no version; `labels` are names for versions.
 
     Without `versions` nothing answers a request that names none. Today one version has all of them. Routers divide
-    requests wherever they are told to, so that whoever tells them to needs no second format.
+    requests wherever the table says so; no sender of tables needs a second format.
     """
 
     versions: tuple[Share, ...] = ()
@@ -139,8 +139,8 @@ class ApiKey:
 class TenantLimits:
     """What a tenant may send to all routers of a cell together; 0 means unlimited.
 
-    Bytes are those of request bodies. `weight` is the tenant's share of a router that is full, against the weights of
-    the others that wait for it then.
+    Bytes are those of request bodies. `weight` is the tenant's share of a full router, relative to the weights of the
+    other tenants that wait then.
     """
 
     tenant: str
@@ -282,8 +282,8 @@ class ObservedCell:
 class VersionRoute:
     """Where one version can be answered now. Empty `replicas`: assigned but not loaded, and `reason` says why.
 
-    `state` is what the API says of it, but that a version with `replicas` is available whatever it says here.
-    `failed`: every replica that tried to load it failed and none is trying now, so waiting is not likely to help.
+    `state` is its state in the API. But a version with `replicas` is available, whatever `state` says. `failed`: every
+    replica that tried to load it failed and none is trying now, so waiting is not likely to help.
     """
 
     version: int
@@ -298,7 +298,7 @@ class ModelRoute:
     """How requests for a model resolve now. `serving` has shares of loaded versions only: none if nothing is loaded.
 
     `default_answer`, unless empty, is what inference is answered when no replica answers in time. `elsewhere` is as in
-    `DesiredModel`: what other cells are to hold, which is not to say that they do.
+    `DesiredModel`: what other cells are to hold. Whether they do is not said.
     """
 
     key: ModelKey

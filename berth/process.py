@@ -1,7 +1,7 @@
 """How a Berth process starts and ends.
 
 Every component's `__main__` calls `run` once. The first SIGTERM or SIGINT asks `serve` to end, the second ends the
-process. A `serve` that returns unasked, or raises, ends the process with a failure: something restarts it, and a
+process. A `serve` that returns unasked, or raises, ends the process with a failure, and something restarts it. A
 half-dead process that looks alive is worse than a dead one.
 """
 
@@ -38,8 +38,8 @@ def run(
 ) -> int:
     """Run `serve(settings, stop)` until it returns; the result is the exit status.
 
-    `arguments` other than `--help` are refused: settings come from the environment, so that secrets and
-    settings never show in a process list. `loop_factory` makes another event loop than asyncio's own.
+    `arguments` other than `--help` are refused. Settings come from the environment, so that neither settings nor
+    secrets show in a process list. `loop_factory` makes another event loop than asyncio's own.
     """
     if arguments:
         if arguments in (["--help"], ["-h"]):

@@ -8,7 +8,7 @@ import asyncio
 async def first_of(*tasks: asyncio.Task[None]) -> None:
     """Wait until one task ends, end the others, and pass on how it ended.
 
-    Not a task group: Python 3.11's loses a cancellation that comes in the moment in which one of its tasks fails.
+    Not a task group: Python 3.11's loses a cancellation that comes just as one of its tasks fails.
     """
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

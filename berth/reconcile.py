@@ -1,6 +1,6 @@
 """The level-triggered loop, shared by everything that drives the world towards a state: look, act, look again.
 
-What a look finds decides when the next one comes: when something changes, after a time, or after a delay that grows
+The result of a look decides when the next one comes: when something changes, after a time, or after a delay that grows
 with each failure. `Reconciler` looks at many keys, each never twice at once; changes that come meanwhile collapse into
 one more look. `Repeater` looks at one thing. Idea: controller-runtime's workqueue.
 """
@@ -90,8 +90,8 @@ class _Failures:
 class Repeater:
     """Looks at one thing until cancelled: at once, and again when `wake` wakes it or as the look before has said.
 
-    A change does not cut the delay after a failure short. A look that raises ends the loop: it returns `Retry` for what
-    may happen, and logs what is worth it.
+    A change does not cut the delay after a failure short. A look that raises ends the loop. For errors that may happen
+    it returns `Retry`, and logs those worth a line.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Where the replicas of a machine announce themselves: one JSON file each in a shared folder.
 
-The laptop's stand-in for a cluster's API. A file is written whole by rename and belongs to the process that wrote
-it; a killed worker leaves its file behind, so an entry is a hint where to look, never proof of life.
+The laptop's stand-in for a cluster's API. A file is written whole by rename and belongs to the process that wrote it. A
+killed worker leaves its file behind: an entry is a hint where to look, never proof of life.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LocalRegistry:
 
     def read(self) -> dict[str, ReplicaAddress]:
         """Every entry by replica name; unreadable ones are logged and left out. Raises OSError without the folder."""
-        # Not by `glob`, to which a folder that is away is an empty one.
+        # Not by `glob`: it takes a missing folder for an empty one.
         entries = (self._read_entry(path) for path in sorted(self._path.iterdir()) if path.suffix == ".json")
         return {entry.replica: entry for entry in entries if entry is not None}
 

@@ -1,4 +1,4 @@
-"""How much of which memory: what a version takes, what a job has, what is left of it."""
+"""Amounts of memory by kind: what a version takes, what a job has, what is left of it."""
 
 from __future__ import annotations
 

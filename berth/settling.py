@@ -12,8 +12,8 @@ T = TypeVar("T")
 async def settle(work: Awaitable[T]) -> T:
     """Await `work` to its end even if the caller is cancelled meanwhile; the cancellation is raised then.
 
-    For steps that cannot be stopped half-way: a thread that is writing, the removal of what a failure left. `work` must
-    end by itself.
+    For steps that cannot be stopped half-way: a thread that is writing, the clean-up after a failure. `work` must end
+    by itself.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Version 00, and what later ones must begin with.
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 0x01
-# Milliseconds between sendings, and seconds that one may take: a process that ends waits that long for a collector.
+# Milliseconds between sendings, and the seconds that one may take: an ending process waits that long for a collector.
 _PAUSE_MS = 1000
 _TIMEOUT = 2.0
 
@@ -40,7 +40,7 @@ class Parent(NamedTuple):
 
 
 def parent_of(fields: Fields) -> Parent | None:
-    """What `traceparent` says; None without one, with several, or with one that is malformed."""
+    """The trace that `traceparent` names; None if it is missing, given twice or malformed."""
     given = [value for name, value in fields if name == TRACEPARENT]
     if len(given) != 1 or len(given[0]) > 512:
         return None
@@ -100,7 +100,7 @@ class Tracing:
 
 
 def fields_of(span: Span, given: Fields) -> Fields:
-    """What goes to the next process, so that its spans are children of `span`. `given` came with the request."""
+    """The header that makes the next process's spans children of `span`. `given` came with the request."""
     context = span.get_span_context()
     line = b"00-%032x-%016x-01" % (context.trace_id, context.span_id)
     state = tuple(field for field in given if field[0] == TRACESTATE) if parent_of(given) is not None else ()

@@ -1,6 +1,7 @@
-"""Which of several controllers does what one alone should do: a lease in the database, as synchronizers have for cells.
+"""Which of several controllers does the work that only one should do: a lease in the database, as synchronizers have
+for cells.
 
-Against an advisory lock it has an epoch, so that what a deposed leader still writes can be refused, and it needs no
+Unlike an advisory lock it has an epoch, so that a deposed leader's late writes can be refused. And it needs no
 connection between two looks. It is for work that remembers something; `Transactions.lead` is for work that does not.
 """
 

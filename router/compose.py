@@ -109,7 +109,7 @@ def compose(
 
 
 def _course(settings: RouterSettings, registry: CollectorRegistry, dice: random.Random) -> Course:
-    """What is known of replicas, and by which rules requests are raced."""
+    """The knowledge of replicas, and the rules of races."""
     selection = Selection(settings.zone)
     delay = ADAPTIVE if settings.hedge_delay_ms == "auto" else float(settings.hedge_delay_ms) / 1000.0
     hedging = Hedging(selection, delay)

@@ -1,13 +1,13 @@
 """Several router processes on one pair of ports: the parent starts them, keeps them alive and speaks for them.
 
-The parent listens and the children accept, each when it has the fewest connections (`router.core.turns`). What nobody
-has accepted yet waits in the parent's queue, so that no child takes connections with it when it freezes or dies, and
+The parent listens and the children accept, each when it has the fewest connections (`router.core.turns`). Connections
+that nobody has accepted yet wait in the parent's queue. So a child that freezes or dies takes none of them with it, and
 clients find the port open while all children are away. The parent itself carries no request: it answers on the admin
 port. `/readyz` is ok while at least one child is ready; `/metrics` has the children's series with a label `process`.
 `/debug/…` is asked of a child, on the admin port of its own that it logs.
 
-A child that ends unasked is started again. SIGHUP replaces them one by one: the new one is ready before the old one
-is asked to drain, so that clients who are told to go find somebody.
+A child that ends unasked is started again. SIGHUP replaces them one by one. The new one is ready before the old one is
+asked to drain: so clients that are sent away find somebody.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SCRAPE_TIMEOUT = 2.0
 _POLL = 0.25
 # Between two starts of a child that does not stay.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-# After its drain a child has so long to end before it is killed.
+# After its drain a child has this long to end; then it is killed.
 _MARGIN = 5.0
 
 

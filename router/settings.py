@@ -16,8 +16,8 @@ from router.core.routes import router_of
 
 
 class Inherited(NamedTuple):
-    """What a parent with several processes gives to each: descriptors of the two sockets that it listens on and of the
-    memory with the seats (`router.listening.seats`), and the number of the seat."""
+    """A parent with several processes gives each of them descriptors of its two listening sockets and of the memory
+    with the seats (`router.listening.seats`), and the number of a seat."""
 
     rest: int
     grpc: int

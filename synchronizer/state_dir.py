@@ -3,9 +3,9 @@
     desired     the last desired state that it acted on
     leadership  the epoch it leads (absent when it led no more at its end), and the generations it may have given out
 
-Both are written whole: a draft, fsync, rename, fsync of the folder. Generations are reserved in blocks: a number on
-disk above all that were given out is enough to go on above them, and one write then lasts for a hundred thousand sets.
-A file that cannot be read is logged and ignored: the controller's feed replaces it. The folder is locked, because two
+Both are written whole: a draft, fsync, rename, fsync of the folder. Generations are reserved in blocks. The number on
+disk is above all that were given out, so a restart goes on above them. One write lasts for a hundred thousand sets. A
+file that cannot be read is logged and ignored: the controller's feed replaces it. The folder is locked, because two
 processes that believe they led the same epoch could not be told apart by anyone.
 """
 

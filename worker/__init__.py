@@ -1,7 +1,7 @@
 """Holds exactly the aspired versions in a runtime, answers inference on them, and reports the truth about both.
 
-It never decides what it should hold, and knows of no other worker. Its rooms, highest first; each imports only what
-follows its arrow, `core`, and what lies beside the rooms (settings, metrics, cgroup, threads):
+It never decides what it should hold, and knows of no other worker. These are its rooms, highest first. Each imports
+only what follows its arrow, `core`, and the modules beside the rooms (settings, metrics, cgroup, threads):
 
     control     → keeping                      what the worker is told, what it reports, whether it is ready
     serving     → runtimes.protocol            a request's bytes, and those of its answer

@@ -1,4 +1,4 @@
-"""What every store does with incoming bytes: limit, regroup and check them; and what it calls them."""
+"""Every store does this with incoming bytes: it limits, regroups, checks and names them."""
 
 from __future__ import annotations
 

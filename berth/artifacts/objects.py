@@ -1,8 +1,8 @@
 """Artifacts in an object store through obstore: S3 and what speaks its protocol, and memory for tests.
 
 The bytes are uploaded under `tmp/` while they are hashed, then copied to the name that their digest gives and removed.
-A copy appears whole or not at all. S3 has no copy that refuses to overwrite; overwriting an object that is named by its
-bytes changes nothing but its date.
+A copy appears whole or not at all. S3 has no copy that refuses to overwrite. Here overwriting is harmless: an object is
+named by its bytes, so only its date changes.
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ class ArtifactStore(Protocol):
     async def put(self, chunks: AsyncIterable[bytes], *, expected_sha256: str | None, max_bytes: int) -> StoredArtifact:
         """Store the bytes of `chunks` durably and return their digest.
 
-        Memory use does not depend on their number. An object that is there already is a success, and looks no
-        different: the bytes are read and checked all the same, so that knowing a digest is not owning its bytes.
-        Raises `PayloadTooLarge` beyond `max_bytes`, `DigestMismatch` if the digest is not `expected_sha256`, and what
-        `chunks` raises. After any failure or cancellation nothing is left, with one exception: a cancellation that
-        lands while the finished object is being published may leave it, complete.
+        Memory use does not depend on their number. If the object is there already, that is a success and looks no
+        different. The bytes are read and checked all the same: to know a digest is not to own its bytes. Raises
+        `PayloadTooLarge` beyond `max_bytes`, `DigestMismatch` if the digest is not `expected_sha256`, and what `chunks`
+        raises. After any failure or cancellation nothing is left, with one exception: a cancellation that lands while
+        the finished object is being published may leave it, complete.
         """
 
     def open(self, sha256: str) -> AsyncIterator[bytes]:
@@ -43,7 +43,7 @@ class ArtifactStore(Protocol):
         verified by digest before use like any other copy."""
 
     async def sweep(self, now: float, *, older_than_s: float = DAY) -> int:
-        """Remove what killed processes left half written more than `older_than_s` seconds before `now`; say how many.
+        """Remove half-written files of killed processes that are older than `older_than_s` at `now`; return how many.
 
         An S3 bucket also needs a lifecycle rule that aborts incomplete multipart uploads: those are not objects yet.
         """

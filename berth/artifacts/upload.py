@@ -1,8 +1,8 @@
 """A streamed multipart upload that leaves nothing behind when its source fails or its caller is cancelled.
 
 obstore drops the parts of an upload whose iterator raises, and forgets them in the bucket when the upload itself is
-cancelled. So the upload runs in a task of its own that is not cancelled but told through its iterator to fail, and the
-source is read in the caller's task.
+cancelled. So the upload runs in a task of its own, and the source is read in the caller's task. The upload is never
+cancelled: its iterator tells it to fail.
 """
 
 from __future__ import annotations

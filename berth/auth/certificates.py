@@ -1,8 +1,8 @@
 """The certificate of this process, its key and the authority it trusts: read, checked, and read again when replaced.
 
-Kubernetes replaces all three at once, by swapping a symbolic link; other tools write one file after the other. Files
-that do not fit together are therefore nothing but an update under way: what was good before stays in use, and they are
-looked at again whenever one of them changes.
+Kubernetes replaces all three at once, by swapping a symbolic link; other tools write one file after the other. So files
+that do not fit together mean only that an update is under way: the last good ones stay in use, and the files are read
+again whenever one of them changes.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ class RotatingContext(ssl.SSLContext):
     An `SSLContext` can be given another certificate, but no authority can be taken out of it. So this one makes none of
     the connections itself: it keeps a plain context for the files as they are, and makes another one when they change.
 
-    With a `peer_name`, that is the DNS name which the peer's certificate must carry: a server's whatever address it was
-    reached at, and a client's too. With `common_names`, a client's certificate must be of one of these, as Kubernetes
-    tells its front proxy by. Not for blocking sockets.
+    With a `peer_name`, the peer's certificate must carry that DNS name: a server's, whatever its address, and a
+    client's too. With `common_names`, a client's certificate must be of one of these, as Kubernetes tells its front
+    proxy by. Not for blocking sockets.
     """
 
     def __new__(
@@ -87,7 +87,7 @@ class RotatingContext(ssl.SSLContext):
         return self._plain
 
     def _lacks(self, certificate: Mapping[str, Any]) -> str:
-        """Which name the certificate of a client lacks, in words; empty if it has all that are asked for."""
+        """The name that a client's certificate lacks, in words; empty if it lacks none."""
         alternatives = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
         if self._peer_name and not carries(alternatives, self._peer_name):
             return f"the name {self._peer_name}"

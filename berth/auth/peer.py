@@ -53,7 +53,7 @@ class PeerCredential:
 
     _token: str | None = field(repr=False, default=None)
     _tls: Certificates | None = None
-    # The DNS name that every certificate of the deployment carries; empty: a server's is that of its address.
+    # The DNS name in every certificate of the deployment. Empty: a server's certificate names its address.
     _peer_name: str = ""
 
     @classmethod
@@ -112,7 +112,7 @@ class PeerCredential:
     ) -> grpc.aio.Channel:
         """A channel to `host:port`. Each call on it passes `metadata=credential.metadata()`.
 
-        One that does not rotate keeps the certificates of this moment: for a peer that does the same.
+        Without rotation it keeps the certificates of this moment: for a peer that does the same.
         """
         options = _merged(options)
         if self._tls is None:

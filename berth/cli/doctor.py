@@ -1,4 +1,4 @@
-"""`berth doctor`: a table of what was looked at, and what to do about what is not well."""
+"""`berth doctor`: a table of the checks, with a remedy for each that is not well."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from berth.oip.datatypes import Array
 
-# What the client waits beyond the deadline it gives the server, so that the server's own answer wins.
+# The client waits this much longer than the deadline it gives the server, so that the server's own answer wins.
 _GRACE_S = 2.0
 
 

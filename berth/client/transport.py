@@ -1,7 +1,7 @@
 """Two ways to carry out dialogues over httpx, blocking and asynchronous, and the only module that imports it.
 
-Both do the same: send, turn a refusal into its class of `berth.errors`, and repeat what may be repeated when the error
-is `Retryable`, after the delay that the server asked for.
+Both do the same: send, and turn a refusal into its class of `berth.errors`. If the error is `Retryable` and the request
+may be repeated, they repeat it after the delay that the server asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A steady load of real inference requests, over REST and gRPC, in which every single request is accounted for.
+"""A steady load of real inference requests, over REST and gRPC. Every single request is accounted for.
 
-Requests start on a fixed schedule, whatever the answers do, and a latency counts from the scheduled instant: a server
-that stalls is not given fewer requests to look good with (Gil Tene's coordinated omission). Nothing is retried.
+Requests start on a fixed schedule, whatever the answers do, and a latency counts from the scheduled instant. So a
+server that stalls gets no fewer requests and looks no better (Gil Tene's coordinated omission). Nothing is retried.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def read(namespace: str, kubeconfig: Path | None) -> Snapshot:
 
 
 def judge(seen: Snapshot) -> Iterator[Finding]:
-    """What there is to say of it, in the order in which a person would look."""
+    """All findings, in the order in which a person would look."""
     said = f"Kubernetes {seen.version[0]}.{seen.version[1]}"
     oldest = ".".join(map(str, OLDEST))
     yield (
@@ -198,7 +198,8 @@ def _owners(seen: Snapshot) -> Iterator[Finding]:
     """Two owners of one number of replicas pull it back and forth."""
     if _unreadable(seen, "configmaps", "horizontalpodautoscalers"):
         return
-    # Not of pools that the API scales, nor in a cell of a controller elsewhere: the file says nothing of them there.
+    # Not for pools that the API scales, nor in a cell whose controller is elsewhere: there the file says nothing of
+    # them.
     modes = {pool["job"]: scaling["mode"] for pool in _pools(seen) if (scaling := pool.get("scaling"))}
     scaled = {
         (target["kind"], target["name"]): autoscaler["metadata"]["name"]

@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 
 class Finding(NamedTuple):
-    """`check` is what was looked at, `said` what was seen there, `remedy` what to do; empty when nothing is."""
+    """`check` is the thing looked at, `said` what was seen, `remedy` what to do (empty: nothing)."""
 
     check: str
     level: Level

@@ -78,7 +78,7 @@ def _ports(ports: Sequence[int]) -> Iterator[Finding]:
 def _postgres() -> Finding:
     from berth.local.postgres import PostgresError, PostgresServer
 
-    # What the server logs on its way is not for whoever reads a table. The loggers of the process stay as they are.
+    # The server's own log lines do not belong in a table. The loggers of the process stay as they are.
     with tempfile.TemporaryDirectory(prefix="berth-doctor-") as folder, capture_logs():
         server = PostgresServer(Path(folder) / "data", durable=False)
         try:

@@ -12,11 +12,11 @@ The four connections (server and client, HTTP/1.1 and HTTP/2) take the same call
 need not know which it holds. On HTTP/1.1 a stream id counts the exchanges of the connection: 1, 2, 3, …
 
 Back-pressure runs end to end. `send_data` returns how many bytes went into the output; the rest waits in the
-connection, and `DataSent` tells when it went. A proxy calls `consume` on the source for exactly these bytes, so that no
+connection, and `DataSent` tells when it went. A proxy calls `consume` on the source for exactly these bytes; so no
 stream ever holds more than one receive window. When the transport is full the shell calls `pause()`, later `resume()`.
 
-A send on a stream that is gone does nothing and counts as sent: the `StreamReset` that says so is already among the
-events the shell has not read yet. A send that can never be right raises `LocalError`: that is a bug of the shell.
+A send on a stream that is gone does nothing and counts as sent: its `StreamReset` is already among the events that the
+shell has yet to read. A send that can never be right raises `LocalError`: the shell has a bug.
 
 Not offered, on purpose: server push, upgrade, CONNECT, and priorities. They are refused or ignored as the RFCs allow.
 """

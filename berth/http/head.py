@@ -1,8 +1,8 @@
 """Heads of messages as values, and the rules for header fields that HTTP/1.1 and HTTP/2 share.
 
-A head holds what is meant end to end: the target apart from the fields, names in lower case, and nothing that concerns
-one hop only. Parsed heads are shared between the requests that carried the same bytes, so they are never changed,
-except for `derived`: a place for the shell to keep what it worked out from this head (a route, an encoded block).
+A head is end to end: the target apart from the fields, names in lower case, nothing that concerns one hop only.
+Requests that carried the same bytes share one parsed head, so it is never changed. The exception is `derived`: there
+the shell keeps what it worked out from this head (a route, an encoded block).
 
 Heads that differ from one another only in their last fields (a request id, a deadline) may share a `base`: the head
 without these. What is derived from the base holds for all of them; `fields[len(base.fields):]` is what each adds. A
@@ -23,8 +23,8 @@ _ALPHANUMERIC_LOWER: Final = b"0123456789abcdefghijklmnopqrstuvwxyz"
 _UPPER: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LOWER_TOKEN: Final = b"!#$%&'*+-.^_`|~" + _ALPHANUMERIC_LOWER
 TOKEN: Final = LOWER_TOKEN + _UPPER
-# Control characters other than tab are refused, not only NUL, CR and LF: no peer of ours needs them, and each of them
-# is a line end to some parser further on.
+# All control characters but tab are refused, not only NUL, CR and LF: no peer of ours needs them, and to some parser
+# further on each of them ends a line.
 _IN_VALUE: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 _IN_PATH: Final = bytes(c for c in range(0x21, 0x7F) if c != ord("#"))
 _IN_AUTHORITY: Final = b"-._~!$&'()*+,;=%:[]" + _ALPHANUMERIC_LOWER + _UPPER
@@ -69,7 +69,7 @@ class RequestHead:
         return self._base or self
 
     def extended(self, tail: Fields) -> RequestHead:
-        """This head with more fields at the end, none of which says anything about the body or the target."""
+        """This head with more fields at the end. None of them may concern the body or the target."""
         head = RequestHead(
             self.method,
             self.scheme,

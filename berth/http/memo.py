@@ -1,8 +1,8 @@
 """Remembers what a run of header bytes meant.
 
 Most requests of a connection carry the same header bytes as the one before. Looking them up costs a hash; parsing
-and checking them costs fifty times that. The memory is bounded in bytes, so that a client that never repeats itself
-costs little, and it forgets everything at once when full: the few blocks that matter are back after one request each.
+and checking them costs fifty times that. The memory is bounded in bytes, so a client that never repeats itself costs
+little. When full it forgets everything at once: the few blocks that matter are back after one request each.
 """
 
 from __future__ import annotations

@@ -125,10 +125,10 @@ class Link(ABC):
 
     @abstractmethod
     def handle(self, events: list[Event]) -> None:
-        """What they mean; none at all says that bytes have come. Must neither block nor raise."""
+        """Act on the events; an empty list still says that bytes have come. Must neither block nor raise."""
 
     def _give_up(self) -> None:
-        """End a connection of which nobody knows any more how far it is; tell the handler what that takes away."""
+        """End a connection whose state nobody knows any more; tell the handler which streams that ends."""
         self._loop.call_soon(self.transport.abort)
         assert self._framing is not None
         try:

@@ -1,7 +1,7 @@
 """The server connections of one port or several: how many there may be, who looks at them, and how all of them end.
 
-Shutdown without loss (`Links.drain`): HTTP/2 clients are told by GOAWAY; HTTP/1.1 clients by `Connection: close` in
-their next answer, for which idle connections stay open a moment. Whoever listens stops listening first.
+Shutdown without loss (`Links.drain`): GOAWAY tells HTTP/2 clients; `Connection: close` in their next answer tells
+HTTP/1.1 clients, so idle connections stay open a moment for that answer. Whoever listens stops listening first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class EndableLink(Link):
 
     @abstractmethod
     def drain(self) -> None:
-        """Finish what is under way, and take no more requests than those that are on their way."""
+        """Finish the requests under way and those about to arrive, and take no others."""
 
     @abstractmethod
     def close_if_idle(self) -> None:
@@ -56,8 +56,8 @@ class EndableLink(Link):
 
 
 class Links:
-    """`draining`: each is told to take no more requests than those on their way. `refused` and `timed_out` count those
-    that were one too many, and those whose client took too long for a head; `on_refused` is told of each of the former.
+    """`draining`: each is told to take no more requests than those on their way. `refused` counts connections beyond
+    the limit (`on_refused` is told of each), `timed_out` those whose client took too long for a head.
     """
 
     def __init__(
@@ -130,8 +130,8 @@ class Links:
     async def drain(self, grace_s: float, idle_s: float) -> None:
         """Finish what is under way, for at most `grace_s` seconds. What is left then is for `close`.
 
-        Idle HTTP/1.1 connections are closed after `idle_s`, and none is taken from then on: a client that has just
-        sent a request, or whose connection was just accepted, gets its answer, and is told to send no other.
+        Idle HTTP/1.1 connections are closed after `idle_s`, and none is taken from then on. A client that has just sent
+        a request or just connected gets its answer, and is told to send no other.
         """
         self.draining = True
         for link in tuple(self._open):

@@ -1,4 +1,4 @@
-"""One connection that a server has accepted: which protocol it speaks, what it may take, and how it ends."""
+"""One connection that a server has accepted: its protocol, its limits and its end."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Accept = Callable[["ServerLink"], Answerer]
 
 
 class ServerLink(EndableLink):
-    """`owed`: bytes of answers that wait in the connection, as far as the answerer wants them counted: where any wait
-    and none goes for `stuck_timeout_s`, the connection is cut, as if the transport were full. `progress` says that
-    some went."""
+    """`owed`: bytes of answers that wait in the connection, as far as the answerer wants them counted. If some wait and
+    none goes for `stuck_timeout_s`, the connection is cut, as if the transport were full. `progress` says that some
+    went."""
 
     __slots__ = (
         "_accept", "_answerer", "_begun", "_first", "_limits", "_lingers", "_links", "_newest", "_quiet", "_reset_next",
@@ -59,7 +59,7 @@ class ServerLink(EndableLink):
         # Streams that were answered before their requests had come: since this tick, and since the one before.
         self._reset_soon: list[int] = []
         self._reset_next: list[int] = []
-        # The newest request at the last tick. Seconds without a request, seconds in which nothing that waits has gone,
+        # The newest request at the last tick. Seconds without a request, seconds in which waiting bytes did not move,
         # seconds of farewell.
         self._newest = 0
         self._quiet = self._stuck = 0
@@ -147,7 +147,7 @@ class ServerLink(EndableLink):
     def reset_soon(self, stream_id: int) -> None:
         """A request was answered before all of it came: its client need not send the rest.
 
-        It gets a second to see that for itself: some clients take a reset that comes with the answer for a failure.
+        It gets a second to notice that by itself: to some clients, a reset that comes with the answer is a failure.
         HTTP/1.1 skips the rest, or ends with it.
         """
         if self.is_http2:
@@ -189,8 +189,8 @@ class ServerLink(EndableLink):
     # ── The end ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self) -> None:
-        """Close, in an order that does not cost the client its last answer: one that is still sending would lose it to
-        a TCP reset if the socket were closed with bytes unread. TLS does the like by itself."""
+        """Close in an order that keeps the client's last answer. If the socket were closed with bytes unread, a client
+        that is still sending would lose the answer to a TCP reset. TLS does the like by itself."""
         if self.closing:
             return
         if self._begun and self.http.unread and self.transport.can_write_eof():

@@ -16,7 +16,8 @@ from berth.local.triton_env import LOCK
 CELL = "local"
 DEFAULT_TRITON_HOME = LOCK.parent / ".venv-triton"
 """Shared by all stacks of a checkout: it is 300 MB, and the same for each."""
-# Settings of a person's shell that mean the client, or that a stack decides by itself; all others reach the processes.
+# These settings of a person's shell are for the client, or the stack decides them itself. All others reach the
+# processes.
 _NOT_PASSED_ON = frozenset({"BERTH_KEY", "BERTH_CONTROLLER", "BERTH_ROUTER", "BERTH_TENANT", "BERTH_DATABASE_URL"})
 # Routers stop first, while what they have begun can still be answered. Workers stop after the synchronizer: with it,
 # they would wait until routers confirm the withdrawal of their routes, and there is no router any more.
@@ -144,7 +145,7 @@ class Blueprint:
             "registry_dir": str(self._home.registry),
             "artifact_store": self.artifact_store,
             "cache_dir": str(self._home.cache(spec.replica)),
-            # Here ready means that it runs; that models are served is waited for by asking the controller.
+            # Ready means here that it runs. The controller is asked whether models are served.
             "ready_wait_s": "0",
         }
         if spec.runtime == "triton":

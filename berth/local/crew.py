@@ -51,8 +51,8 @@ def wanted_crew(jobs: Iterable[JobLike], cell: str) -> dict[str, WorkerSpec]:
 def plan_crew(wanted: Mapping[str, WorkerSpec], running: Mapping[str, WorkerSpec], ready: Collection[str]) -> CrewPlan:
     """The next step from `running` to `wanted`.
 
-    Workers too many are stopped and those missing started, at once. One whose spec changed is stopped, to be started
-    anew by a later plan, only while every other worker of its job is ready, so that a job is never down for a change.
+    Workers too many are stopped and those missing started, at once. A worker whose spec changed is stopped only while
+    every other worker of its job is ready; a later plan starts it anew. So a job is never down for a change.
     """
     start = tuple(spec for replica, spec in wanted.items() if replica not in running)
     stop = [replica for replica in running if replica not in wanted]

@@ -1,4 +1,4 @@
-"""Processes that outlived a supervisor that was killed: found by what it wrote down, ended before a new stack starts.
+"""Processes that outlived a killed supervisor: found by its notes, ended before a new stack starts.
 
 A process id alone proves nothing, because the kernel reuses it; together with the instant of birth it does.
 """

@@ -216,10 +216,10 @@ class PostgresServer:
             raise PostgresError(f"{Path(command[0]).name} failed as {account.name}: {output}")
 
     def _await_predecessor(self) -> None:
-        """Wait for a server that is just stopping, and make sure that lock files name no stranger.
+        """Wait for a server that is just stopping, and correct lock files that name a stranger.
 
-        A lock file is corrected, not removed, when its process id has gone to another program: its other lines let
-        the server notice backends that are still attached.
+        When a lock file's process id now belongs to another program, the file is corrected, not removed: its other
+        lines let the server notice backends that are still attached.
         """
         lock = self._data / "postmaster.pid"
         deadline = time.monotonic() + _RELEASE_TIMEOUT_S

@@ -1,9 +1,9 @@
 """As whom PostgreSQL runs: the server refuses to be root, and a laptop's or container's user often is.
 
-As root, the server runs as the owner of its data. New data belongs to `nobody` where that account can reach both
-the folder and the binaries; where it cannot (a checkout below /root), the server runs in a user namespace in which
-root looks like an ordinary user, or, where namespaces are forbidden (Docker's default), as `nobody` with leave to
-pass the folders above its data.
+As root, the server runs as the owner of its data. New data belongs to `nobody` where that account can reach both the
+folder and the binaries. Where it cannot (a checkout below /root), the server runs in a user namespace in which root
+looks like an ordinary user. Where namespaces are forbidden (Docker's default), it runs as `nobody`, with leave to pass
+the folders above its data.
 """
 
 from __future__ import annotations

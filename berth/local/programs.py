@@ -1,4 +1,4 @@
-"""What the supervisor runs: a program can be launched, and each launch is a life that ends, asked or not.
+"""The supervisor runs programs: a program can be launched, and each launch is a life that ends, asked or not.
 
 Two kinds exist: a command of ours, and the embedded PostgreSQL, which brings its own way to start and stop.
 """
@@ -43,7 +43,7 @@ class RunningProgram(Protocol):
 
 
 class Program(Protocol):
-    """`stage` orders the end: what has a higher one is stopped before what has a lower one."""
+    """`stage` orders the end: higher stages are stopped first."""
 
     @property
     def name(self) -> str: ...

@@ -46,7 +46,8 @@ def after_death(history: History, death: Death, rng: random.Random) -> tuple[His
     """What to do after a death nobody asked for.
 
     A program that has proved itself once is started again for ever, after at most 5 seconds, the first time almost
-    at once. One that never was ready is given up after five tries, or at once if it says that its settings are wrong.
+    at once. A program that was never ready is given up after five tries, or at once if it says that its settings are
+    wrong.
     """
     history = replace(
         history,

@@ -164,8 +164,8 @@ class _Crew:
 
 async def _start(options: StackOptions, home: Home, blueprint: Blueprint, supervisor: Supervisor, crew: _Crew) -> None:
     """Start everything, and return when the first controller answers."""
-    # The controller is what all others wait for and what imports the most, so it comes first, before even its
-    # database: it waits for that by itself.
+    # All others wait for the controller, and it imports the most. So it comes first, even before its database: it waits
+    # for that by itself.
     database_url = options.database_url
     if not database_url:
         home.postgres.parent.mkdir(mode=0o700, exist_ok=True)
@@ -180,7 +180,7 @@ async def _start(options: StackOptions, home: Home, blueprint: Blueprint, superv
 
 
 def _expected_crew(options: StackOptions, home: Home) -> list[WorkerSpec]:
-    """A guess at what the jobs will call for: what ran last, and what was asked for now. Corrected a moment later."""
+    """A guess at the workers to come: those that ran last and those asked for now. Corrected a moment later."""
     try:
         known = [WorkerSpec(*entry) for entry in read_json(home.workers) or []]
     except TypeError:
@@ -243,7 +243,7 @@ async def _all_ready(supervisor: Supervisor) -> None:
 
 
 async def _await_serving(client: AsyncBerth) -> int:
-    """Wait, within limits, until what is assigned is served by all replicas of its job; how many versions that is."""
+    """Wait, within limits, until all replicas of a job serve what is assigned to it; return the number of versions."""
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while True:
         assigned = {(a.tenant, a.model, a.version, a.job) for a in await client.assignments() if not a.releasing}

@@ -1,8 +1,8 @@
 """Makes the venv of NVIDIA Triton: `python -m berth.local.triton_env HOME`, or `make triton`.
 
-A venv of its own, because Triton's Python backend needs numpy 1.26 where Berth uses numpy 2, and because it is 300 MB
-that most do not need. Everything is pinned by hash in `requirements-triton.lock`. A second call finds it made and
-returns at once; an interrupted one leaves nothing that looks finished.
+A venv of its own, for two reasons: Triton's Python backend needs numpy 1.26 where Berth uses numpy 2, and most users do
+not need its 300 MB. Everything is pinned by hash in `requirements-triton.lock`. A second call finds it made and returns
+at once; an interrupted one leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = Path(__file__).parents[2] / "requirements-triton.lock"
-# What `worker.runtimes.triton` reads; also the proof that the venv was finished.
+# `worker.runtimes.triton` reads this; it also proves that the venv was finished.
 FACTS = "berth-triton.json"
 
 _SERVER = "site-packages/pytriton/tritonserver"

@@ -54,7 +54,7 @@ def check_request(signature: Signature, inputs: Mapping[str, Array], outputs: Se
 
 
 def _is_right(signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bool:
-    """Nearly every request is right; to see that takes a fraction of finding out what is wrong."""
+    """Nearly every request is right, and to see that is much cheaper than to find out what is wrong."""
     if len(inputs) != len(signature.inputs) or outputs:
         return False
     for spec in signature.inputs:

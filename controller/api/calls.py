@@ -64,7 +64,7 @@ class AuthenticatedCall:
 
     @property
     def command(self) -> Command:
-        """What use cases that write are given: who asks, from where, by which request."""
+        """Who asks, from where and by which request: every use case that writes is given this."""
         client = self.request.client
         return Command(self.caller, client.host if client is not None else "", self.request.state.request_id)
 
@@ -103,7 +103,7 @@ class AuthenticatedCall:
         touched: ModelKey | None = None,
         secret: str | None = None,
     ) -> Response:
-        """Answer a POST: 201 with what `act` made, or what the same request was answered before.
+        """Answer a POST: 201 with what `act` made, or the answer that the same request got before.
 
         `secret` is added to the answer and not remembered with it.
         """
@@ -174,7 +174,7 @@ def fingerprint_of(body: Resource) -> bytes:
 
 
 def read_cursor(cursor: str | None, start: Sequence[Any]) -> list[Any]:
-    """The position that `cursor` stands for, shaped like `start`, which is where a list begins."""
+    """The position that `cursor` stands for. It has the shape of `start`, where a list begins."""
     if cursor is None:
         return list(start)
     try:
@@ -194,7 +194,7 @@ def read_cursor(cursor: str | None, start: Sequence[Any]) -> list[Any]:
 
 
 def make_page(items: Sequence[R], limit: int, position: Callable[[R], Sequence[Any]]) -> Page[R]:
-    """A page of `limit` items, of which one more than that was looked for."""
+    """A page of at most `limit` of `items`. One item more than that says that there is a next page."""
     shown = list(items[:limit])
     more = len(items) > limit
     cursor = base64.urlsafe_b64encode(json.dumps(list(position(shown[-1]))).encode()).rstrip(b"=") if more else None

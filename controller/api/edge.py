@@ -115,7 +115,7 @@ class _Body:
         return message
 
     async def drain(self) -> None:
-        """Read a little of what nobody wants: a caller who is still sending could not read the refusal otherwise."""
+        """Read a little of a body that nobody wants: otherwise a caller who still sends could not read the refusal."""
         ends_at = self._loop.time() + _DRAIN_S
         most = self._size + _DRAIN_BYTES
         try:

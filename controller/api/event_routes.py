@@ -1,7 +1,7 @@
 """Events, as pages or as a stream that a reader resumes where it stopped.
 
-A stream keeps no queue: it remembers the last id it sent and reads on from there when something may have happened, so a
-slow reader costs nothing and misses nothing.
+A stream keeps no queue. It remembers the last id it sent, and reads on from there when something may have happened. So
+a slow reader costs nothing and misses nothing.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ async def _next(tx: Tx, call: AuthenticatedCall, scope: TenantScope, after: int)
 
 
 def _start(after: int | None, last_event_id: str | None) -> int | None:
-    """Where to go on: a resuming reader's place counts more than the one its first request named."""
+    """Where to go on. The place of a reader that resumes counts more than the place in its first request."""
     if last_event_id is None:
         return after
     if not (last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) <= 18):

@@ -1,9 +1,9 @@
 """Kubernetes' external metrics API, read-only, so that HPA can follow the autoscaler's number without a metrics stack.
 
-The cluster's API server forwards `/apis/external.metrics.k8s.io/v1beta1/…` here (an APIService points at this port) and
-proves who it is by a client certificate of its front proxy's authority, with a common name that the cluster allows:
-nothing else may connect. It has authenticated the caller and asked RBAC before it forwards, so there is nothing left to
-decide about the caller here, and the headers that name them are not looked at. Jobs are the platform's, so every
+The cluster's API server forwards `/apis/external.metrics.k8s.io/v1beta1/…` here (an APIService points at this port). It
+proves who it is by a client certificate of its front proxy's authority, with a common name that the cluster allows.
+Nothing else may connect. Before it forwards, it has authenticated the caller and asked RBAC. So nothing is left to
+decide about the caller here, and the headers that name the caller are not looked at. Jobs are the platform's, so every
 namespace sees the same values.
 """
 

@@ -55,7 +55,7 @@ async def get_job(call: Authenticated, job: str) -> Response:
 
 @router.patch("/jobs/{job}", response_model=schemas.Job)
 async def update_job(call: Authenticated, job: str, body: schemas.JobUpdate) -> Response:
-    """Scale the job, say who scales it, or change its memory, which never becomes less than what is reserved."""
+    """Scale the job, say who scales it, or change its memory. Memory never becomes less than what is reserved."""
     call.demand(OPERATORS)
 
     async def act(tx: Tx) -> schemas.Job:

@@ -1,7 +1,7 @@
 """Records as resources of the API.
 
-An entity tag has two parts where a resource shows more than its writers write: `WRITTEN.SHOWN`. If-Match asks about the
-first part alone, so that no change is refused because something was observed meanwhile; If-None-Match about both.
+If a resource shows more than its writers write, its entity tag has two parts: `WRITTEN.SHOWN`. If-Match asks about the
+first part alone, so no change is refused because something was observed meanwhile. If-None-Match asks about both.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class _Verbatim(str):
 
 
 def _written(job: records.JobRecord, workload: records.WorkloadRecord | None) -> tuple[object, ...]:
-    """What operators and the pools file say of a job. The number of replicas is theirs only where no autoscaler has it:
-    what is wished for, or once the workload has it, what that has."""
+    """What operators and the pools file say of a job. The number of replicas is theirs only where no autoscaler decides
+    it: the number they wish for, or the workload's number once that has followed."""
     replicas = job.replicas if workload is None else workload.replicas
     asked = replicas if job.wished_replicas is None else job.wished_replicas
     return (
@@ -213,7 +213,7 @@ def _sealed(
     derived: AbstractSet[str] = frozenset(),
     **fields: Any,
 ) -> R:
-    """The resource with its entity tag. `written` is what writers write of it; None: all that it shows.
+    """The resource with its entity tag. `written` is the part that writers write; None: all that the resource shows.
 
     `derived` members follow from others and do not count: a controller of the release before, which does not show
     them, gives the same tag.

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Unchanged(Enum):
-    """The type of the one value that says so: None is a value that a member may be set to."""
+    """The type of the one value that says "unchanged". None cannot say it: a member may be set to None."""
 
     UNCHANGED = "unchanged"
 

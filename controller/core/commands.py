@@ -16,8 +16,8 @@ class Caller(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A request to change something. `address` is the client's as the controller sees it, that of a proxy if there is
-    one; it and `request_id` are "" for what the controller does unasked."""
+    """A request to change something. `address` is the client's as the controller sees it: the proxy's, if there is one.
+    `address` and `request_id` are "" for what the controller does unasked."""
 
     caller: Caller
     address: str = ""

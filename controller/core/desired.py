@@ -44,7 +44,7 @@ class ElsewhereRow(NamedTuple):
 
 
 class ModelRow(NamedTuple):
-    """A model that is not deleted; all it serves by default is what `rollout.target` says."""
+    """A model that is not deleted. By default it serves only what `rollout.target` says."""
 
     key: ModelKey
     serving: Serving
@@ -64,9 +64,9 @@ def build(
 ) -> DesiredState:
     """What `cell` should hold. Rows of other cells' jobs and releasing assignments are left out: omission unloads.
 
-    A job without versions stays, so that its replicas learn to hold nothing. Models are all included, whether or not
-    the cell holds a version, so that routers can tell "not loaded" from "does not exist"; `elsewhere` tells them which
-    cells to pass requests on to.
+    A job without versions stays, so that its replicas learn to hold nothing. All models are included, whether or not
+    the cell holds a version: routers must tell "not loaded" from "does not exist". `elsewhere` tells them which cells
+    to pass requests on to.
     """
     versions: defaultdict[str, list[VersionSpec]] = defaultdict(list)
     for row in assignments:

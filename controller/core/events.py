@@ -2,8 +2,9 @@
 
 A kind is a class. Its fields are the members of `data`, as clients see them. Beside them there are, where they apply:
 
-* `before` and `after`: what the thing was and is, as the API spells it; of an update the members that were set. What
-  was made has no `before`, what is gone no `after`. Of `job.scaled` and `job.recommended` they are numbers of replicas.
+* `before` and `after`: what the thing was and is, as the API spells it; for an update, only the members that were set.
+  What was made has no `before`; what is gone has no `after`. Of `job.scaled` and `job.recommended` they are numbers of
+  replicas.
 * `from` and `request_id`: the client's address as the controller sees it, and the id of its request. What the
   controller does by itself has neither.
 
@@ -79,7 +80,7 @@ class Happening:
 
 
 _SAID = "said"
-"""A field whose members are members of `data`: what was asked for, as it was said."""
+"""A field whose own members become members of `data`: what was asked for, as it was said."""
 _OPTIONAL = frozenset({"cells", "after"})
 
 

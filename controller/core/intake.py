@@ -10,8 +10,9 @@
 
 Contract:
 
-1. **The quota comes first.** No byte is spooled or stored that the tenant's quota was not asked for. Uploads that stand
-   for the same request (the same idempotency key) are counted once, as the largest: one of them becomes a version.
+1. **The quota comes first.** No byte is spooled or stored before the tenant's quota was asked for it. Uploads that
+   stand for the same request (the same idempotency key) are counted once, as the largest: one of them becomes a
+   version.
 2. **Forward only, one step at a time**, recorded by whoever holds the upload's lease. The `fence` grows with each new
    holder, so that an earlier one records nothing more.
 3. **Done twice is done once.** Who takes over may repeat the step under way: the same bytes have the same name, the
@@ -38,7 +39,7 @@ from controller.core.commands import Command
 LEASE_S = 20.0
 """How long a holder may be silent, in seconds by the database's clock."""
 MAX_AGE_S = 6 * 3600.0
-"""Shorter than answers are remembered for, or a late one could make the version a second time."""
+"""Shorter than the time for which answers are remembered: else a late upload could make its version a second time."""
 MAX_LOSSES = 3
 """What took so many controllers with it is not given to another."""
 MAX_UNDER_WAY = 100
@@ -123,7 +124,7 @@ class Upload(NamedTuple):
 
     @property
     def taken_over(self) -> bool:
-        """Whether its holder is another than the one that receives or received it."""
+        """Whether its holder is not the controller that received it, or still receives it."""
         return self.ticket.fence > 1
 
     def validate(self) -> None:
@@ -207,7 +208,7 @@ def survives(upload: Upload) -> bool:
 def removable(upload: Upload) -> tuple[Blob, ...]:
     """The blobs whose objects may be removed when `upload` is withdrawn, where nobody else uses them.
 
-    A holder that was lost may still be storing what it received: that is left to the collector, which waits longer.
+    A lost holder may still be storing what it received. Those blobs are left to the collector, which waits longer.
     """
     if upload.taken_over and upload.step not in _SHARED:
         return ()
@@ -226,7 +227,7 @@ def reserve(*, limit: int, used: int, needed: int, wished: int) -> int:
 def wish(size: int, largest: int) -> int:
     """The reservation to ask for when `size` bytes are there and nobody said how many will come.
 
-    It doubles, so that it is asked for seldom. `largest` is what one artifact may have.
+    It doubles, so that it is asked for seldom. `largest`: the bytes that one artifact may have.
     """
     return max(size, min(largest, size + max(size, _GROWTH_BYTES)))
 

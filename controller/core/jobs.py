@@ -85,9 +85,9 @@ class JobAsked:
 def change_job(job: JobAsStored, asked: JobAsked) -> JobChange:
     """What to set of `job`, as asked.
 
-    Raises `Conflict` if less memory is left than is reserved, if the pools file owns what is to be changed, or if
-    someone else decides how many replicas there are; `InvalidArgument` for bounds that are none. A new owner of the
-    number of replicas begins without what the old one wished or decided.
+    Raises `Conflict` if less memory would be left than is reserved, if the pools file owns what is to be changed, or if
+    someone else decides how many replicas there are. Raises `InvalidArgument` for bounds that make no sense. A new
+    owner of the number of replicas begins without the old one's wishes and decisions.
     """
     policy = job.scaling if asked.scaling is None else _changed_policy(job, asked.scaling)
     values: dict[str, Any] = {}

@@ -2,16 +2,16 @@
 
 Contract of `place`:
 
-1. A job is chosen only if it matches the need and has room for all of it on every device, so reservations made from its
-   answers never exceed a job's capacity as long as the caller holds the fleet still between asking and writing.
+1. A job is chosen only if it matches the need and has room for all of it on every device. So reservations made from its
+   answers never exceed a job's capacity, as long as the caller holds the fleet still between asking and writing.
 2. If any matching job has room, one is chosen.
 3. A job dedicated to a tenant is never given to another, and never shown to another by `PlacementRefused.visible_to`.
 4. Equal input gives equal output, whatever the order of the fleet.
 
 Among jobs with room the order is: the tenant's own before shared, running before scaled to zero, least room left
-after, name. Best fit keeps large holes whole for large models. A job without replicas comes later, it is not excluded:
-it may be scaled up at any moment and its reservations are as good as any, but a version placed there answers nobody
-until then. Whoever has a job of their own is isolated by it also while it sleeps.
+after, name. Best fit keeps large holes whole for large models. A job without replicas comes later, but is not excluded:
+it may be scaled up at any moment, and its reservations are as good as any. A version placed there answers nobody until
+then. A tenant's own job isolates the tenant even while it sleeps.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def mismatch(job: JobRoom, need: Need) -> str | None:
 
 
 def _preference(job: JobRoom, need: Need) -> tuple[bool, bool, int, str]:
-    # Of all devices together: so what needs none of a device goes where there is none, if it can.
+    # Summed over all devices: a version that needs nothing of a device goes to a job without one, if it can.
     left = (job.room - need.on(job)).total
     return (job.dedicated_tenant != need.tenant, job.replicas == 0, left, job.name)
 

@@ -3,8 +3,8 @@
 Contract of `compare`:
 
 1. A job that is not in the file and never was is left alone.
-2. What would move or take away what is assigned (another cell, runtime or tenant; less memory than is reserved; the job
-   itself) is not done while it is: it is said to be a problem, and everything else is done.
+2. A change that would move or take away what is assigned (another cell, runtime or tenant; less memory than is
+   reserved; the job itself) waits until nothing is assigned. It is said to be a problem, and everything else is done.
 3. Repeated on its own outcome it finds nothing to do.
 """
 
@@ -69,7 +69,7 @@ class CreateJob(NamedTuple):
 
 
 class UpdateJob(NamedTuple):
-    """Make this change; `problem` is what could not be done, and `told` whether that is news."""
+    """Make this change. `problem` says what could not be done; `told` says whether that is news."""
 
     job: str
     change: JobChange
@@ -131,8 +131,8 @@ def _update(pool: PoolSpec, entry: StoredPool) -> PoolStep | None:
 
 
 def _scaling(policy: ScalingPolicy | None, entry: StoredPool) -> dict[str, Any]:
-    """Without a word in the file the policy stays, and is the API's from now on. A new owner of the number of replicas
-    begins without what the old one wished or decided."""
+    """If the file says nothing, the policy stays, and belongs to the API from now on. A new owner of the number of
+    replicas begins without the old one's wishes and decisions."""
     if policy is None:
         return {"scaling_from_file": False}
     values: dict[str, Any] = {"scaling_from_file": True, "scaling": policy}

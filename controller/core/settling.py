@@ -1,4 +1,4 @@
-"""What is to be stored of a job's number of replicas: what was decided, and what its workload is seen to have.
+"""What to store as a job's number of replicas, from what was decided and what its workload is seen to have.
 
 Contract of `settle_replicas`:
 

@@ -1,7 +1,7 @@
 """Says what a version's state is, from its assignment and from what the job's replicas report.
 
-AVAILABLE is said only of a version that is assigned and that at least one connected replica has loaded and routers send
-requests to. A version on its way out is DRAINING even while routes to it still exist: they are about to go.
+AVAILABLE means: the version is assigned, at least one connected replica has loaded it, and routers send requests to it
+there. A version on its way out is DRAINING even while routes to it still exist: they are about to go.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class _Groups(NamedTuple):
 def derive(assigned: Stay | None, sightings: Sequence[Sighting], changed_at: float) -> VersionStatus:
     """The status of one version.
 
-    `sightings` has one entry for each replica of its job, `changed_at` is when its assignment last changed, or when the
-    version was made if it has none.
+    `sightings` has one entry for each replica of its job. `changed_at` is when its assignment last changed, or without
+    an assignment, when the version was made.
     """
     groups = _group(sightings)
     counts = Counts(

@@ -1,7 +1,7 @@
 """Keeps an upload's lease while its holder works on it.
 
-A lease that cannot be renewed stops nobody: the fence refuses what its holder would record, and cancelling half a step
-would gain nothing.
+A holder whose lease cannot be renewed goes on: the fence refuses what it would record, and to cancel half a step would
+gain nothing.
 """
 
 from __future__ import annotations

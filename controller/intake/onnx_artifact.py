@@ -1,11 +1,11 @@
 """Reads an uploaded ONNX model without running it: its signature, the size of its weights, and whether Berth serves it.
 
-Nothing of the model is executed and no other file is opened: tensors whose data lies in other files are refused
+Nothing of the model is executed, and no other file is opened. Tensors whose data lies in other files are refused
 wherever they appear, since ONNX would look for them relative to the process's folder. What is accepted may still fail
 to load; what is refused could not have been served.
 
-The file is read twice: on the level of bytes (`onnx_wire`), which bounds what follows, then as a message without its
-weights, by `onnx.checker` too. Memory does not depend on the size of the weights.
+The file is read twice. First on the level of bytes (`onnx_wire`): that bounds what follows. Then as a message without
+its weights, which `onnx.checker` checks too. Memory does not depend on the size of the weights.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def _tensor_bytes(tensor: Any, weights: Weights | None) -> int:
         needed = weights.typed_bytes + elements * _STRING_OBJECT_BYTES
     else:
         needed = -(-elements * bits // 8)
-        # On the wire an element of a typed field takes at least a byte, those smaller than a byte excepted.
+        # On the wire an element of a typed field takes at least a byte, unless its type is smaller than a byte.
         fits = (
             needed == weights.raw_bytes
             if weights.raw_bytes is not None
@@ -345,6 +345,6 @@ def _check_consistency(model: ModelProto) -> None:
     try:
         checker.check_model(model.SerializeToString(), full_check=False)
     except (checker.ValidationError, InferenceError) as error:
-        # The second is what its C++ side calls a tensor whose data do not fill its shape, in an attribute for one.
+        # Its C++ side raises the second when a tensor's data do not fill its shape, in an attribute for instance.
         said = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise UnsupportedArtifact(f"the model is not valid ONNX: {said[:300]}") from None

@@ -1,8 +1,8 @@
 """Reads an ONNX file on the level of protobuf's wire format, before anything is built from it.
 
-Two dangers are met here. A file may be gigabytes of weights, of which the controller needs only the sizes: they are
-left out, and what remains is small. And two bytes of a hostile file can become 200 in memory (an empty node costs that
-much): messages are counted first.
+Two dangers are met here. A file may be gigabytes of weights. The controller needs only their sizes: they are left out,
+and what remains is small. And two bytes of a hostile file can become 200 in memory (an empty node costs that much):
+messages are counted first.
 
 Only the initializers of the main graph are left out; exporters keep weights there.
 """

@@ -1,8 +1,8 @@
 """Receives an upload and takes it to its end: what a client waits for.
 
 A refusal, a broken connection or a failure leaves nothing. If this controller dies or stops, the upload is in the
-database: with an idempotency key and its bytes in the store another controller finishes it (`resuming`), and the client
-hears of the version when it asks again with the same key. In every other case nothing has come of it.
+database. If it has an idempotency key and its bytes are in the store, another controller finishes it (`resuming`). The
+client hears of the version when it asks again with the same key. In every other case nothing has come of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _END_S = 10.0
 class Incoming:
     """What a client says of an upload before its body. `declared_bytes` is 0 if it does not say.
 
-    `fingerprint` of what came, given its digest, is what the idempotency key stands for.
+    `fingerprint` takes the digest of what came, and gives what the idempotency key stands for.
     """
 
     key: ModelKey
@@ -54,7 +54,7 @@ class Receiving:
         self._metrics = metrics
 
     async def receive(self, incoming: Incoming, body: AsyncIterator[bytes]) -> ApiAnswer:
-        """Make a version of `body`, or answer again what the same request was answered before.
+        """Make a version of `body`, or repeat the answer that the same request got before.
 
         Raises `QuotaExceeded` and `RateLimited` before `body` is read, `InsufficientCapacity`, `UnsupportedArtifact`,
         `DigestMismatch`, `PayloadTooLarge`, `Conflict` for a key that stood for another request, and what `body`
@@ -112,7 +112,7 @@ class Receiving:
         return await self._transactions.run(lambda tx: once(tx, memo, _forgotten))
 
     async def _end(self, ticket: UploadTicket, error: BaseException) -> None:
-        """Leave nothing of an upload that failed. Of one whose controller stops, leave what another can finish."""
+        """Leave nothing of an upload that failed. If the controller stops, leave what another one can finish."""
         stopping = isinstance(error, asyncio.CancelledError)
         try:
             async with asyncio.timeout(_END_S):

@@ -60,7 +60,7 @@ class Steps:
         """Take `upload` from where it is to a version, and answer with that. `spooled`: its bytes, if they are here.
 
         Raises `Conflict` for one that cannot be finished, `UploadTakenOver`, and what the steps raise. The upload is
-        as it was after the last step then: `withdraw` it, or let another try.
+        then as its last finished step left it: `withdraw` it, or let another try.
         """
         while True:
             match next_action(upload, await self._facts(upload, spooled)):

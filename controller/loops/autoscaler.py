@@ -1,7 +1,7 @@
 """The autoscaler: one controller looks at all jobs every two seconds, decides, and stores what is new.
 
-What it has learned lives in `_scalers`, in the memory of the controller that leads, and is learned again by the next;
-the last answer is in the database, so that nothing jumps when the lead changes hands.
+What it has learned lives in `_scalers`, in the memory of the controller that leads; the next leader learns it again.
+The last answer is in the database, so nothing jumps when the lead changes hands.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class PoolsFile:
         await self._read()
         wanted = self._pools
         if await self._leadership.renew() is None or wanted is None:
-            # What was wrong is for the one to say who tries again.
+            # Whoever tries again will say what is wrong.
             self._refused = {}
             self._conflicts.set(0)
             return

@@ -1,10 +1,10 @@
 """Amounts of memory in the database: bytes of the host in one column, bytes by device in another beside it.
 
-Both are written. **What is of the host is read from the column in bytes**, whatever the other says: controllers of the
-release before know that one alone, so it is the one that every controller keeps under the fleet's lock, and that the
-check `no_over_commit` watches. The other may be behind it, or be missing, by what those controllers wrote. What is of
-any other device is read from the document: they neither reserve nor free it, but for one that deletes an assignment
-with such a part. Then that part stays reserved on the job: too much is reserved, never too little.
+Both are written. **The host's amount is read from the column in bytes**, whatever the other says. Controllers of the
+release before know only that column. So every controller keeps it under the fleet's lock, and the check
+`no_over_commit` watches it. The document may be missing, or lack what those controllers wrote. The amount of any other
+device is read from the document. Those controllers neither reserve nor free it, but they may delete an assignment with
+such a part. Then that part stays reserved on the job: too much is reserved, never too little.
 
 Once no controller of that release runs, the column in bytes can go, and the document be read alone.
 """
@@ -31,12 +31,12 @@ def document(amount: Resources) -> dict[str, int]:
 
 
 def with_host(documents: Column[Any], host_bytes: int) -> ColumnElement[Any]:
-    """What to set the documents of one row to, so that other devices keep what they have."""
+    """New documents for one row: the host has `host_bytes`, and other devices keep what they have."""
     return _merged(documents, [HOST, host_bytes])
 
 
 def raised(host_bytes: Column[int], documents: Column[Any], more: Resources) -> dict[str, Any]:
-    """What to set these two columns of one row to, so that they hold `more` than they do; less, if it is below zero.
+    """New values for these two columns of one row: `more` than they hold now, or less where it is below zero.
 
     The database adds, so that nothing is lost between reading and writing.
     """

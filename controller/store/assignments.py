@@ -42,7 +42,7 @@ def _rows(scope: TenantScope) -> Select[Any]:
 
 
 async def assign(tx: Tx, version: VersionRecord, job: str, reserved: Resources) -> None:
-    """Reserve the bytes and assign, in the one way in which either is ever done."""
+    """Reserve the bytes and assign. Nothing else does either."""
     await tx.execute(
         assignments.insert().values(
             model_id=version.model_id,
@@ -83,8 +83,8 @@ async def in_cell(tx: Tx, scope: TenantScope, cell: str) -> list[AssignmentRecor
 
 
 async def unsettled(tx: Tx, scope: TenantScope, names: Collection[str]) -> list[AssignmentRecord]:
-    """Assignments to these jobs that are to stay, of versions that were not available when last told of, or that other
-    versions of the model are beside in the cell. A job that has what it should hold has none."""
+    """Assignments to these jobs that are to stay, but are not settled. Their version was not available when last told
+    of, or other versions of its model are in the cell too. A job that has what it should hold has none."""
     if not names:
         return []
     other, elsewhere = assignments.alias("other"), jobs.alias("elsewhere")
@@ -109,7 +109,7 @@ async def unsettled(tx: Tx, scope: TenantScope, names: Collection[str]) -> list[
 
 
 async def elsewhere(tx: Tx, scope: TenantScope, cell: str) -> list[ElsewhereRow]:
-    """What cells other than `cell` are to hold; what is on its way out there is left out."""
+    """What the other cells than `cell` are to hold, without what is on its way out there."""
     statement = (
         select(models.c.tenant, models.c.name, assignments.c.version, jobs.c.cell)
         .join_from(assignments, models, models.c.id == assignments.c.model_id)

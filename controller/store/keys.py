@@ -52,8 +52,8 @@ async def revoke(tx: Tx, owner: Owner, key_id: str) -> None:
 
 
 async def live(tx: Tx, scope: TenantScope) -> list[ApiKey]:
-    """What routers must know of the keys that are not revoked; those of the platform are in every scope's answer only
-    if that is `EVERY_TENANT`."""
+    """What routers must know of the keys that are not revoked. The platform's own keys are among them only if the scope
+    is `EVERY_TENANT`."""
     statement = select(api_keys.c.sha256, api_keys.c.tenant, api_keys.c.role).where(
         api_keys.c.revoked_at.is_(None), within(api_keys.c.tenant, scope)
     )

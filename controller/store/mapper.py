@@ -1,7 +1,7 @@
 """One mapper per table: what a row is as a record, and what a change writes.
 
 A record's fields have the names of the table's columns, and so have those of a change. A new column is therefore a
-line of `schema` and a field of its record; a `Part` says so where a field is anything else.
+line of `schema` and a field of its record; a field that is anything else is declared as a `Part`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ R = TypeVar("R")
 
 
 class Part(NamedTuple):
-    """A field of a record that is more than a column: `read` makes it of `columns`, `write` the columns' values of it.
+    """A field of a record that is more than a column. `read` makes the field of `columns`; `write` makes the columns'
+    values of the field.
 
-    What cannot be written has no `write`.
+    A field that cannot be written has no `write`.
     """
 
     columns: tuple[Any, ...]

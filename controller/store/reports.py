@@ -21,9 +21,9 @@ _MOST_LOADS = 200
 
 
 async def record(tx: Tx, report: ObservedCell) -> set[ModelKey]:
-    """Replace what is known of the cell by `report`; return the models of which something changed.
+    """Replace what is known of the cell by `report`; return the models that changed in it.
 
-    Replicas are compared by fingerprint, so that a report which repeats the last one writes one small row each.
+    Replicas are compared by fingerprint: a report that repeats the last one writes only a small row for each replica.
     """
     cell = report.cell
     values = {

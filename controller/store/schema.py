@@ -99,8 +99,8 @@ models = Table(
     Index("uq_models_tenant_name", "tenant", "name", unique=True, postgresql_where=text("deleted_at IS NULL")),
 )
 
-# Outlives its model, and has no foreign key: version numbers are never given out twice under one name, so a worker,
-# a router or a cache can never take new bytes for old.
+# A counter outlives its model, so it has no foreign key. Version numbers are never given out twice under one name: no
+# worker, router or cache can take new bytes for old.
 version_counters = Table(
     "version_counters",
     metadata,
@@ -309,7 +309,7 @@ observed_replicas = Table(
     # The same by version, as [answers, seconds]: a report names those with requests since the one before, and they are
     # merged here.
     Column("loads", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    # Of its servables: a report that says what the last one said writes none of them.
+    # Of its servables: a report that repeats the last one writes none of them.
     Column("fingerprint", LargeBinary(32), nullable=False),
     prefixes=_UNLOGGED,
 )

@@ -24,7 +24,7 @@ class Platform(Enum):
 
 
 EVERY_TENANT = Everyone.EVERY_TENANT
-"""The platform's own work, and operators, who see what all have."""
+"""For the platform's own work, and for operators, who see everybody's things."""
 PLATFORM = Platform.PLATFORM
 """What belongs to no tenant."""
 

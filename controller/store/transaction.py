@@ -1,10 +1,10 @@
 """The one place where transactions begin and end.
 
 Every change runs SERIALIZABLE, and the whole use case is run again when PostgreSQL says 40001 or 40P01: the net below
-everything. Changes of desired state (placement above all) are hot: there the net alone would cost six attempts per
-commit with 60 writers. They therefore take turns: their first statement is LOCK TABLE, which PostgreSQL runs before
-the transaction takes its snapshot, so whoever waited sees what the one before committed, and does not conflict with it.
-(An advisory lock by SELECT would take the snapshot first and then wait: a sure conflict.)
+everything. Changes of desired state (placement above all) are hot: with 60 writers, the net alone would cost six
+attempts per commit. They therefore take turns. Their first statement is LOCK TABLE, which PostgreSQL runs before the
+transaction takes its snapshot. So whoever waited sees what the one before committed, and does not conflict with it. (An
+advisory lock by SELECT would take the snapshot first and then wait: a sure conflict.)
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Transactions:
 
     @asynccontextmanager
     async def lead(self, lock: int) -> AsyncIterator[bool]:
-        """Whether this controller may do periodic work that one alone should do, until the context ends.
+        """Whether this controller may do periodic work that only one should do. The answer holds until the context
+        ends.
 
         A session's advisory lock: it goes with its connection, so a killed controller blocks nobody. Raises
         `Unavailable` when the database is away.

@@ -92,7 +92,7 @@ class _StepDone:
 
 
 async def usage(tx: Tx, tenant: str, requester: Requester, own: int | None = None) -> tuple[int, int]:
-    """How many uploads the tenant has under way, and the bytes reserved for requests other than this one.
+    """How many uploads the tenant has under way, and the bytes reserved for its other requests.
 
     Uploads with one idempotency key are one request, counted as its largest. `own` is the upload that asks.
     """

@@ -31,7 +31,7 @@ async def get(tx: Tx, key: ModelKey) -> ModelRecord:
 
 
 async def get_version(tx: Tx, model: ModelRecord, text: str) -> VersionRecord:
-    """Raises `NotFound` for a number that is not a version, and for what is not a number."""
+    """Raises `NotFound` if `text` is not a number, or not the number of a version."""
     number = parse_version(text)
     version = await versions.find(tx, model, number) if number is not None else None
     if version is None:

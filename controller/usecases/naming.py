@@ -1,6 +1,6 @@
 """How things are called in refusals, and what text may be stored.
 
-A thing of someone else and a thing that does not exist are refused in the same words, made of what the caller said.
+A thing of someone else and a thing that does not exist are refused in the same words, taken from the request.
 """
 
 from __future__ import annotations

@@ -29,13 +29,13 @@ async def lease(tx: Tx, cell: str, holder: str, ttl_seconds: float, *, release: 
 
 
 async def report(tx: Tx, report: ObservedCell) -> set[ModelKey]:
-    """Store the whole report; return the models of which something changed.
+    """Store the whole report; return the models that changed in it.
 
     Raises `PreconditionFailed` if the reporter was deposed, or never led. Where it is deposed at the same moment,
     PostgreSQL makes one of the two transactions wait or try again: an old report never replaces a newer leader's.
 
-    A later epoch than ours was given out by somebody else, a Lease in the cell's cluster or a database that this one
-    was restored from before: it leads, and our own epochs go on after it.
+    A later epoch than ours was given out by somebody else: by a Lease in the cell's cluster, or by this database before
+    it was restored from a backup. It leads, and our own epochs go on after it.
     """
     epoch = await leases.current_epoch(tx, report.cell)
     if report.epoch > epoch:

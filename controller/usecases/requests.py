@@ -1,7 +1,7 @@
 """Repeated requests: the same idempotency key gets the same answer, also when both arrive at once.
 
 The answer is remembered in the transaction that earns it. Of two at once, the second to commit meets the first one's
-row, is rolled back as a whole, and finds the answer when it runs again (`transaction` counts that as a retry).
+row. It is rolled back as a whole, runs again, and finds the answer (`transaction` counts that as a retry).
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def needs_fleet(found: Collection[ModelWork]) -> bool:
 
 
 async def settle(tx: Tx, ids: Collection[int]) -> list[RolloutStep]:
-    """Do what `survey` finds. What moves waits for a look that has the fleet's lock, if this one has not."""
+    """Do what `survey` finds. Without the fleet's lock, leave what moves something to a look that has it."""
     found = await survey(tx, ids)
     for work in found:
         await _write_news(tx, work)

@@ -52,7 +52,7 @@ async def survey(tx: Tx) -> View:
 
 
 async def settle(tx: Tx, settlements: list[Settlement]) -> None:
-    """Store what is to be set of jobs that are scaled as they were when it was found. Needs the fleet's lock."""
+    """Store these settlements, except for jobs whose scaling mode has changed since. Needs the fleet's lock."""
     for settlement in settlements:
         job = await jobs.find(tx, settlement.job)
         if job is None or job.scaling.mode is not settlement.mode:

@@ -16,11 +16,11 @@ from berth.model import ReplicaAddress
 from router.connection.common import Common
 from router.core.routes import is_router
 
-# A host that does not answer SYN; one that is up answers at once. TLS to another region is some round trips more.
+# For a host that does not answer SYN: one that is up answers at once. TLS to another region is some round trips more.
 _CONNECT_TIMEOUT = 1.0
 _FAR_CONNECT_TIMEOUT = 2.0
-# A network between cells may lose a connection and tell nobody: the kernel asks when nothing has been heard for so
-# long, s, and gives a connection up on which nothing is acknowledged for twice as long.
+# A network between cells may lose a connection and tell nobody. After so many seconds of silence the kernel asks; after
+# twice as long without an acknowledgement it gives the connection up.
 _SILENCE = 5
 
 
@@ -102,5 +102,5 @@ def _watch_over(connection: socket.socket) -> None:
 
 
 def dialer_for(address: ReplicaAddress, replicas: Dialer, beyond: Dialer | None) -> Dialer:
-    """Of two dialers the one for `address`: `beyond` is for the routers of other cells."""
+    """The dialer for `address`: `beyond` for routers of other cells, else the other one."""
     return beyond if beyond is not None and is_router(address) else replicas

@@ -20,8 +20,8 @@ SYSTEM = "system"
 
 
 class Strangers:
-    """What `dialer` must know of them. `tls`: empty for cleartext, `SYSTEM` for the authorities that the machine
-    knows, or a file of authorities (PEM), which may be replaced.
+    """How a dialer reaches them. `tls`: empty for cleartext, `SYSTEM` for the machine's authorities, or a file of
+    authorities (PEM), which may be replaced.
 
     Raises `SettingsError` for a file that is none.
     """
@@ -60,7 +60,7 @@ class Trusted:
         if self._pem is None:
             context.load_default_certs()
         else:
-            # Not `create_default_context`: to that, an empty file means every authority that the system knows.
+            # Not `create_default_context`: it takes an empty file for every authority that the system knows.
             context.load_verify_locations(cadata=self._pem)
         return context
 

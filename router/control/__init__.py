@@ -1,4 +1,4 @@
-"""What the router knows of the world and tells of itself: the route table and its feed, wishes, metrics, debug pages.
+"""The router's knowledge of the world and its reports on itself: route table and feed, wishes, metrics, debug pages.
 
-Not on the path of a request, but for the one reference to the table that every request reads.
+Off the path of requests, except for one thing: every request reads the reference to the table.
 """

@@ -1,4 +1,4 @@
-"""The route table of this process: one reference that is swapped, and those who want to know."""
+"""The route table of this process: one reference that is swapped, and the listeners that are told."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RouteBoard:
 
     @property
     def routes(self) -> Routes:
-        """Raises `Unavailable` as long as no table has come: then nobody can be told from a stranger."""
+        """Raises `Unavailable` until a table has come: without one, clients and strangers look alike."""
         if self._routes is None:
             raise Unavailable("the router has no routes yet", retry_after=1.0)
         return self._routes

@@ -1,4 +1,4 @@
-"""Puts on the metrics page what the cores count anyway: read when it is scraped, nothing on the way of a request."""
+"""Puts the cores' own counts on the metrics page. They are read when it is scraped, so requests pay nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator may want to know while something is wrong: /debug/routes and /debug/hedging of the admin port.
+"""Pages for an operator while something is wrong: /debug/routes and /debug/hedging of the admin port.
 
 Both are bounded: replicas and the latest lines always, models only as many as are asked for. Times are seconds.
 """

@@ -21,7 +21,7 @@ class RouterMetrics:
         self.passed_on = Counter(
             "berth_router_passed_on",
             "Requests passed on to the routers of another cell, each time that one was.",
-            # Not `cell`: that is what a scraper calls the cell of the router.
+            # Not `cell`: a scraper gives the router's own cell that name.
             ["to"],
             registry=registry,
         )

@@ -1,8 +1,8 @@
 """The router's end of the route feed: updates in, tables swapped, acknowledgements out.
 
-It listens to every synchronizer of the cell at once; only the one that leads speaks, and the order of what it sends
-(epoch first) settles any doubt. What has been swapped in is acknowledged on every stream, so that whoever leads next
-knows what this router has. When all of them are gone, the table stays.
+It listens to every synchronizer of the cell at once. Only the leader speaks, and the order of its messages (epoch
+first) settles any doubt. Every table that is swapped in is acknowledged on every stream, so that the next leader knows
+what this router has. When all of them are gone, the table stays.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RouteFeed:
         self._wishes = wishes
         self._backoff = backoff or Backoff(first=0.1, most=1.0)
         self._rng = rng or random.Random()
-        # The feeds of which something is missing: they are asked for a snapshot.
+        # Feeds with a missing update: they are asked for a snapshot.
         self._behind: set[str] = set()
 
     async def run(self) -> None:
@@ -112,7 +112,7 @@ class RouteFeed:
 
     async def _acknowledge(self, call: grpc.aio.StreamStreamCall, known: Order) -> None:
         """Say what this router has: first when the stream opens, then after every swap, whichever stream caused it.
-        Along with it, and now and then between, which versions are wanted."""
+        With it, and now and then in between, say which versions are wanted."""
         loop = asyncio.get_running_loop()
         notices = self._wishes.notices()
         order = known

@@ -1,7 +1,7 @@
 """The last route table on disk, for a router that starts while nobody can send it one.
 
-The file holds hashes of keys, never keys, and is readable by its owner only. It is a fallback: what is read from it
-has the oldest order there is, so that the first table from a live feed replaces it.
+The file holds hashes of keys, never keys, and is readable by its owner only. It is a fallback: a table read from it has
+the oldest order there is, so that the first one from a live feed replaces it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The wishes for versions that are not loaded, and who is to be told that there are new ones."""
+"""The wishes for versions that are not loaded, and a wake-up for the streams that report them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What admission keeps of tenants, and the words it speaks in: slots, tickets, refusals, lines of those that wait.
+"""Admission's records of tenants, and its terms: slots, tickets, refusals, queues.
 
 Nothing here decides who is next; `router.core.admission` does.
 """
@@ -159,7 +159,7 @@ class TenantAccount:
         self.size = _bucket(self.size, limits.bytes_per_second, now)
 
     def refusal(self, size: int, now: float) -> NotAdmitted | None:
-        """Why a body of `size` bytes is more than the tenant may send now."""
+        """Why the tenant may not send a body of `size` bytes now."""
         limits = self.limits
         if limits.max_concurrent and self.present >= limits.max_concurrent:
             error = RateLimited(
@@ -181,7 +181,7 @@ class TenantAccount:
             self.size.take(size)
 
     def is_idle(self, now: float) -> bool:
-        """Whether nothing of it is here and its limits are as good as new."""
+        """Whether it has no request here and its limits are as good as new."""
         full = all(bucket is None or bucket.is_full(now) for bucket in (self.requests, self.size))
         return full and not self.listed and not self.present
 

@@ -1,18 +1,18 @@
 """Who is let in, who waits, and who is told to come again.
 
-A request passes its tenant's own limits first (rate, bytes, concurrency); what is over them is refused at once, since
-waiting would only hide it. Then it needs one of the router's slots. When all are taken it waits in its tenant's queue,
-first in, first out, and free slots go to the queues by start-time fair queueing (Goyal, Vin, Cheng, 1996): a tenant is
-charged the time for which its requests hold slots, divided by its weight, and the least charged one is next. What is
-charged is the tenant's usual time when a request starts, and the difference when it ends; so a tenant with slow
-requests gets as much of the router as one with fast ones, not more.
+A request passes its tenant's own limits first (rate, bytes, concurrency). One over a limit is refused at once: waiting
+would only hide it. Then it needs one of the router's slots. When all are taken, it waits in its tenant's queue, first
+in, first out. Free slots go to the queues by start-time fair queueing (Goyal, Vin, Cheng, 1996): a tenant is charged
+the time for which its requests hold slots, divided by its weight, and the least charged tenant is next. A request is
+charged the tenant's usual time when it starts, and the difference when it ends. So a tenant with slow requests gets as
+much of the router as one with fast ones, not more.
 
 A request for a version that is not loaded can be *held* instead, without a slot, until `warm` says that it is there.
 
-Waiting is bounded. A tenant may have as much of the waiting room as is left free (dynamic thresholds, Choudhury and
-Hahne, 1998): one tenant alone can fill half of it, and there is always room for one that waits for nothing yet. A
-request is refused at once when its place in the queue says that its deadline, or the queue's own limit of time, comes
-first; and one whose time is up while it waits is answered then, not when a slot gets free.
+Waiting is bounded. A tenant may hold as much of the waiting room as is still free (dynamic thresholds, Choudhury and
+Hahne, 1998): one tenant alone can fill half of it, and there is always room for a tenant that has nothing waiting yet.
+A request is refused at once if, by its place in the queue, its deadline or the queue's own time limit comes first. A
+request whose time is up while it waits is answered then, not when a slot gets free.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from router.core.accounts import (
 )
 
 _SWEEP_EVERY: Final = 1024
-# The time for which a request is thought to hold its slot as long as none has ended.
+# How long a request is assumed to hold its slot until the first one has ended.
 _UNKNOWN: Final = 0.01
 # How much one request moves the mean of its tenant, and of all.
 _TENANT_GAIN, _ROUTER_GAIN = 1 / 8, 1 / 64
@@ -213,7 +213,7 @@ class Admission:
         return account
 
     def _sweep(self, now: float) -> None:
-        # What an idle tenant was charged matters only while others wait.
+        # An idle tenant's charge matters only while others wait.
         contended = self._queue.requests > 0
         for tenant, account in list(self._accounts.items()):
             if account.is_idle(now) and not (contended and account.tag > self._virtual):
@@ -279,8 +279,8 @@ class Admission:
         return Queued(ticket)
 
     def _expected_wait(self, account: TenantAccount) -> float:
-        """Seconds until a request that lines up now gets its slot, if no other tenant comes: how many are ahead of
-        it, over the tenant's part of the slots. 0 while nothing is known."""
+        """Seconds until a request that lines up now gets its slot, if no other tenant comes: the number ahead of it,
+        divided by the tenant's part of the slots. 0 while nothing is known."""
         seconds = account.seconds or self._seconds
         weight = account.limits.weight
         weights = self._ready_weight + (0.0 if account.queue.tickets else weight)

@@ -8,8 +8,8 @@ from typing import Final
 
 from berth.model import TenantLimits
 
-# A router's part is never less than this (or than the whole limit, if that is less): a client that stays on one
-# connection, and so on one router, must be able to do something.
+# A router's part is at least this, or the whole limit if that is less. A client that stays on one connection, and so on
+# one router, must be able to do something.
 LEAST_REQUESTS_PER_SECOND: Final = 1.0
 LEAST_BYTES_PER_SECOND: Final = 65_536.0
 
@@ -36,7 +36,7 @@ def _part(whole: float, routers: int, least: float) -> float:
 class Bucket:
     """Holds at most what comes in one second, and at least 1.
 
-    What is larger than the bucket passes when the bucket is full, and leaves a debt: else it would never pass.
+    An amount larger than the bucket passes when the bucket is full, and leaves a debt: otherwise it would never pass.
     """
 
     __slots__ = ("_counted_at", "_level", "_rate", "_size")

@@ -8,11 +8,11 @@ Facts go in (`failed`, the candidates of the current table), one instruction com
    early by a new table; `patience` bounds the whole.
 3. A copy that may have begun is repeated only if the request is idempotent and the budget allows; at most
    `most_broken` copies may break, so that a request that kills replicas cannot kill them all.
-4. When this cell has no replica that has not been tried in the round, and another cell may answer, the request is
-   passed on to that cell's routers instead of a pause. They are tried once a round too, in order of preference.
+4. When all replicas of this cell have been tried in the round and another cell may answer, the request is passed on to
+   that cell's routers instead of a pause. They are tried once a round too, in order of preference.
 5. At most one hedge per request: to a replica that has no copy of it, with the same version, if the budget allows.
-   A hedge is never hedged, nor is what is passed on: those who answer it hedge. What is not idempotent is never hedged.
-   When it is time for one, `hedging` says.
+   Three things are never hedged: a hedge, a request that is passed on (the other cell hedges it), and one that is not
+   idempotent. `hedging` says when it is time for a hedge.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Attempts:
             return GiveUp(DeadlineExceeded("the deadline passed before a replica answered"))
         if self._last is Failure.BROKEN and (refusal := self._refuse_repeat(now)) is not None:
             return GiveUp(refusal)
-        # What the last failure called for is decided; asking again after a pause must not pay twice.
+        # The reaction to the last failure is decided: asking again after a pause must not pay twice.
         self._last = None
         fresh = self._fresh(candidates)
         if fresh:
@@ -195,7 +195,7 @@ class Attempts:
     ) -> Send | Denial:
         """Where to send a twin of the copy under way for version `first`, or why it must not or cannot be sent.
 
-        `current` is what the table of now resolves to, `candidates` those of its replicas that may get a twin.
+        `current` is the version in the table now, `candidates` are its replicas that may get a twin.
         """
         if self._hedged or not self._idempotent or now >= self._deadline:
             return Denial.SPENT

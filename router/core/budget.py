@@ -3,8 +3,9 @@
 Every request pays a fraction of a token in; every extra copy takes one out. After Finagle's RetryBudget and
 BackupRequestFilter: a fixed share instead of a fixed count, so that extra load cannot grow when everything is slow.
 
-There is one bucket for the process, one per tenant and one per version, and an extra copy is paid for at all three:
-one tenant's trouble cannot use up what the others need, and one version's not what its tenant's other versions need.
+There is one bucket for the process, one per tenant and one per version. An extra copy takes a token from each of the
+three: so one tenant's trouble cannot use up the other tenants' tokens, nor one version's trouble those of its tenant's
+other versions.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Budget:
         return self._tokens >= self._reserve and self._hedge_tokens >= self._hedge_reserve
 
     def deposit(self, now: float) -> float:
-        """A request has come. Returns what part of the hedges' reserve is in hand, 0 to 1."""
+        """A request has come. Returns the part of the hedges' reserve that is in hand, 0 to 1."""
         self._count(now)
         # Every request passes here three times: comparisons instead of min().
         tokens = self._tokens + self._share
@@ -131,7 +132,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class BudgetScale:
-    """What the buckets of one level are made of: shares are the same everywhere, floors and reserves grow with it."""
+    """The terms of one level's buckets: all levels have the same shares, higher ones larger floors and reserves."""
 
     share: float = 0.1
     hedge_share: float = 0.015
@@ -233,7 +234,7 @@ class BudgetAccount:
         self._key = key
 
     def deposit(self, now: float) -> float:
-        """A request has come. Returns what part of the hedges' reserve is in hand, at the level that has least."""
+        """A request has come. Returns the part of the hedges' reserve that is in hand, at the level that has least."""
         least = 1.0
         for level in self._budgets.levels(self._key, now):
             least = min(least, level.deposit(now))

@@ -1,7 +1,8 @@
 """Answers that are kept: bounded by bytes and by age, least recently used first out, never from one tenant to another.
 
-A key holds the whole `VersionKey`, so two tenants never share an entry, whatever they send; version numbers are given
-out once, so an entry is never out of date. What leaves the route table is dropped all the same: it answers no more.
+A key holds the whole `VersionKey`, so two tenants never share an entry, whatever they send. Version numbers are given
+out once, so an entry is never out of date. Entries of versions that leave the route table are dropped all the same:
+nobody can ask for them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def digest_of(wire: str, headers: Iterable[tuple[str, str]], body: bytes) -> byt
         encoded = part.encode(errors="surrogateescape")
         hasher.update(len(encoded).to_bytes(8, "big"))
         hasher.update(encoded)
-    # The number of headers, before the body, which needs no length: nothing follows it.
+    # The number of headers comes before the body. The body needs no length: nothing follows it.
     hasher.update(b"\xff" * 8)
     hasher.update(body)
     return hasher.digest()

@@ -1,12 +1,12 @@
 """How well one replica does, seen from this router: its pace, its silence, its failures.
 
-Latencies are compared as *pace*: the time a request took over what is typical of its version and size. A replica that
-happens to serve the heavy models looks no slower than its neighbour, and one figure says how much load a request more
-would mean there. Two figures are kept of it:
+Latencies are compared as *pace*: the time a request took over what is typical of its version and size. So a replica
+that serves the heavy models looks no slower than its neighbour, and one figure tells the load of one more request
+there. Two figures are kept of it:
 
 * `pace_at(now)` for choosing: a peak-EWMA (Finagle's and linkerd's), which jumps up and comes down slowly. A jump is
   at most fourfold, so that one straggler does not empty a replica. Without news it decays to 1 and the replica is tried
-  again. What has been waited without any answer counts already: a frozen process never reports.
+  again. Time spent waiting without any answer counts already: a frozen process never reports.
 * `level` for judging: a short mean of clipped paces, to be compared with that of its peers.
 """
 
@@ -43,7 +43,7 @@ _FIRST_SHARE: Final = 0.1
 # A replica that refused a connection is left alone this long, doubling with each failure in a row.
 FIRST_REST: Final = 0.25
 LONGEST_REST: Final = 5.0
-# One that was judged unfit is left alone longer: the judgement took several requests, and may be wrong.
+# A replica judged unfit is left alone longer: the judgement took several requests, and may be wrong.
 FIRST_EJECTION: Final = 1.0
 LONGEST_EJECTION: Final = 30.0
 # Well for this long: what was before does not lengthen the next ejection.
@@ -126,13 +126,13 @@ class Health:
         self.pushed_back_until = 0.0
         # The observations it made last, to be taken back should it turn out that they are not normal.
         self.taught: deque[tuple[LatencyLine, int]] = deque(maxlen=_REMEMBERED)
-        # From when on nothing above has to be looked at when it is picked.
+        # From this time on a pick need not look at anything above.
         self.plain_from = now + RAMP
 
     # What is asked
 
     def pace_at(self, now: float) -> float:
-        """How many times the typical latency a request more would take here, by all that is known at `now`."""
+        """How long one more request would take here, in typical latencies, by all that is known at `now`."""
         pace = self._pace
         if pace != 1.0:
             pace = 1.0 + (pace - 1.0) * math.exp((self._paced_at - now) / _DECAY)
@@ -153,7 +153,7 @@ class Health:
         return now >= self.rests_until
 
     def share_at(self, now: float) -> float:
-        """What part of an old replica's requests it gets: slow start, and the same little while on probation."""
+        """Its share of what an old replica gets: grows in slow start, stays small on probation."""
         if self.standing is not Fitness.FIT:
             return _FIRST_SHARE
         age = now - self.born
@@ -181,8 +181,8 @@ class Health:
             self._counted_at = now
         self.outstanding += 1
         if self._waiting_since is None:
-            # Of a version without history nobody can say how long is long. But when nothing at all has come for longer
-            # than anything took, more of the same is suspect.
+            # For a version without history nobody knows how long is long. But a silence longer than any answer took so
+            # far is suspect.
             usual = self._longest if typical is None else typical
             if usual > 0.0:
                 self._waiting_since = now
@@ -235,7 +235,7 @@ class Health:
     # What is decided
 
     def compare(self, usual: float) -> float:
-        """How many times slower it is than its peers, whose level is `usual`; it is marked as slow from `SLOW` on."""
+        """How many times slower it is than its peers, whose level is `usual`. From `SLOW` on it is marked as slow."""
         ratio = self.level / usual
         self.slow = ratio >= SLOW
         if self.slow:

@@ -1,17 +1,17 @@
-"""When a second copy of a request is sent, and to whom: backup requests after Dean and Barroso ("The Tail at Scale",
-2013), with an adaptive delay and a budget after Finagle's BackupRequestFilter.
+"""When a second copy of a request is sent, and where: backup requests after Dean and Barroso ("The Tail at Scale",
+2013). The adaptive delay and the budget are after Finagle's BackupRequestFilter.
 
-The delay is the latency at which the tail begins (`latency`): what only a share of the requests exceed, the same share
-that the budget allows as extra load (`budget`). It is estimated on the low side, and the budget corrects it: what is in
-hand is the integral of what the share allows less what was spent, and the less there is, the more the delay is
-stretched, up to fourfold. So all that is allowed is spent, on those that wait longest, and no more. When all
-replicas become slow at once, more requests pass the delay than the budget has tokens for, and the rest wait, as they
-should. A delay is never shorter than what `latency` says, whose rule for withdrawn copies counts on that.
+The delay is the latency at which the tail begins (`latency`). Only a share of the requests exceed it: the same share
+that the budget allows as extra load (`budget`). It is estimated on the low side, and the budget corrects it. The tokens
+in hand are the integral of those allowed less those spent; the fewer there are, the more the delay is stretched, up to
+fourfold. So the whole budget is spent, on the requests that wait longest, and no more. When all replicas become slow at
+once, more requests pass the delay than the budget has tokens for, and the rest wait, as they should. A delay is never
+shorter than `latency` says: its rule for withdrawn copies counts on that.
 
-Not hedged are: requests that ask for it (`berth-no-hedge`), that are not idempotent, that are part of a stream or a
-sequence, and those of versions without enough history. A twin that is due is denied when it would not help: no fit
-replica beside the first, most replicas of the version with clearly more to do than usual, nothing left in the budget.
-Such a state may pass while the request still waits: it asks again after `again`, less and less often.
+Some requests are not hedged: those that ask for it (`berth-no-hedge`), that are not idempotent, that are part of a
+stream or a sequence, or whose version has not enough history. A twin that is due is denied when it would not help: no
+fit replica beside the first, most replicas of the version with clearly more to do than usual, nothing left in the
+budget. Such a state may pass while the request still waits: it asks again after `again`, less and less often.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from router.core.selection import Dice, Selection
 ADAPTIVE = None
 """The delay that is learned."""
 
-# What part of the reserve is plenty; below it the delay grows, to `_STRETCH` times when nothing is left.
+# This part of the reserve is plenty. Below it the delay grows, up to `_STRETCH` times when nothing is left.
 _PLENTY = 0.8
 _STRETCH = 4.0
 
-# What may be otherwise in a moment, and when to look, s and as a part of the time waited.
+# Causes that may pass in a moment; and when to look again: in seconds, and as a part of the time waited.
 _PASSING = frozenset((Denial.BUDGET, Denial.NO_REPLICA, Denial.OVERLOADED))
 _SOONEST = 0.005
 _PART = 0.25
@@ -123,8 +123,8 @@ class Hedging:
     ) -> ReplicaAddress | Denial:
         """Where the twin of the copy at `first` goes, or why there is none (yet).
 
-        `versions` are that of the first copy and the one that the table resolves to now, at `candidates`. A denial is
-        counted when it is the request's first.
+        `versions`: that of the first copy, and the one in the table now, at `candidates`. A denial is counted when it
+        is the request's first.
         """
         if self._selection.overloaded(candidates, now):
             return self._deny(attempts, Denial.OVERLOADED)
@@ -138,8 +138,8 @@ class Hedging:
     def again(denial: Denial, waited: float) -> float | None:
         """In how many seconds a request that has waited so long, and was denied its twin, asks again; None: never.
 
-        In proportion to what it has waited: few questions however long it takes, and those that came last, which a
-        twin helps most, ask most often.
+        In proportion to the time waited: few questions however long it takes. The newest requests, which a twin helps
+        most, ask most often.
         """
         return max(_SOONEST, _PART * waited) if denial in _PASSING else None
 

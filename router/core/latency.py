@@ -1,15 +1,14 @@
-"""How long a version usually takes, and how long is unusual: the clock that hedging and health go by.
+"""How long a version usually takes, and from when on it is unusual: hedging and health go by this.
 
-One line per version and body-size class, for versions with recent traffic only. A line answers two questions: what is
-typical (the median), and where does the tail begin (the quantile that `share` of the requests exceed). Both come from
-a sketch of fixed size and are worked out at most once a second per line, by whichever request comes first: a timer
-that walked ten thousand lines would make the requests behind it wait.
+One line per version and body-size class, for versions with recent traffic only. A line gives two figures: the typical
+latency (the median), and the beginning of the tail (the quantile that `share` of the requests exceed). Both come from a
+sketch of fixed size. The first request of a second works them out for its line: a timer that walked ten thousand lines
+would make the requests behind it wait.
 
 The tail begins as early as what was seen allows:
 
 * *A short memory.* No more is remembered than the quantile needs: a line with much traffic forgets a bad spell in
-  seconds. With half a minute of memory, five seconds in which everything was slow put the tail's beginning there for
-  a minute after.
+  seconds. With half a minute of memory, five seconds of general slowness moved the tail's beginning there for a minute.
 * *Chance is on its side.* Of few observations the share beyond the quantile is uncertain; the quantile is taken as low
   as that allows. Too high, it hedges nobody; too low, it costs tokens, and the budget stretches the delay (`hedging`).
 * *It is not the slow ones themselves.* When more than `share` are slow, the quantile lies among them, and a twin sent
@@ -20,13 +19,12 @@ What is recorded decides whether hedging can be trusted with its own trigger. Th
 1. One observation per request, that of its first copy. A twin is only sent into the tail and would add quick answers
    that no request without a tail has.
 2. A first copy that lost to its twin was never seen to end: it is a censored observation. It counts with the time
-   it had run. That is at least the delay after which the twin was sent, and no twin is sent before the tail begins, so
-   it stays on the tail's side: the share of observations beyond is the same as if nobody had hedged. Left out, every
-   hedge would remove one slow observation, the delay would sink, and more would be hedged, until the budget is all
-   that holds.
+   it had run. That time is at least the twin's delay, and no twin is sent before the tail begins. So the observation
+   stays in the tail, and the tail's share is the same as if nobody had hedged. Left out, every hedge would remove one
+   slow observation, the delay would sink, and more would be hedged, until the budget is all that holds.
 3. Replicas that are ejected or clearly slower than their peers are not recorded: with one slow replica of three, the
-   pooled tail *is* that replica, and no hedge would ever come before it. What one taught just before it was found out
-   is taken back.
+   pooled tail *is* that replica, and no hedge would ever come before it. Observations of such a replica just before it
+   was found out are taken back.
 """
 
 from __future__ import annotations
@@ -58,8 +56,8 @@ _IN_THE_TAIL: Final = 8
 _PANE: Final = 30.0
 # How far chance is trusted to go, in standard deviations.
 _DOUBT: Final = 1.5
-# Seconds in which the typical latency follows what is seen. Replicas are judged by it, some by requests of seconds ago:
-# were it to jump, those that had none since would look much slower than the others, or much quicker.
+# Seconds in which the typical latency follows what is seen. Replicas are judged by it, some by requests of seconds ago.
+# If it jumped, replicas without newer requests would look much slower or quicker than the others.
 _SETTLING: Final = 20.0
 # What is certainly no tail, and how many times as long the delay may be.
 _BODY: Final = 0.9
@@ -81,8 +79,8 @@ class Sketch:
     """Counts of the last one to two panes, in buckets that grow with the value; about 1.5 KB. A pane ends after `pane`
     seconds, or when `turn` finds `enough` values in it.
 
-    Panes slide instead of decaying: a quantile far out is made of few values, and an old one that fades slowly would
-    hold it up for many half-lives. The buckets are HdrHistogram's (linear within each power of two).
+    Panes slide instead of decaying: a far quantile rests on few values, and an old value that fades slowly would hold
+    it up for many half-lives. The buckets are HdrHistogram's (linear within each power of two).
     """
 
     __slots__ = ("_count", "_current", "_ends", "_enough", "_old_count", "_pane", "_previous")
@@ -134,7 +132,7 @@ class Sketch:
         return self._count + self._old_count
 
     def quantile(self, now: float, q: float) -> float | None:
-        """The value that a share `q` of those remembered do not exceed, within a bucket's width; None without any."""
+        """The quantile `q` of the remembered values, within a bucket's width; None without any."""
         total = self.count(now)
         if not total:
             return None
@@ -239,8 +237,8 @@ _LOOKED_AT: Final = 4
 class Latencies:
     """The lines of versions with recent traffic: at most `most`, about 2 KB each.
 
-    A line that nothing used for `idle` seconds has forgotten everything anyway and makes room for another; while there
-    is no room, further versions are simply not hedged.
+    A line unused for `idle` seconds has forgotten everything anyway, and makes room for another. While there is no
+    room, further versions are simply not hedged.
     """
 
     def __init__(self, share: float, *, most: int = 4096, idle: float = 60.0) -> None:

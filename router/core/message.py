@@ -60,7 +60,7 @@ def read_target(message: bytes, start: int = 0) -> NamedModel:
 
 @lru_cache(maxsize=8192)
 def name_fields(name: str) -> bytes:
-    """What gives a message the model's name `name` and no version, appended. `read_target` must have passed it."""
+    """Appended to a message, this names the model `name` and no version. `read_target` must have passed it."""
     encoded = name.encode()
     return b"".join((b"\x0a", _encoded(len(encoded)), encoded, b"\x12\x00"))
 

@@ -1,14 +1,14 @@
 """The race of one request: its copies, from the first that is sent to the one whose answer counts.
 
-Facts go in, with the time; out comes what to do, one of the steps below. What a step is about stands in the attributes
-named beside it, so that nothing is made for the usual request. Whatever the step, `losers` are copies that have to be
-withdrawn before it is carried out. The rules, beside those of `attempts` and `hedging`:
+Facts go in, with the time; out comes what to do, one of the steps below. A step's details are in the attributes named
+beside it, so that the usual request makes no objects. Before any step is carried out, the copies in `losers` have to be
+withdrawn. The rules, beside those of `attempts` and `hedging`:
 
 1. At most two copies are under way, and at most one of them is a twin.
-2. The first good answer wins. A bad one, which another replica might better, is kept while a copy is under way, and
-   counts when that does no better.
+2. The first good answer wins. A bad answer that another replica might better is kept while a copy is under way. It
+   counts if that copy does no better.
 3. An answer that passes through as it comes has won when it begins; a bad one does not win so while there is another.
-4. Of two tied copies the one that comes to be computed first stays, and the other goes if it still waits.
+4. Of two tied copies, the first that starts to compute stays. The other is withdrawn if it still waits.
 5. The end of every copy is told to `selection`, once, as what it says of the replica.
 """
 
@@ -64,7 +64,7 @@ _OUTCOMES: Final = {
 
 
 class Course:
-    """What all races of a process are run by. `tied`: twins know of each other (`berth-twin`)."""
+    """Shared by all races of a process. `tied`: twins know of each other (`berth-twin`)."""
 
     __slots__ = ("budgets", "dice", "hedging", "latencies", "rules", "selection", "tied")
 
@@ -108,8 +108,8 @@ class Runner:
 
 
 class Race:
-    """One object per request. `size` is that of the body, bytes; `infer` says that it is a question whose latency is
-    learned and which may be hedged, `hedge` that the client does not mind a second copy."""
+    """One object per request. `size`: bytes of the body. `infer`: its latency is learned, and it may be hedged.
+    `hedge`: the client does not mind a second copy."""
 
     __slots__ = (
         "_attempts", "_course", "_line", "_resolved", "_spare_by", "_started_at", "answer", "by", "error", "losers",
@@ -144,7 +144,7 @@ class Race:
             ),
         )
         self.runners: list[Runner] = []
-        # A replica's refusal that is kept for when its twin does no better stands in `answer`, and whose it is here.
+        # `answer` may hold a replica's refusal, in case the twin does no better; this names that replica.
         self._spare_by = ""
         self.answer: object = None
         self.by = ""
@@ -165,7 +165,7 @@ class Race:
 
     @property
     def tied(self) -> bool:
-        """Whether a copy that is sent now says that it has, or may come to have, a twin."""
+        """Whether a copy sent now is marked as one that has or may get a twin."""
         return self._course.tied and self._attempts.may_hedge
 
     @property
@@ -297,7 +297,7 @@ class Race:
                 if not other.started:
                     self.runners.remove(other)
                     self._course.hedging.count(HedgeEvent.RECALLED)
-                    # A first copy that has to give way has waited longer than is usual; a twin only came too late.
+                    # A first copy that gives way has waited unusually long; a twin only came too late.
                     self._end(other, CopyOutcome.OTHER if other.twin else CopyOutcome.LOST, now)
                     self.losers = [other]
                     break

@@ -1,6 +1,6 @@
 """Renames the messages of a gRPC stream as they pass, in pieces of any size.
 
-A message grows by what is appended to it (`message`), which is known when its first five bytes have come.
+A message grows by the bytes appended to it (`message`). Its new length is known once its first five bytes have come.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Renaming:
     def __init__(self, tail: bytes, longest: int) -> None:
         self._tail = tail
         self._longest = longest
-        # Of the message whose bytes come now: what came of its five bytes, and how many others are still to come.
+        # Of the current message: those of its first five bytes that have come, and how many bytes are still to come.
         self._prefix = b""
         self._left = 0
 

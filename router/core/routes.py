@@ -3,9 +3,9 @@
 Every refusal is built from the caller's own words alone, so that someone else's model and one that does not exist
 give the same bytes.
 
-Of another cell the table says which versions it is to hold, not which it has loaded: whoever goes there is answered by
-that cell's own routers, in its turn. To them a request is passed on as it came, so what is resolved for it is a place
-to ask, and no more than a guess at the version.
+For another cell the table says which versions it is to hold, not which it has loaded: that cell's own routers answer
+requests that go there. A request is passed on to them as it came; so its route here is a place to ask, and only a guess
+at the version.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def is_router(address: ReplicaAddress) -> bool:
 class NotLoaded(Unavailable):
     """The version `key` is assigned, but no replica holds it. `failed`: loading it failed; waiting is of no use.
 
-    `cells` are other cells that are to hold what was asked for, whether or not this router knows them.
+    `cells` are other cells that are to hold the version, whether or not this router knows them.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class NotLoaded(Unavailable):
         self.cells = cells
 
     def may_be_had_by(self, sender: str) -> bool:
-        """Whether the cell `sender`, which passed the request on to here, can turn to a third one instead."""
+        """Whether the cell `sender`, which passed the request on to here, can ask a third cell instead."""
         return bool(sender) and bool(self.cells - {sender})
 
 
 class Resolved:
-    """What answers a request: one version and its name at workers, the replicas that hold it, this router's part of its
-    tenant's limits, and what the model answers when no replica does (empty: no such answer).
+    """A request's route: one version and its name at workers, the replicas that hold it, this router's part of its
+    tenant's limits, and the model's default answer for when no replica answers (empty: none).
 
     `beyond` are other cells that can be asked, in order of preference; at least one of these and `replicas` is there.
-    Without replicas, `assigned` says that the version is to be loaded here and may yet be, and `key` is what the other
-    cell is likely to answer with.
+    Without replicas, `assigned` says that the version is to be loaded here and may yet be, and `key` is the version
+    that the other cell is likely to answer with.
     """
 
     __slots__ = ("assigned", "beyond", "default_answer", "key", "limits", "replicas", "servable")
@@ -121,8 +121,8 @@ class Resolved:
 class Routes:
     """One route table and what has been resolved with it. A new table gets a new `Routes`: nothing is invalidated.
 
-    Only answers are remembered, never refusals: what strangers ask for cannot fill memory. Nor is what `dice` decided:
-    they are thrown for each request that names no version of a model which several versions divide.
+    Only answers are remembered, never refusals: what strangers ask for cannot fill memory. Nor are the results of
+    `dice`: they are thrown for each request that names no version, if several versions divide the model's requests.
     """
 
     __slots__ = ("_dice", "_memos", "_others", "table")

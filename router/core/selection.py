@@ -1,9 +1,9 @@
-"""Which replica gets a request: the less loaded of two random ones, among those that are fit.
+"""Chooses the replica for a request: the less loaded of two random fit ones.
 
-Two choices instead of the least loaded of all: with several routers, each knowing only its own requests, picking the
-minimum makes them all rush to the same replica (Mitzenmacher, "The Power of Two Choices in Randomized Load
-Balancing", 1996). Load is pace times requests under way, one more included (`health`). As in grpc-go's balancers, a
-pick never waits and its outcome is reported by a callable.
+Two choices instead of the least loaded of all: several routers each know only their own requests, and if each picked
+the minimum, all would rush to the same replica (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing",
+1996). Load is pace times requests under way, one more included (`health`). As in grpc-go's balancers, a pick never
+waits and its outcome is reported by a callable.
 
 Outliers are judged against their peers, the replicas of the same job, which hold the same versions and get one mix:
 
@@ -13,7 +13,7 @@ Outliers are judged against their peers, the replicas of the same job, which hol
 
 At most half of a job's replicas are ejected; the others carry the load, and if they are as bad, the judgement was
 wrong. An ejection ends in a probation of one request at a time, longer each time it fails, and then in a slow start.
-A replica that cannot be connected to is not judged but rests briefly, and any number may.
+A replica that cannot be reached is not judged but rests briefly; any number of replicas may rest.
 
 In one zone or another: a replica of the router's own zone is preferred until it has twice the load of one elsewhere.
 """
@@ -144,7 +144,7 @@ class _Flight:
                 record.teach(self._line, now, seconds)
             record.answered(now, seconds, self._typical)
         elif outcome is CopyOutcome.LOST:
-            # Censored: what was withdrawn before the tail says nothing, beyond it that it was in the tail.
+            # Censored: a copy withdrawn before the tail tells nothing; one withdrawn later was in the tail.
             if self._line is not None and self._tail is not None and seconds >= self._tail:
                 record.teach(self._line, now, seconds)
             record.kept_waiting(now, seconds, self._typical)
@@ -194,8 +194,8 @@ class Selection:
         return second if two.load_at(now) * handicap < one.load_at(now) else first
 
     def first_fit(self, candidates: Sequence[ReplicaAddress], now: float) -> ReplicaAddress:
-        """The first of `candidates` (at least one), which are in order of preference, that does not rest; without one
-        the first of all."""
+        """The first of `candidates` (at least one, in order of preference) that is not resting; if all rest, the
+        first."""
         for address in candidates:
             record = self._records.get((address.replica, address.incarnation))
             if record is None or record.is_open(now):
@@ -205,8 +205,8 @@ class Selection:
     def pick_twin(
         self, candidates: Sequence[ReplicaAddress], first: ReplicaAddress, now: float, dice: Dice
     ) -> ReplicaAddress:
-        """One of `candidates` (at least one, of `fit_for_extra`) for a second copy beside the one at `first`: in
-        another zone if there is one, since what slows a replica down often slows its zone."""
+        """One of `candidates` (at least one, of `fit_for_extra`) for a second copy beside the one at `first`. It is in
+        another zone if possible: a slow replica often means a slow zone."""
         elsewhere = [address for address in candidates if _zone_of(address) != _zone_of(first)]
         return self.pick(elsewhere or candidates, now, dice)
 
@@ -214,7 +214,7 @@ class Selection:
         self, candidates: Sequence[ReplicaAddress], first: ReplicaAddress, now: float
     ) -> tuple[ReplicaAddress, ...]:
         """Those of `candidates` that may get a second copy beside the one at `first`: fit, not resting, not pushing
-        back. Slow ones only where there is no other: a first copy that is stuck is better off even there."""
+        back. Slow ones only if there is no other: for a stuck first copy even a slow replica is a help."""
         fit = tuple(
             address
             for address in candidates
@@ -230,7 +230,7 @@ class Selection:
         return tuple(address for address in candidates if self._record(address, now).pushed_back_until <= now)
 
     def overloaded(self, candidates: Sequence[ReplicaAddress], now: float) -> bool:
-        """Whether more than half of `candidates` have clearly more to do than usual: then a copy more helps nobody."""
+        """Whether more than half of `candidates` have clearly more to do than usual: then another copy helps nobody."""
         strained = sum(self._record(address, now).is_strained(now) for address in candidates)
         return 2 * strained > len(candidates)
 
@@ -248,7 +248,7 @@ class Selection:
         """
         record = self._record(address, now)
         typical = None if line is None else line.typical
-        # What the tail was when this copy began: what it is withdrawn for must be beyond it.
+        # Where the tail began when this copy was sent: if it is withdrawn, that counts only beyond this.
         tail = None if line is None else line.tail
         record.began(now, typical)
         if record.standing is Fitness.EJECTED and now >= record.returns_at:
@@ -315,7 +315,7 @@ class Selection:
         return record
 
     def _fit(self, candidates: Sequence[ReplicaAddress], now: float) -> Sequence[ReplicaAddress]:
-        """Those of `candidates` that get their full share; without any those that get a part of it; else everyone."""
+        """Those of `candidates` that get their full share; if none, those that get a part of it; if none, all."""
         open_ones = [address for address in candidates if self._record(address, now).is_open(now)]
         old = [address for address in open_ones if self._record(address, now).share_at(now) >= 1.0]
         return old or open_ones or candidates
@@ -366,7 +366,7 @@ class Selection:
                 record.readmit(now)
         elif record.standing is Fitness.FIT and record.misses >= _MISSES:
             others = sorted(self._records[peer].misses for peer in job.places if peer != place)
-            # Peers that fail as often in a row say that the fault is not this replica's.
+            # If peers fail as often in a row, the fault is not this replica's.
             if others and 2 * others[len(others) // 2] < record.misses:
                 self._eject(job, record, Cause.FAILURES, now)
 
@@ -377,8 +377,8 @@ class Selection:
         return levels[len(levels) // 2] if levels else None
 
     def _usual_pace(self, job: _Job, place: tuple[str, str], now: float) -> float:
-        """What a trial is compared with. A level says no more than how much slower than usual its clip lets through;
-        when all peers are beyond that, their paces say more."""
+        """What a trial is compared with. A level is clipped: when all peers are slower than its limit, their paces say
+        more."""
         level = self._usual_level(job, place) or 1.0
         if level < SLOW:
             return level
@@ -397,8 +397,8 @@ class Selection:
 
 
 def _takes_part(record: Health, other: Health, now: float, dice: Dice) -> bool:
-    """Whether a replica that was drawn with `other` stays: newcomers as often as is their share, and whenever `other`
-    has so much to do that even their share of it is more than they have."""
+    """Whether a replica drawn with `other` stays. A newcomer stays with probability equal to its share, and always if
+    it has less load than its share of `other`'s."""
     if not record.is_open(now):
         return False
     share = record.share_at(now)

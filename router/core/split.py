@@ -1,4 +1,4 @@
-"""Which of a model's versions answers a request that names none, where several divide the requests between them."""
+"""Which version answers a request that names none, if several versions of the model divide its requests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from berth.model import Share
 def version_for(shares: tuple[Share, ...], dice: float) -> int:
     """The version that `dice`, uniform in [0, 1), falls on: each with probability `weight` over the sum of all.
 
-    0 for no shares. The order of `shares` alone decides which part of [0, 1) is whose, so routers that throw the same
-    choose the same.
+    0 for no shares. Only the order of `shares` decides which part of [0, 1) is whose: routers with equal `dice` choose
+    equally.
     """
     total = 0
     for share in shares:

@@ -1,8 +1,8 @@
 """How many requests there were and how long they took, by version, replica and outcome, within bounds.
 
-The number of models, versions and replicas has no bound; that of series on a metrics page must have one. Whoever comes
-first gets a series of their own, and whoever has not been asked for in a while gives it up when another needs it: pods
-come and go under new names for ever. What finds no room is counted together, as `other`.
+The number of models, versions and replicas has no bound; the number of series on a metrics page must have one. The
+first to come get series of their own. A series that was not used for a while is given up when another needs room: pods
+come and go under new names for ever. Requests without room for a series are counted together, as `other`.
 """
 
 from __future__ import annotations

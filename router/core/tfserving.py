@@ -1,7 +1,7 @@
-"""What a URL of TensorFlow Serving's REST API asks for, and the answers that need no tensor: status and metadata.
+"""The meaning of URLs of TensorFlow Serving's REST API, and the answers that need no tensor: status and metadata.
 
-The surface and its shapes are those of TensorFlow Serving's documentation (RESTful API), so that its clients can be
-pointed at Berth unchanged but for the API key.
+The surface and its shapes follow TensorFlow Serving's documentation (RESTful API): its clients can be pointed at Berth
+unchanged, except for the API key.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DTYPES = {
     "BYTES": "DT_STRING",
 }
 
-# A failed load ends there in END, with the code of what went wrong; ours come as text, so the code says no more.
+# There a failed load ends in END, with a code for the cause. Our causes are text, so the code says no more.
 _STATES = {
     VersionState.PENDING: ("START", "OK"),
     VersionState.LOADING: ("LOADING", "OK"),

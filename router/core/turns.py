@@ -1,7 +1,7 @@
-"""Whose turn it is, of several processes that accept from one socket, to take the next connection: who has the fewest.
+"""Several processes accept from one socket. The next connection is for the one with the fewest.
 
-Each process decides for itself, by what all of them say of themselves. It need not be exact: two that decide at the
-same instant may both take one, and are even again with the next. What must hold is that somebody may always take it.
+Each process decides for itself, by the numbers that all of them publish. It need not be exact: two that decide at the
+same instant may both take one, and are even again with the next. One thing must hold: somebody may always take it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ cores all are silent for a while."""
 _SLACK: Final = 32
 _AT_A_TIME: Final = 64
 
-# It takes a sibling some tens of microseconds to wake up and take the connection, or until it has done what it is at.
+# A sibling takes the connection within some tens of microseconds, or once it has finished its present work.
 _AT_ONCE: Final = 8
 _ENOUGH: Final = 16
 _FIRST_PAUSE: Final = 0.001
@@ -34,7 +34,7 @@ class ProcessState(NamedTuple):
 
 
 def allowance(own: ProcessState, others: Sequence[ProcessState], now: float) -> int:
-    """How many of the connections that wait the process `own` may take: until it has one more than who has fewest.
+    """How many waiting connections the process `own` may take: until it has one more than the process with the fewest.
 
     Processes that cannot serve yet take connections only where no process can: somebody has to say so.
     """
@@ -49,11 +49,11 @@ def allowance(own: ProcessState, others: Sequence[ProcessState], now: float) -> 
 
 
 def pause(looks: int) -> float:
-    """Seconds until a process whose turn it is not looks whether the connection still waits, after `looks` in vain."""
+    """Seconds until a process that is not in turn looks again for the waiting connection, after `looks` in vain."""
     return max(0.0, min(_LONGEST_PAUSE, _FIRST_PAUSE * (looks - _AT_ONCE)))
 
 
 def has_waited_enough(looks: int) -> bool:
-    """Whether it takes one after so many looks, 26 ms after the first: a sibling that is stuck in something long, or
-    has no core to run on, makes nobody wait until it counts as silent."""
+    """Whether it takes one after so many looks, 26 ms after the first. A sibling may be stuck in something long or have
+    no core to run on: the client need not wait until that one counts as silent."""
     return looks > _ENOUGH

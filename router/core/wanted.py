@@ -1,7 +1,7 @@
 """Versions that requests ask for and no replica holds: what to tell the synchronizer, and how often.
 
 A wish is a level, not an event: it holds until a time, and while it does, each stream repeats it about once a second.
-So a notice that is lost, or a synchronizer that has just begun to lead, costs a second and no bookkeeping.
+So a lost notice or a new leader costs a second, and no bookkeeping.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from berth.ids import VersionKey
 
-# Seconds between two notices of the same wish on one stream; and how long a wish lasts that nobody waits for, so that
-# it is said at least once.
+# Seconds between two notices of the same wish on one stream; and how long a wish lasts if nobody waits for it: long
+# enough to be said once.
 REPEAT = 1.0
 # At most so many wishes at a time, and so many in one notice. What does not fit is asked for again, if it matters.
 MOST_WISHES = 1_024
@@ -66,7 +66,7 @@ class Notices:
 
     def take(self, now: float) -> tuple[VersionKey, ...]:
         """What to say now, and take as said; at most `MOST_IN_NOTICE`, the oldest wishes first."""
-        # Kept though the wish may be over: one that comes and goes is not said more often for it.
+        # Kept even if the wish is over: so a wish that comes and goes is not said more often.
         said = {key: at for key, at in self._said.items() if at + REPEAT > now}
         due = (key for key in self._wanted.current(now) if key not in said)
         chosen = tuple(itertools.islice(due, MOST_IN_NOTICE))

@@ -1,7 +1,7 @@
 """Takes connections from a listening socket that other processes accept from as well, when it is this one's turn.
 
-The kernel keeps the connections that nobody has taken yet for all of them. So a process that is busy, frozen or dead
-holds up none, and one that has its share already leaves the next to who has fewer.
+The kernel keeps the connections that nobody has taken yet for all of them. So a busy, frozen or dead process holds up
+no connection, and a process that has its share leaves the next one to a sibling with fewer.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from router.path.inbound.clients import Clients
 
 log = structlog.get_logger(__name__)
 
-# Looks that lie further apart are not for the same connection.
+# Two looks further apart are not for the same connection.
 _FORGET = 0.02
-# Out of descriptors or memory: as long as asyncio's own servers wait then.
+# Out of descriptors or memory: the wait of asyncio's own servers in that case.
 _OUT_OF = 1.0
 
 

@@ -1,8 +1,8 @@
-"""What router processes on one pair of ports know of each other: a few numbers for each, in memory that they share.
+"""A few numbers that router processes on one pair of ports tell each other, in memory that they share.
 
-Each process has a seat, and nobody else writes there while it lives. The numbers are eight bytes each and aligned: one
-is read as it was before a write or after it. The parent makes the memory, says who sits where, and clears a seat when
-its process is dead.
+Each process has a seat, and nobody else writes there while it lives. The numbers are aligned, eight bytes each: a
+reader sees one as it was before a write or after it. The parent makes the memory, says who sits where, and clears a
+seat when its process is dead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several router processes share: the sockets on which their parent listens, and memory with a seat for each."""
+"""Several router processes share the sockets on which their parent listens, and memory with a seat for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router.settings import RouterSettings
 
 BACKLOG: Final = 1024
 """Connections that may wait on a port to be accepted."""
-# While a process is replaced there is one more, and a seat is not given again before who had it has ended.
+# While a process is replaced there is one more; a seat is free only when its process has ended.
 _SPARE_SEATS = 2
 
 

@@ -1,4 +1,4 @@
-"""What a replica answered, as it came on its wire. The client's side writes it for the client's."""
+"""A replica's answer, as it came on its wire. The client's side writes it for the client's wire."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from router.path.fields import Headers
 from router.path.request import Wire
 from router.path.said import pushback_of
 
-# Answers up to this size are held back until they are complete, so that one that breaks off can be had elsewhere.
-# Larger ones pass through as they come.
+# Answers up to this size are held back until they are complete: if one breaks off, another replica can be asked. Larger
+# ones pass through as they come.
 HELD: Final = 1024 * 1024
 WITHOUT_END: Final = 2**63
 
@@ -38,9 +38,9 @@ class Reply(NamedTuple):
 class Ending:
     """How a gRPC answer ended: its status, and the `fields` that go with it to the client.
 
-    `lost`: a library's way to say that the server ended. A worker means it never by itself: what it refuses before it
-    starts is marked, and what it answers carries more or another code. Shared by all answers that ended alike; the
-    client's side keeps in `written` what it made of it.
+    `lost`: a library's way to say that the server ended. A worker itself never means this: its refusals before it
+    starts are marked, and its answers carry more or another code. Shared by all answers that ended alike; the client's
+    side keeps its encoding in `written`.
     """
 
     __slots__ = ("code", "faulty", "fields", "lost", "message", "not_started", "pushback", "written")
@@ -70,7 +70,7 @@ class Ending:
 
 
 class HeadRead:
-    """What a replica's head says to the router; the client's side keeps in `written` what it becomes for clients."""
+    """The meaning of a replica's head; the client's side keeps the head for clients in `written`."""
 
     __slots__ = ("not_started", "pushback", "written")
 
@@ -81,7 +81,7 @@ class HeadRead:
 
 
 def read_head(head: ResponseHead) -> HeadRead:
-    """For the part of a head that others share; worked out once for all of these."""
+    """The meaning of a shared part of heads, worked out once for all heads that share it."""
     base = head.base
     read = base.derived
     if type(read) is not HeadRead:

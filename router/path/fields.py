@@ -1,8 +1,8 @@
 """Header fields on their way through: what passes, what is dropped, what is added.
 
-What the rules make of a head is kept with it (`derived`), so they run once for all requests that carried the same
+The result of the rules is kept with the head (`derived`), so they run once for all requests that carried the same
 bytes. Fields that differ from request to request (a request id, a deadline) are appended last: a peer that remembers
-how header blocks begin then decodes only these.
+the beginnings of header blocks then decodes only these.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Headers = tuple[tuple[str, str | bytes], ...]
 
 TRACE: Final = frozenset((TRACEPARENT, TRACESTATE))
 
-# A host of our own for what goes to workers: they have no virtual hosts, and a client's is none of their business.
+# Our own host name in requests to workers: they have no virtual hosts, and need not know the client's.
 WORKER: Final[bytes] = b"berth-worker"
 
 # Of one connection only (RFC 9110, 7.6.1), or written anew by every hop.
@@ -54,21 +54,21 @@ _HOP_BY_HOP: Final = frozenset(
 # A trace goes on with each copy's own span (`Copy.fields`).
 _NOT_FOR_WORKERS: Final = _HOP_BY_HOP | {AUTHORIZATION, b"cookie", REQUEST_ID, TRACEPARENT, TRACESTATE}
 _NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | {b"date", b"server", b"set-cookie", REQUEST_ID}
-# Of what a client says to Berth, what another cell's router should hear too.
+# Headers of a client to Berth that are also for another cell's router.
 _FOR_ROUTERS: Final = frozenset((AUTHORIZATION, NO_HEDGE))
-# Of what is said to clients, what a router of another cell says to them through us.
+# Headers to clients that another cell's router sends through us.
 _FROM_ROUTERS: Final = frozenset((REPLICA, CACHE, DEFAULT_ANSWER))
 # Each side of a gRPC call writes these itself.
 _GRPC_OWN: Final = frozenset((CONTENT_TYPE, b"user-agent", b"accept-encoding", b"content-encoding"))
-# What a reply says of how its messages are encoded is for whoever decodes them.
+# A reply's `grpc-encoding` is for the one who decodes its messages.
 _GRPC_KEPT: Final = frozenset((GRPC_ENCODING,))
 
-# What may be different in each request, and is therefore not part of what is remembered of a head.
+# These may differ in each request, so they are no part of a remembered head.
 VARIABLE: Final = frozenset((REQUEST_ID, TIMEOUT_MS, GRPC_TIMEOUT)) | TRACE
 
 
 class Door(NamedTuple):
-    """Where the routers of another cell take requests: what the head of one says beside what the client said.
+    """For the routers of another cell: the fields that a head to them has beside the client's.
 
     `sender` is the cell that passes it on.
     """
@@ -103,7 +103,7 @@ def grpc_to_worker(fields: Fields) -> list[Field]:
 
 
 def rest_to_router(fields: Fields) -> list[Field]:
-    """What of a request goes on to another cell's routers, but for what differs from request to request."""
+    """The fields that go on to another cell's routers, without those that differ from request to request."""
     return [field for field in fields if field[0] in _FOR_ROUTERS or _goes_to_worker(field[0])]
 
 
@@ -132,7 +132,7 @@ def grpc_to_client(fields: Fields) -> list[Field]:
 
 
 def as_text(fields: list[Field] | Fields) -> Headers:
-    """As values have them; those of names in `-bin` are left as they are sent."""
+    """As text; values of `-bin` names stay as they were sent."""
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
 
 

@@ -1,7 +1,7 @@
 """Where requests wait: for a slot of the router, or for their model to be loaded. The shell around `Admission`.
 
-It knows no engine. `enter` answers at once or later through a callable; `admit` is the same for coroutines. Nobody is
-called who has said `withdraw`, and a slot that nobody takes goes to the next in line.
+It knows no engine. `enter` answers at once or later through a callable; `admit` is the same for coroutines. After
+`withdraw` nobody is called, and a slot that nobody takes goes to the next in line.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Gate:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, _Waiting] = {}
-        # The held ones among them by what they asked for, so that a new table is asked each question once.
+        # The held ones, by their question: so a new table is asked each question once.
         self._held: dict[_Question, dict[int, _Waiting]] = {}
         self._timer: asyncio.TimerHandle | None = None
         board.watch(lambda _: self._look_again())
@@ -63,7 +63,7 @@ class Gate:
     def check(
         self, operation: Operation, api_key: bytes | None, model: str, version: str, reach: int = ANYWHERE
     ) -> None:
-        """Raise what `enter` would raise whatever the body is, so that a request can be refused before it is read."""
+        """Raise the errors of `enter` that need no body: a request can be refused before its body is read."""
         limits: TenantLimits | None
         try:
             resolved = self._board.routes.resolve(api_key, model, version, reach)
@@ -97,7 +97,7 @@ class Gate:
         return answer.ticket
 
     def wish_for(self, resolved: Resolved) -> None:
-        """Another cell answers for what this one has not loaded: if it is to be loaded here, that is wished for."""
+        """Another cell answers for a version that is not loaded here. If it is to be loaded here, wish for it."""
         if resolved.assigned and not resolved.replicas:
             self._wishes.ask(resolved.key, self._loop.time())
 
@@ -134,7 +134,7 @@ class Gate:
             return await answer
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
-                # The slot was given in the moment in which the client left.
+                # The slot was given just as the client left.
                 self.leave(answer.result())
             self.withdraw(entered)
             raise
@@ -169,7 +169,7 @@ class Gate:
         return ticket
 
     def _look_again(self) -> None:
-        """A new table: whose version is loaded now, and who asked for what is gone?"""
+        """A new table: which held requests have their version loaded now, and which asked for one that is gone?"""
         if not self._held:
             return
         now = self._loop.time()
@@ -228,7 +228,7 @@ class Gate:
         self._measure()
 
     def _progress(self, waiting: _Waiting, error: BerthError) -> BerthError:
-        """For a request that was held in vain: what the newest table says of its version."""
+        """For a request that was held in vain: its version's state in the newest table."""
         if waiting.question is None or isinstance(error, NotLoaded):
             return error
         try:

@@ -1,7 +1,7 @@
-"""Where the client's side, the race and the replicas' side meet: what each must know of the others, and no more.
+"""The client's side, the race and the replicas' side meet here: each knows this of the others, and no more.
 
-`Asking` is a request and whoever waits for its answer, `UnderWay` what carries it, `Copy` one copy of it, `Upstream`
-and `Carrier` what takes copies to a replica. The rooms beside this module know each other by these only.
+`Asking` is a request with the one who waits for its answer, `UnderWay` carries it, `Copy` is one copy of it, `Upstream`
+and `Carrier` take copies to a replica. The packages beside this module know each other only by these.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Asking(Request):
 
     @property
     def repeatable(self) -> bool:
-        """Whether all that went to a copy can be sent again: `body`, and what was pushed."""
+        """Whether everything sent to a copy can be sent again: `body`, and the bytes pushed."""
         return True
 
     @property
@@ -84,7 +84,7 @@ class Asking(Request):
 
 
 class UnderWay(ABC):
-    """A request that is being carried: what its copies, its client and the clocks say to it."""
+    """A request that is being carried, as its copies, its client and the clocks call it."""
 
     __slots__ = ("request",)
 
@@ -134,8 +134,7 @@ class UnderWay(ABC):
 
 
 class Carrier(Link):
-    """A connection to a replica, whichever wire it speaks. Keeps the copies that it carries, and tells each what
-    becomes of it."""
+    """A connection to a replica, on either wire. Keeps the copies that it carries, and tells each how it fares."""
 
     __slots__ = ("common",)
 
@@ -158,8 +157,8 @@ class Carrier(Link):
 
 
 class Upstream(Protocol):
-    """Connections to one process of a replica, for one wire. What becomes of a copy is told to the copy, once, and not
-    before `send` has returned."""
+    """Connections to one process of a replica, for one wire. Each copy is told how it ended, once, and not before
+    `send` has returned."""
 
     def send(self, copy: Copy) -> None:
         """Send it."""
@@ -218,8 +217,7 @@ class Copy(Runner):
         self.counted = 0
         self.held_back = request.held_back
         self.fields = request.trace
-        # Of a request that is not complete: what renames its messages, and how many bytes of it wait for the replica's
-        # window.
+        # For an incomplete request: what renames its messages, and how many of its bytes wait for the replica's window.
         self.renaming: Renaming | None = None
         self.unsent = 0
 

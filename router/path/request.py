@@ -16,12 +16,12 @@ class Wire(Enum):
 
 
 class Envelope:
-    """What stands around a body: `fields` as they came, `method` and `path` too (empty where the router itself asks).
+    """Everything but the body: `fields` as they came, `method` and `path` too (empty where the router itself asks).
     `streams`: messages go both ways as they come.
 
-    Shared by all requests whose heads say the same. What of it goes to a replica or to another cell's routers is for
-    the upstream side to say, which keeps the encoded head in `written`. Values of fields are in no `repr`: among them
-    is the client's own credential.
+    Shared by all requests whose heads say the same. The upstream side decides which fields go to a replica or to
+    another cell's routers, and keeps the encoded head in `written`. Values of fields are in no `repr`: among them is
+    the client's own credential.
     """
 
     __slots__ = ("fields", "method", "path", "streams", "written")
@@ -46,9 +46,9 @@ class Request:
     bytes before it). `complete`: that is all of it; the rest of a stream is pushed to the copy as it comes.
 
     `hedge`: the client does not mind a second copy; `idempotent`: nor does the model. `trace` is what the client said
-    of its trace. `reach` is how far it may go (`router.core.routes`), `sender` the other cell that passed it on to
-    here, `went_to` that to which it was passed on from here. `default` is what the model answers when no replica does
-    (empty: nothing), and a good answer is kept under `digest`, if any.
+    of its trace. `reach` is how far it may go (`router.core.routes`). `sender` is the cell that passed it on to this
+    one, `went_to` the cell to which this one passed it on. `default` is the model's answer when no replica gives one
+    (empty: none). A good answer is kept under `digest`, if any.
     """
 
     __slots__ = (

@@ -1,6 +1,6 @@
-"""What clients and workers say in header fields, and how far they are believed.
+"""Statements of clients and workers in header fields, and how far they are believed.
 
-A client cannot speak as a part of Berth, and what is malformed is refused or left unheard, each as its function says.
+A client cannot speak as a part of Berth. Malformed values are refused or ignored, as each function says.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def may_hedge(no_hedge: bytes | None) -> bool:
 def pushback_of(fields: Fields) -> float | None:
     """How long, s, a worker asks to be spared second copies of requests; None if it does not.
 
-    As gRPC has it, what is no number of milliseconds or a negative one means: as long as there is.
+    As in gRPC, a negative value, or one that is no number of milliseconds, means for ever.
     """
     for name, value in fields:
         if name in (PUSHBACK_MS, GRPC_PUSHBACK_MS):

@@ -85,7 +85,7 @@ class Wheel(Generic[T]):
                 self._due(item)
         while slots and not buckets.get(slots[0]):
             buckets.pop(heappop(slots), None)
-        # What was due may have put something in, and armed the timer with it.
+        # A due item may have added another, which armed the timer.
         if slots and self._is_sooner(slots[0]):
             self._arm(slots[0])
 

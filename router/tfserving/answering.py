@@ -1,8 +1,8 @@
 """Answers requests of TensorFlow Serving's clients by asking a worker in OIP. The shell around the translation.
 
 The translation costs what forwarding does not: CPU, and memory of several times the body. So bodies have a limit of
-their own, large ones are worked on by two threads that all of them share, and the version's signature, without which
-rows cannot be given a type, is asked for once and remembered.
+their own, and two shared threads work on the large ones. The version's signature gives rows their types; it is asked
+for once and remembered.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _SIGNATURES = 4_096
 # Raw tensors of an answer against the limit of bodies: as JSON they are two to five times as large again.
 _ANSWER_FACTOR = 4
 _JSON = (CONTENT_TYPE_TEXT, "application/json")
-# Of the body that the client sent, or of the one that the worker sent: neither is passed on.
+# They describe the body of the client or of the worker: neither body is passed on.
 _OF_THE_BODY = frozenset(
     {CONTENT_TYPE_TEXT, "content-encoding", INFERENCE_HEADER_LENGTH_TEXT, "accept", "accept-encoding"}
 )
 
 
-# Who asks and how, which is said again to whoever else is asked for the same request.
+# Who asks and how: repeated to everyone who is asked for the same request.
 _OF_THE_CLIENT = frozenset({AUTHORIZATION, NO_HEDGE})
 
 
@@ -91,7 +91,7 @@ class TfServing:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def check(self, question: TfQuestion, api_key: bytes | None, reach: int = ANYWHERE) -> None:
-        """Raise what `answer` would raise whatever the body is, so that a request can be refused before it is read."""
+        """Raise the errors of `answer` that need no body: a request can be refused before its body is read."""
         if question.verb.has_body:
             self._forwarder.check(Operation.INFER, api_key, question.model, question.version, reach)
 
@@ -164,7 +164,7 @@ class TfServing:
         except NotLoaded:
             if not question.verb.has_body:
                 raise
-        # A place in the line of those that wait for it, and the wish that it be loaded; given back as soon as it is.
+        # A place in the queue for the version, and a wish to load it; given back as soon as it is loaded.
         gate = self._forwarder.means.gate
         waiting = Request(Wire.REST, Operation.INFER, NO_ENVELOPE)
         _fill(waiting, asked, question.version)
@@ -228,7 +228,7 @@ class TfServing:
         return Reply(200, (_JSON, (DEFAULT_ANSWER_TEXT, "1")), written)
 
     async def _prepare(self) -> None:
-        """Import what is heavy, before the first request that needs it and off the event loop: it takes 0.2 s."""
+        """Do the heavy imports off the event loop, before the first request that needs them: they take 0.2 s."""
         if not self._prepared:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._threads, import_module, "router.tfserving.translate")

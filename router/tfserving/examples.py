@@ -1,8 +1,8 @@
 """`:classify` and `:regress`: a list of examples becomes one tensor for each input, the answer a list of results.
 
-An ONNX model has no classify or regress signature. Its inputs are taken as the features, and its outputs by the names
-that those signatures use (`scores`, `classes`, `outputs`) or, where nothing has that name, by their type if only one
-output can be meant.
+An ONNX model has no classify or regress signature. Its inputs are the features. Its outputs are found by the names in
+those signatures (`scores`, `classes`, `outputs`). Where no output has the name, the type decides, if only one output
+fits.
 """
 
 from __future__ import annotations

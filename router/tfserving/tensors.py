@@ -1,7 +1,7 @@
 """Tensors as TensorFlow Serving writes them in JSON: nested lists in their natural shape, and back.
 
-What a number may become is TensorFlow Serving's rule: a fraction is no integer, a truth value no number, and an
-integer becomes a float only where it keeps its value. Values that are not text travel as `{"b64": "..."}`.
+Numbers convert by TensorFlow Serving's rule: a fraction is no integer, a truth value is no number, and an integer
+becomes a float only if it keeps its value. Values that are not text travel as `{"b64": "..."}`.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def presentable(name: str, array: Array) -> Array:
 def shortest(array: Array) -> Array:
     """float64 values that print in few digits and are the same float of four or two bytes: 0.2, not 0.200000003.
 
-    n / 10**k and n * 10**k are rounded once, as reading the decimal would be, while both factors are exact in float64:
-    so the result prints as that decimal.
+    While both factors are exact in float64, n / 10**k and n * 10**k are rounded once, like a decimal that is read. So
+    the result prints as that decimal.
     """
     source = array.ravel()
     with np.errstate(invalid="ignore"):

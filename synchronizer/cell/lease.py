@@ -56,7 +56,7 @@ class LeaseKeeper:
         await Repeater(self._look).run()
 
     async def release(self) -> bool:
-        """Give the lease up, so that a standby need not wait for it to expire; whether somebody took it."""
+        """Give the lease up, so that a standby need not wait for it to expire. False if nobody could be told."""
         try:
             await self._request(release=True)
         except Unavailable:
@@ -82,8 +82,8 @@ class LeaseKeeper:
             return min(self._ttl / 3, max(expires_in, 0.0) + _SOON_S)
         await self._decide_on(Granted(epoch, self._ttl), asked)
         if self._leadership.epoch != epoch:
-            # Ours, and yet someone has shown it or a later one: a database that was restored from a backup gives
-            # epochs out again. Each new holder is given another one, until they are past what workers have seen.
+            # Ours, and yet someone has shown this epoch or a later one: a database restored from a backup gives epochs
+            # out again. Each new holder gets the next one, until they are past what workers have seen.
             log.error("the lease is granted in an epoch that is over", epoch=epoch)
             await self.release()
             self._holder = self._new_holder()

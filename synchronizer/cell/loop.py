@@ -1,8 +1,8 @@
 """The one owner of the cell's state: events are queued, taken in by `Cell.step`, and its instructions carried out.
 
 State changes first and in one piece; what must be awaited (disk, network) comes after, elsewhere. The queue of events
-has no bound of its own: everything runs on one thread, a step empties the queue, and every source reads one message,
-posts one event, and yields; so it holds what the streams delivered since the last step.
+needs no bound of its own. Everything runs on one thread, a step empties the queue, and every source reads one message,
+posts one event, and yields. So the queue holds only what the streams delivered since the last step.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ class CellLoop:
         self.post(Reserved(after, self._reserved))
 
     async def _keep(self) -> None:
-        """Write what is true when the disk is free: of two writers that overtake each other, both write the newest."""
+        """Wait for the disk, then write what is true by then: if two writers overtake each other, both write the
+        newest."""
         async with self._disk:
             try:
                 await self._state.write_leadership(self._leadership.resumable, self._reserved)

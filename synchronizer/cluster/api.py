@@ -1,8 +1,8 @@
 """The cluster's API over HTTP: plain JSON in and out, and watches as the bytes that come.
 
-The `kubernetes` library does what is tedious to get right, and is imported only here: kubeconfigs, the service
-account and its rotating token, TLS. Its models are left out (a list of pods costs ten times as much through them), and
-so is its watch, which ends on a reset and may skip events when a version is gone; `reflector` has one that does not.
+The `kubernetes` library, imported only here, does what is tedious to get right: kubeconfigs, the service account and
+its rotating token, TLS. Its models are not used: they make a list of pods ten times as expensive. Nor is its watch: it
+ends on a reset, and may skip events when a version is gone. The watch in `reflector` does neither.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class KubernetesApi:
         try:
             yield read
         finally:
-            # Not released: what is left of the answer is not wanted, so its connection cannot be used again.
+            # Not released: nobody reads the rest of the answer, so its connection cannot be used again.
             response.close()
 
     async def _request(

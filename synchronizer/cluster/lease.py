@@ -49,7 +49,7 @@ def lease_name(cell: str) -> str:
 
 
 class KubernetesLease:
-    """`floor` says above which epoch a new one must be, as far as is known outside the Lease."""
+    """`floor` gives the highest epoch known outside the Lease: a new one must be above it."""
 
     def __init__(
         self, api: KubernetesApi, namespace: str, disk: EpochFile, floor: Callable[[], Awaitable[int]]

@@ -1,9 +1,9 @@
 """Follows the workloads of the cell's jobs, and tells them how many replicas to have when the controller says so.
 
-Only who holds the lease writes, and each write names the version of the workload that it was decided on: the API
-refuses it when anything, a deposed leader's write included, came between. A number is acted on only while a controller
-repeats it. One that a restarted process finds on its disk may have been taken back long ago, and a controller that is
-away for an hour must not undo what operators do by hand meanwhile.
+Only the holder of the lease writes. Each write names the version of the workload that it was decided on: the API
+refuses the write if anything came between, a deposed leader's write included. A number is acted on only while a
+controller repeats it. A number that a restarted process finds on its disk may have been taken back long ago. And a
+controller that is away for an hour must not undo what operators do by hand meanwhile.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Follows a collection: list, watch from there, and list again whenever in doubt.
 
-One generator reads and applies, so there is one writer and no queue: what arrives while its reader is busy waits in
-the socket, and everything that comes out of one read becomes one set. A watch is asked to end after a minute; one that
-is silent for longer than that is on a connection that nobody answers any more, however open it looks.
+One generator reads and applies, so there is one writer and no queue. What arrives while its reader is busy waits in the
+socket, and everything that comes out of one read becomes one set. A watch is asked to end after a minute. If it is
+silent for longer, nobody answers on its connection any more, however open it looks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reflector(Generic[T]):
     """The objects of `path` that `selector` matches, each as `read` reads it. Times are in seconds.
 
     `page` objects are listed at a time. A watch is asked to last for `lasts`, spread by a fifth so that watches do not
-    march in step, and is given `grace` more to be ended by the server.
+    march in step. The server has `grace` more to end it.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Reflector(Generic[T]):
             await asyncio.sleep(self._backoff.delay(failures, self._rng))
 
     async def _list(self) -> bool:
-        """Read everything, page by page; whether it differs from what was known."""
+        """Read everything, page by page. True if it differs from what was known."""
         query = {"labelSelector": self._selector, "limit": str(self._page)}
         objects: list[Json] = []
         while True:

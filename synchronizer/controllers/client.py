@@ -1,6 +1,6 @@
 """The controllers, as the synchronizer needs them, and the same over gRPC.
 
-Any controller answers for the whole deployment, so each use goes to the next one when the present one fails.
+Any controller answers for the whole deployment, so when one fails, the next one is asked.
 """
 
 from __future__ import annotations

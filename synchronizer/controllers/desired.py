@@ -27,9 +27,10 @@ log = structlog.get_logger(__name__)
 
 
 class DesiredClient:
-    """`silence`: seconds without a message after which another controller is asked; they repeat themselves sooner.
+    """`silence`: after so many seconds without a message, another controller is asked. Controllers repeat themselves
+    sooner.
 
-    `heard` is told everything that a controller says and repeats, unless it is refused; never what the disk says.
+    `heard` is told all that a controller says or repeats, unless it is refused. It is never told what the disk says.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Observations as messages, where only what changed since the last one is encoded anew.
+"""Observations as messages. Only what changed since the last message is encoded anew.
 
-A report is complete every time. For a cell of a hundred thousand servables that is 0.3 s of encoding, once a second
-and after each change; keeping each replica's message makes it cost what changed.
+A report is complete every time. For a cell of a hundred thousand servables that is 0.3 s of encoding, once a second and
+after each change. Each replica's message is kept, so that a report costs only what changed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What one replica should hold: the versions desired of its job, and those that must not go yet.
 
-A version that is no longer desired lingers in the aspired set while requests may still be sent to it here, that is
-until its route is withdrawn and the routers have said so. Omission means unload, so leaving it out earlier would turn
-a move of a version into an error for a client.
+A version that is no longer desired lingers in the aspired set while routers may still send requests to it here. It
+lingers until its route is withdrawn and the routers have said so. Omission means unload: left out earlier, a version
+that moves would cause an error for a client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from berth.model import ServableStatus, VersionSpec
 from berth.states import ServableState
 
 GONE = frozenset({ServableState.END, ServableState.ERROR})
-"""States in which a replica has nothing of a version that could be unloaded."""
+"""In these states a replica has nothing of the version left to unload."""
 
 
 def held(servables: Iterable[ServableStatus]) -> tuple[VersionKey, ...]:
@@ -30,10 +30,10 @@ def aspire(
 ) -> tuple[VersionSpec, ...] | None:
     """The complete set for one replica, in the order of its keys: `desired` and what lingers.
 
-    `desired` is empty for a replica that drains and for one whose job is gone. `remembered` are the specs of what it
-    was last sent; a replica reports names only. None means: send nothing yet, because something lingers of which the
-    spec is not known (it left the desired state while no synchronizer ran). The replica then keeps the set it has;
-    that ends when the routes are withdrawn.
+    `desired` is empty for a replica that drains and for one whose job is gone. `remembered` has the specs of what it
+    was last sent: a replica reports names only. None means: send nothing yet. A version lingers whose spec is not known
+    (it left the desired state while no synchronizer ran). The replica then keeps the set it has, until the routes are
+    withdrawn.
     """
     lingering = [key for key in held if key not in desired and may_be_routed(key)]
     if any(key not in remembered for key in lingering):

@@ -1,4 +1,4 @@
-"""What each job of a cell is to hold, by the last desired state, and what was to be held before."""
+"""What each job of a cell is to hold by the last desired state, and what it was to hold before."""
 
 from __future__ import annotations
 

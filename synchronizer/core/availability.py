@@ -1,4 +1,4 @@
-"""What is to be said of a model's versions: which one answers by default, and why one is nowhere to be queried."""
+"""What to say of a model's versions: which one answers by default, and why one cannot be queried anywhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from berth.states import ServableState, VersionState
 
 
 def default_version(target: int, replicas: Mapping[int, int], previous: int) -> int:
-    """The version that answers requests which name none, given on how many replicas each one is; 0 if on none.
+    """The version that answers requests without a version; 0 if none is on a replica. `replicas`: how many, by version.
 
-    The target, once it is on as many replicas as any other version; until then the version on most, of equals the
-    newest. Once it answers, the target stays while it is on at least half as many as the fullest version: a replica
-    that restarts and happens to load the old version first must not turn clients back for a moment.
+    The target, once it is on as many replicas as any other version. Until then the version on most replicas; of equals,
+    the newest. Once the target answers, it stays while it is on at least half as many replicas as the fullest version.
+    A replica may restart and happen to load the old version first: that must not turn clients back for a moment.
     """
     most = max(replicas.values(), default=0)
     if most == 0:
@@ -25,7 +25,7 @@ def default_version(target: int, replicas: Mapping[int, int], previous: int) -> 
 
 
 def describe(statuses: Iterable[ServableStatus]) -> str:
-    """Why a version is nowhere to be queried, from what the replicas say of that version, for its own tenant."""
+    """Why a version cannot be queried anywhere, from what its replicas say of it. For its own tenant."""
     statuses = list(statuses)
     loading = sum(status.state in (ServableState.NEW, ServableState.LOADING) for status in statuses)
     if loading:

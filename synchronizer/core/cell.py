@@ -1,11 +1,12 @@
 """The state of one cell and its only mutator, `step`: events in, instructions out.
 
-Within a step, facts are taken in first; then each touched replica's aspired set follows from them and from what the
-routers acknowledged; then the route table follows from what replicas say of versions that they were also sent.
+Within a step, facts are taken in first. Each touched replica's aspired set follows from them, and from what the routers
+acknowledged. The route table comes last: it follows from what replicas say of versions that they were also sent.
 
 No table is published before the cell has *settled*: it leads, it has a desired state, and every registered replica
 has failed once, or reported and accepted a set of this epoch (or had `settle` seconds to). Until then routers keep the
-table they have, and nothing is left out of a set, so a restarted synchronizer breaks nothing by not knowing yet.
+table they have, and nothing is left out of a set. So a restarted synchronizer breaks nothing while it does not know
+yet.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class Cell:
         return tuple(sorted(self._assigned.jobs_of(wanted)))
 
     def is_staffed(self, job: str) -> bool:
-        """Whether a replica of `job` is there, to load what it is to hold or loading it."""
+        """Whether `job` has a replica that loads, or can load, what the job is to hold."""
         return self._fleet.is_staffed(job)
 
     def validate(self) -> None:
@@ -266,8 +267,8 @@ class Cell:
         desired = {} if self._fleet.drains(replica) else self._assigned.specs(status.address.job)
         versions = aspire(
             desired,
-            # What was left out once stays out: reports are older than the sets under way, and to follow each of
-            # them would put a version in and out of the set for ever.
+            # What was left out once stays out. Reports are older than the sets under way: to follow each of them would
+            # put a version in and out of the set for ever.
             (key for key in held(status.servables) if replica.sent is None or key in replica.specs),
             lambda key: self._ledger.may_be_routed(Route(name, key), now),
             ChainMap(replica.specs, self._assigned.dropped),  # type: ignore[arg-type]  # read only

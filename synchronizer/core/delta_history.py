@@ -1,7 +1,7 @@
 """The last route deltas, so that a router that missed little is not sent everything.
 
-Every router pulls from the one history at its own pace: there is no queue per router that could grow, and one that
-is too slow finds its place gone and is sent a snapshot.
+Every router pulls from the one history at its own pace, so no router has a queue that could grow. A router that is too
+slow finds its place gone, and is sent a snapshot.
 """
 
 from __future__ import annotations

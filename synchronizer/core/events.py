@@ -46,8 +46,8 @@ class Discovered:
 class Reported:
     """A replica reported on its stream.
 
-    `refused`: it did not take the last set it was sent. `opened`: the stream is new, so that what was sent before may
-    not have arrived.
+    `refused`: it did not take the last set it was sent. `opened`: the stream is new, so what was sent before may not
+    have arrived.
     """
 
     status: ReplicaStatus

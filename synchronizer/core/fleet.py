@@ -1,4 +1,4 @@
-"""The replicas of a cell: which are registered, what each one said last, and which of them are to be looked at.
+"""The replicas of a cell: which are registered, what each one said last, and which ones a step must look at.
 
 Only facts are taken in here. What follows from them, for aspired sets and for routes, is decided by the cell.
 """
@@ -14,8 +14,8 @@ from synchronizer.core.replica import TrackedReplica, says_more
 class CellFleet:
     """Mutated by the cell's step alone.
 
-    `touched` are the replicas to be looked at in this step, `lingering` those whose aspired set holds more than is
-    desired. `changed`: what is reported of the replicas is not what it was.
+    `touched`: the replicas that this step must look at. `lingering`: those whose aspired set holds more than is
+    desired. `changed`: replicas have reported something new.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class CellFleet:
         return all(replica.confirmed for replica in self.replicas.values() if replica.connected)
 
     def is_staffed(self, job: str) -> bool:
-        """Whether a replica of `job` is there, to load what it is to hold or loading it."""
+        """Whether `job` has a replica that loads, or can load, what the job is to hold."""
         return any(
             replica.connected and not self.drains(replica)
             for replica in self.replicas.values()
@@ -50,7 +50,7 @@ class CellFleet:
         )
 
     def drains(self, replica: TrackedReplica) -> bool:
-        """It says so, or will hear it any moment: either way, what it holds is on its way out."""
+        """Whether it says so, or will hear it any moment: either way, what it holds is on its way out."""
         return replica.status.draining or replica.status.address.replica in self.leaving
 
     def believed_at(self) -> list[float]:

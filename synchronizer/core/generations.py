@@ -39,7 +39,7 @@ class Generations:
         self._upto = max(self._upto, upto)
 
     def is_ahead(self, order: Order) -> bool:
-        """Whether `order` is of our own epoch, and yet later than what we gave out: the disk forgot it."""
+        """Whether `order` is of our own epoch, but later than any that we remember giving out: the disk forgot it."""
         return self.epoch > 0 and order.epoch == self.epoch and order.generation > self.given
 
     def see(self, order: Order) -> int:

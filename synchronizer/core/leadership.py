@@ -1,8 +1,8 @@
 """Whether this synchronizer leads its cell: a state machine over lease replies and signs of other leaders.
 
 The lease in PostgreSQL decides who leads; epochs make a mistake harmless. A leader that cannot reach any controller
-goes on past the end of its lease: while no controller answers nobody else can take the lease, and one who does is
-given a higher epoch, which workers and routers prefer. The first of them to show it deposes this one.
+goes on past the end of its lease: while no controller answers, nobody else can take it. Whoever takes it later is given
+a higher epoch, which workers and routers prefer. The first of them to show that epoch deposes this leader.
 
     STANDBY ──granted, or resumed──► LEADING ──denied──► STANDBY
                                         │ fenced
@@ -133,12 +133,12 @@ class Leadership:
         return self._fence
 
     def lease_left(self, now: float) -> float:
-        """For how many seconds nobody else can lead: what has no other protection against a second leader may be
-        written. 0 while the lease is not known to be held."""
+        """For how many seconds nobody else can lead. Within that time it is safe to write what has no other protection
+        against a second leader. 0 while the lease is not known to be held."""
         return max(0.0, self._lease_until - now) if self.phase is Phase.LEADING else 0.0
 
     def holds_lease(self, now: float) -> bool:
-        """Whether the lease is known to be held; a leader for whom it is not leads on what it last knew."""
+        """Whether the lease is known to be held. A leader without a known lease leads on what it last knew."""
         return self.phase is Phase.LEADING and now < self._lease_until
 
     def validate(self) -> None:

@@ -1,9 +1,9 @@
 """A worker's pod, as Kubernetes describes it, as the address of a replica.
 
-A pod says where to look, never what works: whether the worker is alive and what it holds is for its own report to
-say. So readiness is not asked for here, a lost node needs no rule, and the `incarnation` is that of the pod: the
-worker's own, which changes with every start of its container, comes with its report. One made of the container's
-restarts would come seconds late, and close the stream that the new process already answers on.
+A pod says where to look, never what works: the worker's own report says whether it is alive and what it holds. So
+readiness is not asked for here, and a lost node needs no rule. The `incarnation` is the pod's. The worker's own changes
+with every start of its container, and comes with its report. To count the container's restarts instead would come
+seconds late, and close the stream that the new process already answers on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Pools: the workloads that run the replicas of jobs, and whether one of them is to be scaled now.
 
-Whoever decided how many replicas a job has (an operator, the autoscaler) did it in the controller; here it is only
-carried out, and never for a job that has no workload or several: to guess which one is meant would be to own it.
+Whether an operator or the autoscaler decides how many replicas a job has, the decision is made in the controller. Here
+it is only carried out, and never for a job that has no workload or several: to guess which one is meant would be to own
+it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def reader(kind: str) -> Callable[[Mapping[str, Any]], PoolWorkload]:
             kind=kind,
             name=str(metadata["name"]),
             job=str((metadata.get("labels") or {}).get(JOB, "")),
-            # Left out, it is one: that is what the server itself makes of it.
+            # If it is left out, it is one: the server itself says so.
             replicas=1 if replicas is None else int(replicas),
             ready=int(status.get("readyReplicas") or 0),
             version=str(metadata.get("resourceVersion") or ""),
@@ -88,7 +89,7 @@ def observe(jobs: Mapping[str, tuple[PoolWorkload, ...]]) -> tuple[ObservedPool,
 
 
 def next_scale(job: str, wanted: int, workloads: tuple[PoolWorkload, ...]) -> ScaleWorkload | Blocked | None:
-    """What to do so that `job` has `wanted` replicas; None: it is told so already."""
+    """What to do so that `job` has `wanted` replicas; None: its workload is told so already."""
     if not workloads:
         return Blocked(MISSING, f"no Deployment or StatefulSet has the label {JOB}={job}")
     if len(workloads) > 1:

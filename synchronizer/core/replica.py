@@ -19,13 +19,13 @@ class TrackedReplica:
     sent: AspiredSet | None = None
     specs: Mapping[VersionKey, VersionSpec] = field(default_factory=dict)
     resend: bool = False
-    # It accepted a set of this epoch: no set of a deposed leader can change any more what it says it holds. One that
-    # cannot be sent a set yet (see `aspire`) is believed from `believe_at` on: sets under way have arrived by then. A
-    # deposed leader that nobody has told for so long could still make it unload what it said; routers then retry.
+    # It accepted a set of this epoch: a deposed leader's set can no longer change what it holds. A replica that cannot
+    # be sent a set yet (see `aspire`) is believed from `believe_at` on: sets under way have arrived by then. A deposed
+    # leader that does not know it by then could still make the replica unload something; routers then retry.
     confirmed: bool = False
     believe_at: float | None = None
-    # Versions that an earlier set left out. What a report says of them counts only once it has accepted the set that
-    # brought them in: until then a set without them may be on its way, and would unload what looks available.
+    # Versions that an earlier set left out. A report counts for them only once the replica has accepted the set that
+    # brought them in. Until then a set without them may be on its way, and would unload what looks available.
     added: dict[VersionKey, Order] = field(default_factory=dict)
 
     def drop_arrived(self, accepted: Order) -> bool:
@@ -48,7 +48,7 @@ class TrackedReplica:
         return self.sent
 
     def can_be_asked(self, key: VersionKey) -> bool:
-        """Whether what it says of a version that it calls AVAILABLE can be relied on."""
+        """Whether it can be relied on when it calls this version AVAILABLE."""
         return self.confirmed and (self.sent is None or (key in self.specs and key not in self.added))
 
     def validate(self) -> None:

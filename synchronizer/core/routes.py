@@ -1,8 +1,7 @@
 """The route table: what every replica holds, turned round into where every version can be answered.
 
-`RouteTableBuilder` keeps the pieces by model and by replica and remembers which of them changed, so that publishing
-costs what changed and not what exists: one replica's report must not rebuild the routes of a hundred thousand
-servables.
+`RouteTableBuilder` keeps the pieces by model and by replica, and remembers which of them changed. So publishing costs
+what changed, not what exists: one replica's report must not rebuild the routes of a hundred thousand servables.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class _Replica:
 
 
 class RouteTableBuilder:
-    """All that the route table is made from, what of it is published, and what changed since."""
+    """All that the route table is made from, the table as it is published, and what changed since."""
 
     def __init__(self) -> None:
         self._models: dict[ModelKey, DesiredModel] = {}

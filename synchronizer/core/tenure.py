@@ -1,11 +1,11 @@
 """Leadership by a Lease of Kubernetes: who holds it, and what one candidate may do about that.
 
-Clocks of other machines are never compared with ours. A holder is gone when its record has not changed for as long
-as the record itself says it lasts, counted on our own clock from when we first saw it so; the same rule as client-go's.
+Clocks of other machines are never compared with ours. A record says how long it lasts. If it has not changed for so
+long, its holder is gone. We count on our own clock, from when we first saw the record so: the same rule as client-go's.
 
-The epoch is the record's `leaseTransitions`, which every new holder raises: past the last holder's, and past every
-epoch that it knows of from elsewhere (its disk, a controller, a worker that refused it). So epochs go on growing when
-the record is deleted, restored from a backup, or begins after the controllers' own lease was used before it.
+The epoch is the record's `leaseTransitions`. Every new holder raises it past the last holder's, and past every epoch
+that it knows of from elsewhere (its disk, a controller, a worker that refused it). So epochs go on growing when the
+record is deleted, restored from a backup, or begins after the controllers' own lease was used before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _LEAP = 1000
-"""How far a new record starts past what is known: nobody saw how often the deleted one changed hands."""
+"""How far a new record starts past the known epochs: nobody saw how often the deleted record changed hands."""
 
 
 class Record(NamedTuple):

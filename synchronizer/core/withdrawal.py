@@ -96,7 +96,7 @@ class RouteLedger:
             router.gone_at = now
 
     def settle(self, now: float) -> bool:
-        """End the withdrawals that are acknowledged or overdue; whether less may be routed than at the last call."""
+        """End the withdrawals that are acknowledged or overdue. True if less may be routed than at the last call."""
         for session, router in list(self._routers.items()):
             if router.gone_at is not None and now >= router.gone_at + self._grace:
                 del self._routers[session]

@@ -1,7 +1,7 @@
-"""What routers want to be loaded: versions that are assigned but held by no replica, and that requests ask for.
+"""Versions that routers want loaded: requests ask for them, and they are assigned, but no replica holds them.
 
-Here they are counted and handed on. Whoever decides what a replica holds may act on them (`OnWanted`); a wish is not a
-command, and one that nobody acts on ends as the router's 503 with the reason.
+Here they are counted and handed on. Whoever decides what a replica holds may act on them (`OnWanted`). A wish is not a
+command: if nobody acts on it, it ends as the router's 503 with the reason.
 """
 
 from __future__ import annotations

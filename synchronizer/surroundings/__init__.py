@@ -1,3 +1,3 @@
-"""What is around the cell: where replicas are, who leads, and what runs the replicas, as protocols; and the registry
+"""What is around the cell, as protocols: where replicas are, who leads, and what runs the replicas. Also the registry
 folder of one machine. The same on Kubernetes is `synchronizer.cluster`.
 """

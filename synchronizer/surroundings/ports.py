@@ -1,4 +1,4 @@
-"""What a synchronizer needs of what is around its cell: where replicas are, who leads, and what runs replicas."""
+"""What a synchronizer needs from around its cell: where replicas are, who leads, and what runs replicas."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One stream to each replica: aspired sets out, reports in.
 
-A stream that breaks, or is silent for longer than a worker may be, makes its replica lost at once: routes to it are
-withdrawn, and routers send elsewhere what they had sent there. Whether the process is dead or only the stream is, shows
-when the link comes back: the worker's own report says what it holds, and it keeps serving meanwhile.
+If a stream breaks, or is silent for longer than a worker may be, its replica is lost at once: routes to it are
+withdrawn, and routers send elsewhere what they had sent there. The worker itself may be alive, and keeps serving then.
+When the link comes back, its own report says what it holds.
 """
 
 from __future__ import annotations

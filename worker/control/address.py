@@ -41,7 +41,7 @@ def check_instance(instance: str) -> None:
 
 
 def _reachable(settings: WorkerSettings, address: str, port: int) -> str:
-    """Where peers reach what listens on `address`. Raises `SettingsError` if that only says "everywhere"."""
+    """Where peers reach the listener on `address`. Raises `SettingsError` if that only says "everywhere"."""
     host = (settings.advertise_host or address.rpartition(":")[0]).strip("[]")
     if host in ("", "0.0.0.0", "::"):
         raise SettingsError(f"BERTH_ADVERTISE_HOST: needed, since {address} is no address to be reached at")

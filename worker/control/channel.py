@@ -1,7 +1,8 @@
 """The worker's side of `WorkerControl`: aspired sets come in, complete reports go out.
 
-Any number of synchronizers may be connected, a deposed one among them: the newest order wins, whoever sends it, and
-who sends an older one is told. Losing all of them changes nothing here; the worker goes on with what it was told last.
+Any number of synchronizers may be connected, a deposed one among them. The newest order wins, whoever sends it. The
+sender of an older order is told that it is older. Losing all of them changes nothing here; the worker goes on with what
+it was told last.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class WorkerControl(worker_pb2_grpc.WorkerControlServicer):
 
 @dataclass(slots=True)
 class _Session:
-    """One connection: what its next report must say, and that one is due."""
+    """One connection: what its next report must say, and whether one is due."""
 
     nudge: Wake
     refused: bool = False

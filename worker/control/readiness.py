@@ -1,10 +1,10 @@
 """What the worker says when it is probed, and whether its event loop keeps up.
 
-Ready means: this replica is worth having. It serves what it was told to hold, or has tried; until then a rolling
+Ready means: this replica is worth having. It serves what it was told to hold, or has tried to. Until then a rolling
 upgrade must not take the next one away. Later loads do not make it unready: it goes on serving what it has.
 
-Alive means that the event loop turns, which whoever answers /healthz has shown by that. Only a process that is stuck
-fails it: restarting one that is slow, or that waits for a synchronizer, would only make things worse.
+Alive means that the event loop turns: an answer to /healthz proves it. Only a stuck process fails this probe. To
+restart one that is slow, or that waits for a synchronizer, would only make things worse.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 Two sums are kept apart, because they are known with different certainty:
 
-* **reserved**: what placement set aside. Exact, and the same inequality that the controller keeps:
-  the sum over everything held or loading is at most `memory`, on every device.
-* **physical**: what is really taken: the larger of reserved and measured for what is held, plus what a load needs for
-  a moment beyond its reservation. It may use `headroom` more than `memory`. So a measurement that comes
-  out a little above an estimate does not lock out the last version of a full job, yet the bound holds.
+* **reserved**: what placement set aside. This sum is exact, and keeps the controller's own inequality: over everything
+  held or loading it is at most `memory`, on every device.
+* **physical**: what is really taken. For what is held, that is the larger of reserved and measured; a load adds what it
+  needs for a moment beyond its reservation. This sum may be up to `headroom` above `memory`. So a measurement a little
+  above an estimate does not lock out the last version of a full job, yet the bound holds.
 
-A load whose transient need exceeds the headroom is let through when no other load is under way: refusing it for ever
-would make an accepted version unloadable, and alone its peak is the smallest that it can be.
+A load whose transient need exceeds the headroom is let through when no other load is under way. To refuse it for ever
+would make an accepted version unloadable, and alone its peak is as small as it can be.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Charge(NamedTuple):
     """What one servable takes: reserved, taken beyond that, taken while loading; and loads under way.
 
     `used` is for reports: bytes of the host measured, or reserved while they cannot be measured yet. Only the host's
-    memory is measured, and only there do loads peak; what is reserved elsewhere is taken to be what is used.
+    memory is measured, and only there do loads peak. On other devices the reservation is taken to be what is used.
     """
 
     reserved: Resources = Resources()

@@ -63,7 +63,7 @@ TRANSITIONS: Mapping[tuple[ServableState, ServableEvent], ServableState] = Mappi
     }
 )
 
-# A version that is lost no later than this after it became AVAILABLE is lost in a row with the time before.
+# If a version is lost within this time after it became AVAILABLE, the loss is in a row with the one before.
 _STEADY_S = 300.0
 
 _EXPLAINED = frozenset({(ServableEvent.LOAD, _S.ERROR), (ServableEvent.UNLOADED, _S.UNLOADING)})

@@ -1,7 +1,7 @@
 """How much work a replica does: what it has answered, how long that took, and how much of it was waiting.
 
-Kept as sums since the start, so that a report that is lost loses nothing. Adding to them is on the path of every
-request: plain attributes, and no lock, since all of it happens on the event loop.
+Kept as sums since the start, so that a lost report loses nothing. Adding to them is on the path of every request: plain
+attributes, and no lock, since all of it happens on the event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from berth.ids import VersionKey
 from berth.model import ReplicaLoad, ServableLoad
 
-# Versions come and go for months; sums of those that are gone are dropped when so many more are kept than there are.
+# Versions come and go for months. Sums of versions that are gone are dropped once there are so many more sums than
+# versions.
 _SPARE = 1_000
 
 
@@ -78,7 +79,7 @@ class Loads:
 
     @contextmanager
     def reader(self) -> Iterator[LoadReader]:
-        """Someone who wants to be told of what comes from now on, for as long as the context is open."""
+        """A reader that is told of what comes from now on, for as long as the context is open."""
         self.hand_out()
         reader = LoadReader(self)
         self._readers.add(reader)

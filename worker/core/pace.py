@@ -3,7 +3,7 @@
 A hop to a thread costs 20 to 60 µs of CPU, many times a tiny run (5 µs). What runs on the loop holds up everybody else
 meanwhile. A version can be quick on zeros and endless on other values, so no judgement is final but one.
 
-1. A version runs in the pool until a run was seen that took less than `QUICK_S`: in its warm-up, or in the pool.
+1. A version runs in the pool until one run took less than `QUICK_S`, in its warm-up or in the pool.
 2. On the loop a run has `INLINE_LIMIT_S`. One that needs more is ended, begun again in the pool, and the version stays
    there. It comes back by 1, unless it computed for half of that limit: then it never does. On a crowded machine the
    process itself may not have run for so long, which is not the model's fault.

@@ -6,16 +6,16 @@ be carried out, in any order, without asking again. It guarantees:
 1. Only what is aspired is loaded, with the bytes that are aspired.
 2. What is aspired and AVAILABLE is not touched.
 3. **Never to zero.** The last AVAILABLE version of a model is not drained before an aspired version is AVAILABLE,
-   however long that takes and whether or not it ever succeeds: an old answer is better than none. Two exceptions:
-   the whole model has left the aspired set; or the version is aspired with other bytes (the model was deleted and
-   made anew under its name), because then what is held answers as something it is not.
-4. **Memory.** A load starts only if the ledger has room for it. What must wait says what for. Guarantee 3 comes
-   first: if the old version's memory is what the new one waits for, both stay as they are, and say so.
-5. A version that is going away and is aspired again comes back without a load if it still can (DRAINING), else it is
+   however long that takes, even if it never succeeds: an old answer is better than none. Two exceptions: the whole
+   model has left the aspired set; or the version is aspired with other bytes (the model was deleted and made anew under
+   its name). Then what is held would answer as something that it is not.
+4. **Memory.** A load starts only if the ledger has room for it. A load that must wait says what it waits for. Guarantee
+   3 comes first: if the old version's memory is what the new one waits for, both stay as they are, and say so.
+5. A version that is going away and is aspired again comes back without a load if it still can (DRAINING). Else it is
    loaded anew as soon as it is gone.
-6. A failed load is tried again at `retry_at`, and what the runtime lost is loaded then; one that cannot succeed is
-   not, until it is left out of the aspired set and comes back, or comes with other bytes. A newer order alone is no
-   reason: orders change whenever anything does.
+6. A failed load is tried again at `retry_at`, and so is a version that the runtime lost. A load that cannot succeed is
+   not tried again until its version leaves the aspired set and comes back, or comes with other bytes. A newer order
+   alone is no reason: orders change whenever anything does.
 7. A load that is no longer aspired is cancelled, and what never loaded is forgotten.
 8. When nothing is to be done there are no actions but `Defer`: repetition means nothing.
 """

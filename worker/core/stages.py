@@ -1,4 +1,5 @@
-"""The stages of a load, and what is known of one that is over: values, which another process can give as well.
+"""The stages of a load, and what is known of a load that is over. All are values, so that another process can give them
+as well.
 
 FETCH    artifact           ─► a verified file
 LOAD     the file           ─► a version in a runtime, and its signature; waiting for a turn is part of it

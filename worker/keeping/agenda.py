@@ -51,7 +51,7 @@ class Agenda:
         await self._waiter.wait()
 
     async def work_off(self, look: Callable[[ModelKey], LookAgain], has_room: Callable[[], bool]) -> None:
-        """Look at what is due, and then at what wants memory, for as long as there may be some."""
+        """Look at the models that are due. Then look at those that want memory, as long as there may be some."""
         while self._due:
             for model in list(self._due)[:_LOOKS_PER_TURN]:
                 del self._due[model]

@@ -1,9 +1,9 @@
 """Artifacts on the worker's disk, by digest: fetched once, verified, and kept while there is room.
 
-Each artifact has a folder of its own, `<digest>/model.onnx`. Never put two beside each other: ONNX lets a model name a
-file in its folder as the home of its weights, and that file must not be another tenant's. A folder appears whole, by
-rename; what a killed process had begun is removed at start. Files are verified as they are written, and again when
-they are first used after a start, since a disk may have lost or changed them meanwhile.
+Each artifact has a folder of its own, `<digest>/model.onnx`. Never put two in one folder: ONNX lets a model name a file
+in its folder as the home of its weights, and that file must not be another tenant's. A folder appears whole, by rename;
+what a killed process had begun is removed at start. Files are verified as they are written, and again when they are
+first used after a start, since a disk may have lost or changed them meanwhile.
 
 The cache belongs to one process at a time; a lock on it makes sure.
 """
@@ -65,8 +65,8 @@ class CachedArtifact:
 class ArtifactCache:
     """The folder at `root`, which is created with access for its owner only.
 
-    It holds at most `max_bytes`, save that what is leased is never removed: with more than that in use it says so in
-    the log and grows. Raises `SettingsError` if the folder cannot be had, or another process has it.
+    It holds at most `max_bytes`, but what is leased is never removed: if more than that is in use, it says so in the
+    log and grows. Raises `SettingsError` if the folder cannot be had, or another process has it.
     """
 
     def __init__(self, root: Path, source: ArtifactSource, *, max_bytes: int) -> None:

@@ -139,7 +139,7 @@ class Execution:
         if servable.state is not ServableState.UNLOADING:
             self._record_load(key, outcome, self._loop.time())
         elif outcome is not None and outcome.held is not None:
-            # It was cancelled, and was quicker than that: what it made must go.
+            # It was cancelled, but finished first: what it made must go.
             self._start(key, unload(outcome.held, self._patience.unload), self._unloading_over)
             return
         else:

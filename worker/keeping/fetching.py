@@ -21,7 +21,7 @@ class ArtifactSource(Protocol):
 
 
 async def fetch(source: ArtifactSource, digest: str, size: int, target: Path) -> None:
-    """Write the artifact to `target`, which is not there yet; what a failed fetch has written stays.
+    """Write the artifact to `target`, which must not exist yet. What a failed fetch has written stays.
 
     Raises what the source raises, `DigestMismatch` for other bytes, and `OSError` if the disk is full.
     """

@@ -86,7 +86,7 @@ class Keeper:
 
     @property
     def settled(self) -> bool:
-        """Whether it was told what to hold, and has loaded or tried to load all of it; what waits, waits for memory."""
+        """Whether it was told what to hold, and has loaded or tried to load all of it, save what waits for memory."""
         return self._life.order != NEVER and self._agenda.empty and not self._life.ledger.total.loads
 
     def aspire(self, aspired: AspiredSet) -> Acceptance:
@@ -136,7 +136,7 @@ class Keeper:
     def memory_used(self) -> int:
         """Measured bytes of what is held, plus reserved bytes of what is being loaded.
 
-        Without what the process itself takes: it is to be compared with `memory_limit`, which bounds versions only.
+        The process itself is not counted: this is to be compared with `memory_limit`, which bounds versions only.
         """
         return self._life.ledger.total.used
 

@@ -43,7 +43,7 @@ class Artifacts(Protocol):
 
 @dataclass(slots=True)
 class HeldVersion:
-    """What a loaded version consists of, and what must be given back for it: `unload` does."""
+    """The parts of a loaded version. All must be given back: `unload` does that."""
 
     spec: VersionSpec
     loaded: Loaded

@@ -1,7 +1,7 @@
 """How much memory there is for versions: what was promised, or less where the machine does not have it.
 
-Placement counts with the job's memory per replica. A container that is smaller than that would be killed by the kernel
-in the middle of a load, with everything that it serves; so the worker looks, holds less, and says so.
+Placement counts on the job's memory per replica. If the container is smaller, the kernel would kill it in the middle of
+a load, with everything that it serves. So the worker looks, holds less, and says so.
 """
 
 from __future__ import annotations

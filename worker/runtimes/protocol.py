@@ -46,7 +46,7 @@ class LentVersion(Protocol):
         """As the runtime sees it; authoritative for checking requests."""
 
     def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array] | None:
-        """What `infer` would return, if it takes less time than waiting for it would; else None, and call `infer`.
+        """What `infer` would return, if that takes less time than waiting would. Else None: then call `infer`.
 
         Raises as `infer` does.
         """
@@ -57,15 +57,17 @@ class LentVersion(Protocol):
         """Run once and return the named outputs, all of them if none is named.
 
         Inputs have been checked against `signature`. Raises `berth.errors.InvalidArgument` when the model itself
-        rejects them. Cancelling the call gives up the result; it drops a run that waits for its turn, and stops one
-        that computes where the runtime can. `started` is called, in any thread, when the run's turn has come.
+        rejects them. Cancelling the call gives up the result. A run that waits for its turn is dropped; one that
+        computes is stopped, if the runtime can do that. `started` is called, in any thread, when the run's turn has
+        come.
         """
 
 
 class Loaded(LentVersion, Protocol):
-    """A version in a runtime, as its owner sees it: the keeper, who alone calls what is here.
+    """A version in a runtime, as its owner, the keeper, sees it. Nobody else calls what is here.
 
-    `unload` is called once, after the last borrower left. `worker.keeping.loading` says in which order the others are.
+    `unload` is called once, after the last borrower left. `worker.keeping.loading` says in which order the other
+    methods are called.
     """
 
     async def warm_up(self) -> float:

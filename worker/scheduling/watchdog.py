@@ -1,7 +1,7 @@
 """Ends runs that take too long, from a thread of its own.
 
-An event loop cannot do that for a run that it is itself executing: it would be the one that waits. The thread looks
-every 10 ms while there are runs, and sleeps when there have been none for a second.
+An event loop cannot end a run that it executes itself: it is waiting for that run. The thread looks every 10 ms while
+there are runs, and sleeps when there have been none for a second.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """One inference from its bytes to the bytes of its answer, the same for every protocol.
 
 Most requests are for small models, whose run takes less time than a task switch. So a request is first tried where it
-stands: read, run by `Loaded.infer_now`, written, with no task and no timer. Only what cannot be answered at once, for
-its size or its model, becomes a task.
+stands: read, run by `Loaded.infer_now`, written, with no task and no timer. Only a request that cannot be answered at
+once, because of its size or its model, becomes a task.
 
-This is the boundary where a fault of ours becomes a logged `Internal` with a text that tells the client nothing
-about the inside, and where every outcome is counted once.
+This is the boundary where a fault of ours becomes a logged `Internal`. Its text tells the client nothing about the
+inside. Every outcome is counted once, here.
 """
 
 from __future__ import annotations

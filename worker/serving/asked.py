@@ -1,7 +1,7 @@
 """What a request's head says, worked out once for all heads that begin alike.
 
-Routers repeat themselves: on a connection heads differ by request id and deadline only. `Asked.of` keeps what it found
-with the head's base, so that a request costs what is new in it.
+Routers repeat themselves: on a connection, heads differ only by request id and deadline. `Asked.of` keeps its findings
+with the head's base, so a request costs only what is new in it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Final
 from berth.errors import InvalidArgument, PayloadTooLarge
 from berth.http.compression import inflate
 
-# Decompressed, so many times its size is usual; a body is judged by what it may become.
+# Decompressed, a body usually has up to so many times its size. It is judged by what it may become.
 USUAL_RATIO: Final = 8
 
 

@@ -1,7 +1,7 @@
 """One request and its answer on a connection: what REST and gRPC have in common.
 
-An exchange collects the body, asks for an answer and sends it. It ends answered, refused, or abandoned by the client;
-from then on it is no longer among those of its conversation.
+An exchange collects the body, asks for an answer and sends it. It ends answered, refused, or abandoned by the client.
+Its conversation forgets it then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """OIP over REST, under servable names. Every answer names the replica.
 
-It names the request where the id was made here. One that was given is not repeated: an answer belongs to its request by
-its place, routers say it to their clients themselves, and heads that are all alike cost both sides less.
+An answer also names the request if its id was made here. An id that came with the request is not repeated: an answer
+belongs to its request by its place, and routers tell their clients the id themselves. Heads that are all alike cost
+both sides less.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from worker.serving.exchange import IT_DID_NOT_START, InferenceExchange, Inferen
 
 # Framing and metadata of a message whose tensors fill the limit.
 _ENVELOPE_BYTES = 64 * 1024
-# Below this a copy costs less than one more piece to write.
+# Below this size, a copy costs less than writing one more piece.
 _SMALL = 16 * 1024
 # A stream's client that does not read its answers gets no more of them once so many bytes wait for it.
 _MOST_UNSENT = 256 * 1024

@@ -30,7 +30,8 @@ log = structlog.get_logger(__name__)
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
 
 # All requests of a router share few connections, so one stream that nobody reads must not stop the others: the
-# connection's window holds all streams'. The router cancels what it hedged, by the thousand when it must.
+# connection's window is as large as all streams' together. The router cancels what it hedged, by the thousand when it
+# must.
 _STREAMS = 1024
 _STREAM_WINDOW = 512 * 1024
 _HTTP2 = Http2Limits(
@@ -42,8 +43,8 @@ _HTTP2 = Http2Limits(
 )
 # How much of a refused body is read and dropped, so that a client still sending it gets to see the refusal.
 _DISCARD = 16 * 1024 * 1024
-# Longer than a router keeps an idle connection, so that it is the router that closes: a connection closed here just
-# as a request is on its way costs that request a retry.
+# Longer than a router keeps an idle connection, so that the router closes it. A connection that is closed here just as
+# a request is on its way costs that request a retry.
 _IDLE_S = 120.0
 # While stopping, how long an idle HTTP/1.1 connection stays open for a request that is on its way.
 _LAST_REQUEST_S = 0.25

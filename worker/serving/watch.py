@@ -1,7 +1,7 @@
 """Requests whose sender wants to know more than the answer: that the run has begun (`berth-twin`), or a trace.
 
-Few are watched; the others pay a look at their header fields. What is said early is an interim response (102), so the
-answer and its head stay what they are.
+Few requests are watched; the others cost one look at their header fields. What is said early is an interim response
+(102), so the answer and its head stay what they are.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class GrpcStatus(NamedTuple):
 
 
 def read_status(fields: Fields, http_status: int = 200) -> GrpcStatus:
-    """What the last fields of an answer say; for one without a status, what the status of HTTP says."""
+    """The status in the last fields of an answer; if there is none, the one that HTTP's status implies."""
     given = first(fields, GRPC_STATUS)
     if given is not None and given.isdigit() and len(given) < 4:
         return GrpcStatus(int(given), first(fields, GRPC_MESSAGE) or b"")

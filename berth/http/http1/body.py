@@ -25,7 +25,7 @@ class BodyReader(Protocol):
     trailers: Fields
 
     def read(self, data: bytes, pos: int) -> tuple[bytes, int]:
-        """Body found in `data` from `pos` on (perhaps empty), and the position up to which `data` was used.
+        """The body in `data` from `pos` on (perhaps empty), and the position where the used part of `data` ends.
 
         Where nothing was used and `done` is false, more data is needed. Raises `Malformed`.
         """

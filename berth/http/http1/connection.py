@@ -4,7 +4,7 @@ A connection carries one exchange at a time. Each has two halves, a message in a
 complete the next exchange begins or the connection ends. Requests that a client sends ahead (pipelining) wait, unread,
 in `backlog`: call `receive(b"")` when an exchange has ended. `wants_data` says whether the shell should read on.
 
-What a peer does wrong ends the connection, because where its next message starts can no longer be known.
+A peer's mistake ends the connection: nobody can know any more where its next message starts.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Http1Connection(ABC):
     # ── Bytes in ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, data: bytes) -> list[Event]:
-        """What the peer said with `data`, and with what was received before. Never raises for what a peer can send."""
+        """The events in `data`, joined to what was received before. Never raises for what a peer can send."""
         events: list[Event] = []
         if self._closed:
             return events

@@ -1,7 +1,7 @@
 """Heads written for HTTP/1.1.
 
-A block is the first line and the fields, without what frames the body: that is the connection's, which appends it with
-the final empty line. So a block can be made once and sent many times, and field lines may be appended to it.
+A block is the first line and the fields, without those that frame the body. The connection appends these and the final
+empty line. So a block can be made once and sent many times, and field lines may be appended to it.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ _CLOSE: Final = b"connection: close\r\n"
 class Http1Server(Http1Connection):
     """Accepts requests. `scheme` is the transport's; `memo` may be shared by all connections of one scheme and limits.
 
-    A request that was sent ahead is looked at when all of the answer before it has gone into the output: a client that
-    asks and never reads is owed one answer.
+    A request that was sent ahead waits until the whole answer before it is in the output: so a client that asks and
+    never reads is owed one answer.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Header blocks of one direction of a connection, joined from their frames and read with two memories: of whole blocks,
 and of how they begin.
 
-Most blocks repeat, so a dict of bytes answers for them. Others differ only at their end, by a request id or a deadline:
-where two blocks in a row share their first fields, these become the *prefix*, and while blocks begin with it only the
-rest of each is decoded and checked. The head that results has the prefix's head as its `base`.
+Most blocks repeat, so a dict of bytes answers for them. Others differ only at their end, by a request id or a deadline.
+When two blocks in a row share their first fields, these become the *prefix*; of further blocks that begin with it, only
+the rest is decoded and checked. The head that results has the prefix's head as its `base`.
 
 Both memories hold only as long as indices mean the same: any change of the dynamic table empties them.
 """
@@ -69,7 +69,7 @@ class BlockReader:
 
     def _conclude(self, fields: list[Field], block: bytes, *, pure: bool, cut: bool) -> Message | Malformed:
         if not pure:
-            # What blocks mean has moved; and a block that moves it must be decoded each time.
+            # The meaning of blocks has moved, and a block that moves it must be decoded each time.
             self.forget()
         if cut:
             return Malformed("the header list is too large", 431)
@@ -105,8 +105,8 @@ class BlockReader:
 
 
 class HeaderBlocks:
-    """HEADERS and CONTINUATION frames, up to what they say. `stream_id` is that of a block that has begun and not
-    ended, 0 otherwise; `size` are its bytes so far; `ends`: nothing follows it on its stream."""
+    """HEADERS and CONTINUATION frames, up to what they say. `stream_id`: the stream of a block that has begun and not
+    ended, else 0. `size`: its bytes so far. `ends`: nothing follows it on its stream."""
 
     __slots__ = ("_continuations", "_pieces", "_reader", "ends", "size", "stream_id")
 

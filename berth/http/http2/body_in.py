@@ -21,7 +21,7 @@ from berth.http.output import Output
 class BodyIn:
     """What has come of bodies, and how much more may. `initial_credit` is the window that streams begin with.
 
-    Of a DATA frame of which only a part has arrived, `data_left` bytes of body and `pad_left` of padding are to come.
+    When only a part of a DATA frame has arrived, `data_left` bytes of body and `pad_left` of padding are to come.
     """
 
     __slots__ = (
@@ -51,7 +51,7 @@ class BodyIn:
         self._deliver(self._charge(stream_id, len(chunk), events), chunk, ends, events)
 
     def begin_data(self, stream_id: int, flags: int, size: int, first: int, events: list[Event]) -> int:
-        """A DATA frame that is padded, or of which only a part has arrived. Returns where its body starts: 0 or 1."""
+        """A DATA frame that is padded or incomplete. Returns where its body starts: 0 or 1."""
         stream = self._charge(stream_id, size, events)
         pad = skip = 0
         if flags & frames.PADDED:
@@ -156,8 +156,8 @@ class BodyIn:
             stream.unannounced = 0
 
     def settings_acknowledged(self) -> None:
-        """The peer knows our window. Where that is smaller than the initial one, credit that was never ours to take
-        back shrinks only now."""
+        """The peer knows our window. If the window is smaller than the initial one, the credit shrinks only now: until
+        then it was not ours to take back."""
         change = self._stream_window - self.initial_credit
         self.initial_credit = self._stream_window
         for stream in self._streams.open.values():

@@ -1,9 +1,9 @@
 """Counts what a peer makes us do for nothing, and says when it is too much.
 
-Each kind of flood (rapid reset, settings, ping, empty frames, window updates of one byte, resets that the peer provokes
-from us) is made of frames that cost us work and move nothing. They are counted against a fixed allowance, which grows
-with useful work and starts anew at each tick; so an idle connection may ping for years and a busy one may update its
-windows as often as it must, while a flood ends within one allowance. No clock: the shell calls `tick` once a second.
+Every flood is made of frames that cost us work and move nothing: rapid reset, settings, ping, empty frames, window
+updates of one byte, resets that the peer provokes from us. They are counted against a fixed allowance, which grows with
+useful work and starts anew at each tick. So an idle connection may ping for years, a busy one may update its windows as
+often as it must, and a flood ends within one allowance. No clock: the shell calls `tick` once a second.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A connection of either role: the parts that it is made of, and which of them each frame of the peer's is for.
+"""A connection of either role: its parts, and which part gets each of the peer's frames.
 
-How errors end (RFC 9113 section 5.4): what a peer does wrong on one stream costs that stream, through
-`StreamTable.fail`; what leaves the connection without a common state raises `ConnectionFault`, which `receive` turns
-into GOAWAY and `ConnectionClosed`. Local misuse raises `LocalError`.
+How errors end (RFC 9113 section 5.4): a peer's mistake on one stream costs that stream, through `StreamTable.fail`. A
+mistake that leaves the two sides without a common state raises `ConnectionFault`; `receive` turns that into GOAWAY and
+`ConnectionClosed`. Local misuse raises `LocalError`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Http2Connection(ABC):
         self._blocks = HeaderBlocks(limits)
         self._settings = SettingsExchange(self._output, self._outbound, self._body_in, burden, by_client=server)
         self._pings = Pings(self._output, burden, keepalive, keepalive_timeout)
-        # What came of a frame that has not come whole.
+        # The part that has come of an incomplete frame.
         self._rest = b""
         self._draining = False
         self._closed = False

@@ -8,7 +8,7 @@ from berth.http.output import Output
 
 
 class ConnectionCredit:
-    """`credit` is what the peer may still send; `unannounced` was consumed and waits to be worth a WINDOW_UPDATE."""
+    """`credit`: bytes the peer may still send. `unannounced`: bytes consumed and not yet worth a WINDOW_UPDATE."""
 
     __slots__ = ("_output", "_size", "credit", "unannounced")
 

@@ -78,7 +78,7 @@ def are_plain(fields: list[Field]) -> bool:
 
 
 class Kind(Enum):
-    """What `parse` has to do about a field; that it is well formed is known by then."""
+    """What `parse` has to do about a well-formed field."""
 
     PLAIN = auto()
     SPECIAL = auto()

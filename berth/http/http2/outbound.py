@@ -116,7 +116,7 @@ class Outbound:
         return size
 
     def _send_in_parts(self, stream: Stream, data: memoryview, end: bool) -> int:
-        """What the windows allow, in frames no longer than the peer takes; the rest waits. An end alone needs none."""
+        """As much as the windows allow, in frames that the peer takes; the rest waits. An end alone needs none."""
         total = len(data)
         stream.takes_body = not end
         if not total:

@@ -38,7 +38,7 @@ class Pings:
         self._output.pieces.append(frames.ping(payload))
 
     def send_drain(self) -> None:
-        """One whose acknowledgement shows that the peer has read what went before."""
+        """A ping whose acknowledgement shows that the peer has read everything before it."""
         self._output.pieces.append(frames.ping(_DRAIN))
 
     def on_ping(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> bool:

@@ -63,8 +63,8 @@ class Http2Server(Http2Connection):
     def shutdown(self) -> None:
         """Take no new streams and finish those there are; `finished` turns true when that is done.
 
-        In two steps, so that no request in flight is lost (RFC 9113 section 6.8): first a GOAWAY that refuses nothing,
-        then, when a PING has shown that the client read it, one that names the last stream.
+        In two steps, so that no request in flight is lost (RFC 9113 section 6.8). First comes a GOAWAY that refuses
+        nothing. When a PING has shown that the client read it, a second one names the last stream.
         """
         if self._closed or self._draining:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-# What waits for a window: bytes of body and whether they end the stream, or a finished HEADERS frame with trailers.
+# Waits for a window: bytes of body, and whether they end the stream; or a finished HEADERS frame with trailers.
 Waiting = tuple[bytes | memoryview, bool]
 
 
@@ -12,10 +12,10 @@ class Stream:
     """RFC 9113's states are two booleans here: may the peer send (`remote_open`), may we (`local_open`).
     `takes_body`: the shell has sent a head and has not yet given us the end.
 
-    Windows are in bytes. `window` is what we may send; `credit` is what the peer may; `held` was delivered and not yet
-    consumed; `unannounced` was consumed and waits to be worth a WINDOW_UPDATE. `credit + held + unannounced` is the
-    receive window, always. `waiting` is body that the windows hold back, then perhaps the `trailers` frame.
-    `expected` is the announced length, `discards`: the body is over its limit, `bodiless`: the answer to HEAD.
+    All in bytes: `window`, what we may send; `credit`, what the peer may; `held`, delivered and not yet consumed;
+    `unannounced`, consumed and not yet worth a WINDOW_UPDATE. `credit + held + unannounced` is the receive window,
+    always. `waiting` is body that the windows hold back, then perhaps the `trailers` frame. `expected` is the announced
+    length, `discards`: the body is over its limit, `bodiless`: the answer to HEAD.
     """
 
     __slots__ = (

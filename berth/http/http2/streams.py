@@ -51,8 +51,8 @@ class StreamTable:
             self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
-        """The stream is closed. Bytes the shell still holds of it no longer burden the connection's window: they are
-        bounded by the stream's, and a shell that forgets to give them back must not be able to stall the rest."""
+        """The stream is closed. The shell may still hold bytes of it, but they no longer burden the connection's
+        window. The stream's window bounds them, and a shell that forgets to give them back must not stall the rest."""
         del self.open[stream.id]
         self.ready.pop(stream.id, None)
         if stream.held:

@@ -1,11 +1,11 @@
 """The concurrency that one replica sustains for a model, learned from how its latency grows with concurrency.
 
 Nothing is configured. Each sample says: with so many requests under way on a replica, this model took so long. Samples
-are averaged in bands of concurrency. The least latency of all bands, without waiting, is that of an idle replica (bands
-whose differences may be chance count as one, since the least of many noisy figures would be too small), and
-by Little's law a replica that answers X requests a second of an idle latency of L0 has X * L0 of them really at work;
-the rest wait. So the greatest X * L0 of all bands is the knee: up to there more concurrency brings more throughput,
-beyond it only more latency. (Kleinrock's operating point; BBR finds a network path's capacity in the same way.)
+are averaged in bands of concurrency. The least latency of all bands, without waiting, is that of an idle replica: L0.
+(Bands whose differences may be chance count as one: the least of many noisy figures would be too small.) By Little's
+law, a replica that answers X requests a second has X * L0 requests really at work; the rest wait. The greatest such
+number of all bands is the knee: up to there more concurrency brings more throughput, beyond it only more latency.
+(Kleinrock's operating point; BBR finds a network path's capacity in the same way.)
 
 Contract:
 
@@ -166,9 +166,9 @@ class LatencyCurve:
 
 
 def _idle(bands: list[_Band], now: float) -> float:
-    """Seconds that a request takes on an idle replica. They do not become fewer as more are under way, so neighbours
-    that say so by no more than chance are averaged (pool adjacent violators, the usual way of isotonic regression); a
-    greater difference is real: caches that were cold, clocks that were low."""
+    """Seconds that a request takes on an idle replica. That time never shrinks because more requests are under way.
+    Neighbouring bands that say it does, by no more than chance, are averaged (pool adjacent violators, the usual way of
+    isotonic regression). A greater difference is real: caches were cold, or clocks were low."""
     blocks: list[tuple[float, float]] = []
     for band in sorted(bands, key=lambda band: band.concurrency):
         seconds, weight = band.at_work_s, band.evidence(now)
@@ -181,7 +181,7 @@ def _idle(bands: list[_Band], now: float) -> float:
 
 
 def _chance(one: float, other: float) -> float:
-    """By which part two means of equals may well differ, from the evidence for each: two standard deviations of the
+    """By what fraction two means of equals may well differ, given the evidence for each: two standard deviations of the
     difference, for service times that vary as much as their mean."""
     return 2.0 * math.sqrt((1 / one + 1 / other) / _WHOLE)
 
@@ -212,7 +212,7 @@ def _merged(bands: list[_Band], now: float) -> _Band | None:
 
 def _patience(bands: list[_Band], target_wait_s: float) -> float:
     """The concurrency at which waiting reaches the target, as far as it is known: between the highest band that waits
-    less, and the lowest above it that waits more. A band that waits more below that one is noise."""
+    less, and the lowest above it that waits more. If a lower band waits more, that is noise."""
     fine = max((band.concurrency for band in bands if band.wait_s <= target_wait_s), default=0.0)
     over = [band.concurrency for band in bands if band.wait_s > target_wait_s and band.concurrency > fine]
     if not over:

@@ -1,8 +1,8 @@
-"""How many replicas it takes to answer what arrives, from rates and what one replica sustains.
+"""How many replicas are needed to answer what arrives: from rates, and from what one replica sustains.
 
 Two answers, for two situations. While replicas keep up, the requests at work are the demand: their number over what one
-replica sustains. While they do not, that number says nothing any more, because the replicas are busy and the rest
-waits; then what arrives is compared with what the replicas can answer.
+replica sustains. While they do not, that number says nothing any more: the replicas are busy, and the rest waits. Then
+what arrives is compared with what the replicas can answer.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from controller.core.autoscaling.curve import Estimate
 
 # Of what replicas sustain, this part is used: the rest is for noise, and for the time until new replicas are ready.
 UTILISATION = 0.8
-# Before overload was ever seen nobody knows what a replica sustains. Load that grows is given more replicas as soon as
-# each has more than ever went well (cautious); load that stays is put on fewer, step by step, to see how that goes.
+# Before overload was ever seen nobody knows what a replica sustains. Growing load gets more replicas as soon as each
+# one has more than ever went well (cautious). Steady load is put on fewer, step by step, to see how that goes.
 CAUTIOUS = 1 / UTILISATION
 CURIOUS = 1.28 / UTILISATION
 # A queue that is gone within this time by itself needs no more replicas; else it is to be gone within it.
 DRAIN_S = 15.0
-# Routers and workers bound their queues: one that does not change any more hides what is turned away. The longer it is,
-# the more that may be; a queue of so many seconds of work is taken to hide as much again as is seen.
+# Routers and workers bound their queues: a queue that no longer changes hides requests that are turned away. A longer
+# queue may hide more: so many seconds of work in it are taken to hide as much again as is seen.
 _HIDDEN_S = 1.0
 _FLAT = 0.05
 # Requests under way beyond this many times those at work, and some more on each replica, are a queue.
@@ -32,8 +32,8 @@ _SLACK = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A job over the last seconds. `sustains` is what one replica sustains of its present mix of models, if that is
-    known. `growth_per_second` is that of requests under way."""
+    """A job over the last seconds. `sustains` is what one replica sustains of the present mix of models, if that is
+    known. `growth_per_second` says how fast the number of requests under way grows."""
 
     at_work: float
     in_flight: float
@@ -45,17 +45,18 @@ class Load:
 
     @property
     def arriving(self) -> float:
-        """Per second: what is answered and what stays."""
+        """Requests that arrive per second: those that are answered, and those that stay."""
         return max(0.0, self.per_second + self.growth_per_second)
 
     @property
     def full(self) -> float:
-        """Requests under way that the replicas which serve sustain together: one each, if nothing is known."""
+        """How many requests under way the serving replicas sustain together: one each, if nothing is known."""
         return self.serving * (self.sustains.concurrency if self.sustains is not None else 1.0)
 
     @property
     def capacity(self) -> float:
-        """Answers per second that they can give: what they do give, if that is more than is known of them."""
+        """Answers per second that the replicas are known to be able to give, or those that they do give, if that is
+        more."""
         return max(self.per_second, self.full / self.sustains.idle_s if self.sustains is not None else 0.0)
 
 

@@ -1,4 +1,4 @@
-"""What is seen of a job at one moment, and what two moments say of the time between them.
+"""What is seen of a job at one moment, and what happened between two moments.
 
 Replicas report counters that only grow. Differences of two reports are rates that no lost report can spoil: it only
 makes the interval longer.
@@ -41,8 +41,8 @@ class ReplicaReading:
 class JobReading:
     """A job now. `age_s` is how old the newest report of its cell is.
 
-    `wanted`: requests wait for one of its models, which no replica has loaded. `untried`: it is to hold a version that
-    has yet to be loaded for the first time, or to take over from an older one (`core.arrival`).
+    `wanted`: requests wait for one of its models, which no replica has loaded. `untried`: the job is to hold a version
+    that was never loaded yet, or that has yet to take over from an older one (`core.rollout.arrival`).
     """
 
     reports: tuple[ReplicaReading, ...] = ()
@@ -68,7 +68,7 @@ class Rates(NamedTuple):
 
 
 OTHERS = ""
-"""The model that stands for what a report does not break down."""
+"""The name under which a report's remainder is counted: what it does not break down by model."""
 
 
 def between(before: ReplicaReading, now: ReplicaReading) -> Rates | None:

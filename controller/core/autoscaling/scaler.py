@@ -6,12 +6,12 @@ Contract of `step`:
 
 1. The answer is within the policy's bounds, always, whatever is read.
 2. Old readings (`STALE_S`) change nothing: the last answer is held. So does a job whose replicas cannot be seen.
-3. Up at once, down only to the most that was needed in the last `stabilize_down_s` seconds, and to the most that was
-   needed in an overload in twice that time.
+3. Up at once. Down only to the most that was needed in the last `stabilize_down_s` seconds, and never below the most
+   that an overload needed in twice that time.
 4. A need within `TOLERANCE` of what there is changes nothing, so constant load settles.
-5. To zero only for temporary jobs with a lower bound of zero, after `stabilize_down_s` without any request, also one
-   that waits for a model to be loaded, and without a version that was never loaded; and from zero to one as soon as
-   a request waits, or such a version comes.
+5. To zero only for temporary jobs with a lower bound of zero, after `stabilize_down_s` without any request, and only if
+   every version was loaded once. A request that waits for a model to be loaded counts. From zero to one as soon as a
+   request waits, or a version comes that was never loaded.
 6. Every answer has its reason in a sentence.
 """
 
@@ -32,7 +32,7 @@ from controller.core.scaling import ScalingPolicy
 
 STALE_S = 15.0
 TOLERANCE = 0.1
-# Up by what the last seconds need, down by what half a minute needs.
+# The last seconds decide about more replicas, half a minute about fewer.
 _SHORT_S = 6.0
 _LONG_S = 30.0
 # A jump is seen in two strides at most, as each is longer than a mean.
@@ -42,8 +42,8 @@ _STRIDE_S = (_LONG_S - _SHORT_S) / _STRIDES
 _AHEAD_S = 20.0
 # Many small steps down are one larger one.
 _DOWN_EVERY_S = 15.0
-# What was needed in an overload is kept so many times as long: it came faster than replicas start, so it costs misses
-# each time that it comes anew. What came gradually can be met in time again.
+# A need from an overload is kept so many times as long. It came faster than replicas start, so it costs misses each
+# time that it comes anew. A need that came gradually can be met in time again.
 _OVERLOAD_KEPT = 2.0
 # Memory that is nearly full: fewer replicas would each have more requests under way, which take memory of their own.
 _PRESSED = 0.95
@@ -156,7 +156,7 @@ class JobScaler:
                 if report.at == before.at:
                     reports[report.name] = before
                     continue
-                # One that is older by its cell's clock says that the clock went back: it is gone on from.
+                # A report that is older by its cell's clock says that the clock went back: go on from it.
                 rates = between(before, report)
                 if rates is not None:
                     found.append(rates)
@@ -220,7 +220,7 @@ class JobScaler:
         self._in_flight.add(in_flight, now)
         self._per_second.add(sum(each.per_second for each in rates), now)
         completed = sum(each.completed for each in rates)
-        # Fewer replicas were tried: what that shows is awaited.
+        # Fewer replicas were tried: wait for what that shows.
         explore = CURIOUS if now - self._down_at < _LONG_S else CAUTIOUS
         if mix := _mix(rates):
             self._sustains = self._sustained(mix, scaling, explore, now)
@@ -236,8 +236,8 @@ class JobScaler:
         )
 
     def _ahead(self, now: float) -> float:
-        """Requests at work soon. A trend goes on while new replicas start: one that held for half a minute, since what
-        has jumped does not jump again. What grows because replicas came to the aid of others is no trend."""
+        """Requests at work soon. A trend goes on while new replicas start, if it has held for half a minute: what has
+        jumped does not jump again. Growth is no trend if replicas only came to the aid of others."""
         means = [self._at_work.mean(_SHORT_S, ago * _STRIDE_S) for ago in range(_STRIDES + 1)]
         slopes = sorted((later - earlier) / _STRIDE_S for later, earlier in pairwise(means))
         if now - self._overload_at < _LONG_S or slopes[0] <= 0:
@@ -247,8 +247,8 @@ class JobScaler:
     def _sustained(
         self, mix: Mapping[str, float], scaling: ScalingPolicy, explore: float, now: float
     ) -> Estimate | None:
-        """What one replica sustains of a mix of models: each takes as much of it as its own curve says, and models that
-        are asked too rarely to have one are like the others. None if most of the mix is unknown."""
+        """What one replica sustains of a mix of models. Each model takes as much of it as its own curve says. Models
+        that are asked too rarely to have a curve count like the others. None if most of the mix is unknown."""
         taken, idle_s, told, knee = 0.0, 0.0, 0.0, True
         for model, share in mix.items():
             curve = self._curves.get(model)
@@ -292,7 +292,7 @@ class JobScaler:
 
 
 def bound(decision: Decision, scaling: ScalingPolicy) -> Decision:
-    """The decision within the policy's bounds, saying so where that changes it."""
+    """The decision within the policy's bounds. Its reason says so if the bounds changed it."""
     if decision.replicas > scaling.max_replicas:
         return decision._replace(
             replicas=scaling.max_replicas,

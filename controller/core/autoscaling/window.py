@@ -6,7 +6,7 @@ from collections import deque
 
 
 class Window:
-    """Values of the last `seconds`. Times must not go back; one that does is taken for the newest so far."""
+    """Values of the last `seconds`. Times must not go back: an earlier time is taken for the newest so far."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

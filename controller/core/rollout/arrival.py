@@ -1,15 +1,15 @@
-"""Which versions have to be loaded before anybody asks for them, so that a job that sleeps is woken for them.
+"""Which versions a sleeping job is woken for, because they have to be loaded before anybody asks for them.
 
-A job asleep is woken by requests. But a version that was never loaded is known neither to work nor to fail, and where
-an older one answers in its place no request will ever wait for it: the rollout would never end, and nobody be told.
+A job asleep is woken by requests. But nobody knows whether a version works that was never loaded. While an older one
+answers in its place, no request will ever wait for it: the rollout would never end, and nobody would be told.
 
 Contract of `is_awaited`:
 
 1. Only the target, and what a label points at: others are asked for by number, if at all.
 2. Not what could not be loaded. It is tried again when somebody asks for it, not for as long as the job exists.
-3. Not what routers know in its cell, or what fails there now: it has arrived.
-4. Of the others: what was never loaded anywhere, and the target where routers of its cell send requests to a version
-   that is there only until the target answers.
+3. Not a version that routers of its cell know, or that fails there now: it has arrived.
+4. Of the others: a version that was never loaded anywhere. Also the target, where routers of its cell send requests to
+   a version that is there only until the target answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a rollout is decided from: what is stored of one model, and what its cells report."""
+"""The facts that a rollout is decided from: what is stored of one model, and what its cells report."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class CopyKey(NamedTuple):
 class AssignedCopy(NamedTuple):
     """A version that is assigned to a job.
 
-    `assigned_at` and `releasing_at` are seconds since the epoch; `releasing_at` is None unless it is on its way out,
-    and `left_out_from` is then the first generation of its cell that leaves it out.
+    `assigned_at` and `releasing_at` are seconds since the epoch. `releasing_at` is None unless the copy is on its way
+    out. Then `left_out_from` is the first generation of its cell that leaves the copy out.
     """
 
     version: int
@@ -63,7 +63,7 @@ class AssignedCopy(NamedTuple):
 
 
 class ServableReport(NamedTuple):
-    """What one replica said last of one version. `routed`: routers send it requests for the version."""
+    """The last that one replica said of one version. `routed`: routers send it requests for the version."""
 
     cell: str
     replica: str
@@ -84,9 +84,9 @@ class KnownReplica(NamedTuple):
 class Fleet:
     """What is known of cells and jobs, whatever the model.
 
-    `acted_on` is the generation that each cell has acted on. Only cells that their present leader reports are in it. Of
-    others nothing is known, for one after a database has lost its unlogged tables, which is not to know that they hold
-    nothing. `replicas_wanted` is how many replicas each job should have.
+    `acted_on` is the generation that each cell has acted on. It has only the cells that their present leader reports.
+    Nothing is known of the others, for instance after a database has lost its unlogged tables: they may hold anything.
+    `replicas_wanted` is how many replicas each job should have.
     """
 
     def __init__(

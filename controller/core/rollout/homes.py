@@ -24,7 +24,7 @@ class Assign(NamedTuple):
 def homes(asked: Sequence[str], copies: Sequence[AssignedCopy]) -> Sequence[str | None]:
     """The cells in which a model is to have a copy; None is any cell.
 
-    A model that asks for none stays where its newest version is: routers of another cell would not see the next one.
+    A model that asks for no cell stays where its newest version is: routers of another cell would not see the next one.
     """
     if asked:
         return asked
@@ -35,7 +35,7 @@ def homes(asked: Sequence[str], copies: Sequence[AssignedCopy]) -> Sequence[str 
 
 
 def fill(version: int, home: str | None, copies: Sequence[AssignedCopy]) -> Keep | Assign | None:
-    """What gives `version` a copy that stays in `home`, one of its model's; None if it has one there."""
+    """The step that gives `version` a lasting copy in `home`, one of its model's homes; None if it has one there."""
     there = [copy for copy in copies if copy.version == version and home in (None, copy.cell)]
     if any(copy.stays for copy in there):
         return None

@@ -3,16 +3,17 @@
 Contract of `plan`:
 
 1. Each cell decides for itself, by the contract of `release`: a cell is a set of routers and what they can reach.
-2. A copy in a cell that is none of the model's homes goes last: not before every home has the target, which is to
-   route requests to a copy that stays. A wanted version goes when every home has that version too, another at once.
-3. Every wanted version that is live is given a copy in each home that has none. Where one is on its way out, that
-   release is taken back. A copy that is freed by the same plan is not there.
+2. A copy in a cell that is none of the model's homes goes last. It waits until every home has the target, that is,
+   routes requests to a copy of it that stays. A wanted version waits until every home has that version too; any other
+   goes at once.
+3. Every wanted version that is live is given a copy in each home that has none. If the copy there is on its way out,
+   that release is taken back. A copy that the same plan frees counts as gone.
 4. Bytes are freed only when the cell has acted on the release and no replica holds the version (`leaving`).
 5. A deleted version is removed with its last copy, and not before. One that is not deleted retires then.
 6. What is told and proven follows `announcing`, whatever is moved.
 7. Of a deleted model nothing is wanted.
 
-Carried out, a plan changes what the next one sees: on what is stored and observed then, nothing is planned twice.
+A plan that is carried out changes what is stored and observed, so the next one plans nothing twice.
 """
 
 from __future__ import annotations

@@ -4,16 +4,18 @@ Contract of `releasable`:
 
 1. A deleted version is released at once. Nothing below applies to it.
 2. A wanted version (the target, or one a label points at) is never released.
-3. Never to zero: a version that replicas serve is released only while the target is routed on at least one replica, and
-   on as many as that version or on all of its own job's. Until then a broken target costs nothing but memory.
-4. A version no replica holds now, but that was loaded before, is released only while another version is routed: its
+3. Never to zero: a version that replicas serve is released only while the target is routed on enough replicas. Enough
+   is at least one, and as many as the version has or all of the target's own job. Until then a broken target costs
+   nothing but memory.
+4. If a version was loaded before and no replica holds it now, it is released only while another version is routed: its
    replicas may just be restarting, and it may be the last version known to work.
-5. A version that was never loaded is released at once if no replica can be about to: its job wants none, or each of
-   them failed. While one may still load it, rules 3 and 4 decide: routers know of a load before the controller does.
+5. A version that was never loaded is released at once if no replica can be about to load it: its job wants none, or
+   each of them failed. While one may still load it, rules 3 and 4 decide: routers know of a load before the controller
+   does.
 6. Versions already releasing are not named again.
 
 Rules 3 and 4 look at what is routed now. Where observations are missing (a database that lost its unlogged tables)
-nothing counts as routed or failed, so nothing but deleted versions and those of stopped jobs is released.
+nothing counts as routed or failed, so only deleted versions and those of stopped jobs are released.
 
 The idea of a decision that is a pure function from snapshots is TensorFlow Serving's AvailabilityPreservingPolicy.
 """
@@ -54,7 +56,7 @@ def releasable(
 
     A version that `observed` lacks is unknown: not routed, and not known to have failed either.
     """
-    # What is deleted or already on its way out cannot be what takes over.
+    # A version that is deleted or already on its way out cannot take over.
     staying = [version for version, held in assigned.items() if not held.deleted and not held.releasing]
     heir = observed.get(target, _UNSEEN) if target in staying else _UNSEEN
     routed = {version for version in staying if observed.get(version, _UNSEEN).routed > 0}

@@ -8,7 +8,7 @@ from berth.model import Serving
 
 
 def target(pinned: int | None, live: Collection[int]) -> int:
-    """The version that answers requests which name none: the pinned one, else the newest of `live`; 0 if none.
+    """The version that answers requests without a version: the pinned one, else the newest of `live`; 0 if none.
 
     A pinned version that is not live gives 0: the owner asked for that version and no other, so none is guessed.
     """

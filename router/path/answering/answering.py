@@ -1,4 +1,4 @@
-"""How an answer or a refusal reaches who asked: as it is, from memory, or as the model's default in its place."""
+"""How an answer or a refusal reaches the client: as it is, from memory, or replaced by the model's default."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AnswerChoice:
             request.digest = self._kept.digest_of(request)
 
     def default_of(self, operation: Operation, api_key: bytes | None, model: str) -> bytes:
-        """What the model answers when no replica does; empty if nothing."""
+        """The model's default answer, for when no replica answers; empty if it has none."""
         return default_answer(self._board, operation, api_key, model)
 
     def count_default(self) -> None:
@@ -54,7 +54,7 @@ class AnswerChoice:
         self._metrics.defaults.inc()
 
     def remembered(self, request: Asking, key: VersionKey, now: float) -> Answer | None:
-        """The answer that was kept of the same question to the same version."""
+        """The kept answer to the same question, by the same version."""
         if self._kept is None:
             return None
         reply = self._kept.get(request, key, now)

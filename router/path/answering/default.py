@@ -19,7 +19,7 @@ _CAME_TO_NOTHING = {Wire.REST: frozenset({503, 504}), Wire.GRPC: frozenset({4, 1
 
 
 def default_answer(board: RouteBoard, operation: Operation, api_key: bytes | None, model: str) -> bytes:
-    """What the model answers when no replica does; empty if it has no such answer, or inference is not asked for."""
+    """The model's default answer; empty if it has none, or if the request is not for inference."""
     if operation is not Operation.INFER:
         return b""
     table = board.table

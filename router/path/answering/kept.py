@@ -31,7 +31,7 @@ class AnswersKept:
         return f"<AnswersKept {self._cache!r}>"
 
     def digest_of(self, request: Request) -> bytes | None:
-        """What `Request.digest` should be: None for what is not to be kept."""
+        """The value for `Request.digest`: None if the answer is not to be kept."""
         if request.operation is not Operation.INFER or not request.idempotent or len(request.body) > _MOST_HASHED:
             return None
         if "no-store" in _cache_control(request):
@@ -62,7 +62,7 @@ class AnswersKept:
         self._metrics.cache_bytes.set(self._cache.size)
 
     def _retain(self) -> None:
-        """Forget the versions that are in the table no more."""
+        """Forget the versions that are no longer in the table."""
         models = self._board.table.models
 
         def still_served(version: VersionKey) -> bool:

@@ -1,4 +1,4 @@
-"""The client's side: what was asked, on which wire, and how the answer or the refusal is written there.
+"""The client's side: reads requests from either wire, and writes answers and refusals on it.
 
 Knows no replica and none of their wires.
 """

@@ -1,4 +1,4 @@
-"""What kind of gRPC request a head begins, and what its fields say of this one request."""
+"""The kind of gRPC request that a head begins, and the fields that concern this one request."""
 
 from __future__ import annotations
 

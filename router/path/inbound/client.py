@@ -1,4 +1,4 @@
-"""A connection of a client: its requests, REST or gRPC on either port, and what of their answers waits for it."""
+"""A client's connection: its requests, REST or gRPC on either port, and the bytes of answers that wait for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from router.path.wheel import Wheel
 
 
 class ClientConnection(Client):
-    """Answers go through `http`; whoever sends at another time than while events are handled `mark`s it."""
+    """Answers go through `http`. After sending at any time but while events are handled, call `mark`."""
 
     __slots__ = ("_debts", "_fresh", "_link")
 
@@ -57,7 +57,7 @@ class ClientConnection(Client):
             if isinstance(event, DataReceived):
                 stream_id, chunk, ended = event
                 inbound = inbounds.get(stream_id)
-                # What comes after the answer is not consumed: more than a window of it does not come.
+                # Bytes that come after the answer are not consumed: so at most a window of them comes.
                 if inbound is not None:
                     inbound.data(chunk, ended)
             elif isinstance(event, RequestReceived):

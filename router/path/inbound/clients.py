@@ -53,7 +53,7 @@ class Clients:
         self._timer: asyncio.TimerHandle | None = None
 
     def accept(self, link: ServerLink) -> ClientConnection:
-        """A client has connected, and it is known which protocol it speaks."""
+        """A client has connected, and its protocol is known."""
         return ClientConnection(self.common, self.terms, self.late, link)
 
     def start(self) -> None:

@@ -54,7 +54,7 @@ _OK: Final = header_codec.encode(((GRPC_STATUS, b"0"),))
 
 
 class GrpcPlan(Envelope):
-    """What a header block says, whatever request it comes with."""
+    """The meaning of a header block, the same for every request that carries it."""
 
     __slots__ = ("answer", "encoding", "error", "operation", "request_id", "said", "timeout", "trace")
 
@@ -224,7 +224,7 @@ class GrpcInbound(Inbound):
 
 
 def _head_block(head: ResponseHead) -> bytes:
-    """What a replica's head becomes on its way to clients."""
+    """A replica's head, rewritten for clients."""
     read, base = read_head(head), head.base
     passed = read.written
     if type(passed) is not bytes:

@@ -15,16 +15,17 @@ from router.path.inbound.inbound import Client
 from router.path.meeting import Copy
 from router.path.wheel import NEVER
 
-# What a replica that has not begun to answer may have been sent beside the first message, to be sent again elsewhere
-# if it says that it never began. A client that sends more without having heard anything is on its own.
+# The most that a replica is sent beside the first message before it begins to answer. It is kept, and sent again
+# elsewhere if the replica says that it never began. A client that sends more without having heard anything is on its
+# own.
 _AHEAD: Final = 1024 * 1024
 
 
 class GrpcStream(GrpcInbound):
     """ModelStreamInfer: messages pass both ways as they come, to the one replica that the first message chose.
 
-    Each is renamed on the replica's side as it passes, so all of the stream goes to the model that its first message
-    names. Until the answer begins, what has passed is kept, for the replica may yet say that it never began.
+    Each is renamed on the replica's side as it passes, so the whole stream goes to the model that its first message
+    names. Until the answer begins, the messages that have passed are kept: the replica may yet say that it never began.
     """
 
     __slots__ = ("_ahead", "_first_size", "_owed", "_pending", "_repeatable", "_started")
@@ -39,9 +40,9 @@ class GrpcStream(GrpcInbound):
         self._started = False
         # Bytes of the client that were pushed and not consumed: some of them wait for the worker's window.
         self._owed = 0
-        # What came after the first message and cannot be sent yet, and how much of it is not consumed.
+        # Bytes after the first message that cannot be sent yet, and how many of them are not consumed.
         self._pending: list[tuple[bytes, int, bool]] = []
-        # What was pushed and would have to be pushed again, if that is possible.
+        # Pushed bytes, kept in case they have to be pushed again.
         self._ahead: list[tuple[bytes, bool]] = []
         self._repeatable = True
 

@@ -1,4 +1,4 @@
-"""A client's request and the connection that it came by: what all of them share, whichever wire they use."""
+"""A client's request and its connection: the part that is common to both wires."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.path.wheel import NEVER, Wheel
 class Client(ABC):
     """A client's connection, as its requests know it.
 
-    `inbounds` are those that have not been answered, `late` is woken for bodies that do not come in their time.
+    `inbounds` are the unanswered requests; `late` is the wheel for bodies that do not come in time.
     """
 
     __slots__ = ("common", "http", "inbounds", "late", "speaks_http2", "terms")
@@ -48,7 +48,7 @@ class Client(ABC):
 
 
 class Inbound(Asking):
-    """`whole` says that the client has sent all of it; `over`, that it has been answered or has gone."""
+    """`whole`: the client has sent all of it. `over`: it has been answered, or its client has gone."""
 
     __slots__ = (
         "_begun", "_chunks", "_finished", "_late_slot", "_size", "client", "over", "started", "stream_id", "whole",
@@ -103,7 +103,7 @@ class Inbound(Asking):
 
     @abstractmethod
     def check(self) -> None:
-        """The batch is over and some of the body is still to come: refuse now what would be refused in the end."""
+        """The batch is over, some of the body is still to come: refuse now if it would be refused in the end."""
 
     @abstractmethod
     def too_large(self) -> None:
@@ -166,7 +166,7 @@ class Inbound(Asking):
         client.mark()
 
     def may_be_had_by_sender(self, error: BerthError) -> bool:
-        """Whether a refusal is to tell the cell that passed the request on to ask another one."""
+        """Whether a refusal tells the cell that passed the request on to ask another cell."""
         return isinstance(error, NotLoaded) and error.may_be_had_by(self.sender)
 
     def _stop_reading(self) -> None:

@@ -1,7 +1,7 @@
 """REST requests: OIP v2 with the binary extension, and TensorFlow Serving's surface, over HTTP/1.1 and HTTP/2.
 
-A request is refused as early as it can be: key and model are checked before the body is read, and a client that asks
-(`Expect: 100-continue`) is told to go on only then. Bodies pass as bytes, compressed or not.
+A request is refused as early as possible: key and model are checked before the body is read. A client that asks
+(`Expect: 100-continue`) is told to go on only after that. Bodies pass as bytes, compressed or not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _JSON: Final[Field] = (b"content-type", b"application/json")
 
 
 class RestPlan(Envelope):
-    """What a head says, whatever request it comes with. `question` None: the answer is `error`, or 405 `allowed`."""
+    """The meaning of a head, for any request. `question` None: the answer is `error`, or 405 `allowed`."""
 
     __slots__ = ("allowed", "error", "question", "request_id", "said", "tf", "timeout_ms", "trace")
 
@@ -307,7 +307,7 @@ class RestInbound(Inbound):
         self._answered(status)
 
     def _close_after(self) -> None:
-        """What the client still sends of this request is not worth reading."""
+        """The rest of this request is not worth reading."""
         if not self.client.speaks_http2:
             self.client.http.shutdown()
 
@@ -331,7 +331,7 @@ class RestInbound(Inbound):
 
 
 class RestAnswerHead:
-    """What a worker's head becomes on its way to clients."""
+    """A worker's head, rewritten for clients."""
 
     __slots__ = ("over_http1", "over_http2")
 

@@ -1,4 +1,4 @@
-"""On which terms clients are served: within which limits, by whom, and what this process answers itself."""
+"""The terms on which clients are served: the limits, the parts that serve, and this process's own answers."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class InboundLimits:
 
 
 class ClientTerms:
-    """One per process. `tasks` owns the few requests that need a task, those that are translated; it is set before the
-    first."""
+    """One per process. `tasks` owns the few requests that need a task: those that are translated. It is set before the
+    first request."""
 
     def __init__(
         self, forwarder: Forwarder, translator: Translator, recorder: AnswerRecorder, limits: InboundLimits

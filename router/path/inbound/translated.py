@@ -1,4 +1,4 @@
-"""What the client's side must know of those who answer in another protocol (TensorFlow Serving's)."""
+"""All that the client's side knows of the part that answers in another protocol (TensorFlow Serving's)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Translator(Protocol):
         """Of a body, also unpacked."""
 
     def check(self, question: TfQuestion, api_key: bytes | None, reach: int = ANYWHERE) -> None:
-        """Raise what `answer` would raise whatever the body is, so that a request can be refused before it is read."""
+        """Raise the errors of `answer` that need no body: a request can be refused before its body is read."""
 
     async def answer(self, question: TfQuestion, asked: Request) -> Reply:
         """The answer. Raises `BerthError`. Cancelling it withdraws what is under way."""

@@ -15,7 +15,7 @@ _DEADLINE_STEP: Final = 0.005
 
 
 class Clocks:
-    """One per process. `paused` are those that wait for a new table, each with its place in `pauses`."""
+    """One per process. `paused`: requests that wait for a new table, each with its place in `pauses`."""
 
     __slots__ = ("deadlines", "hedges", "paused", "pauses")
 

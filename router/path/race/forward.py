@@ -1,6 +1,6 @@
-"""Carries requests: those of clients, who are told, and those of the router itself, which awaits a value.
+"""Carries requests. Clients are told of their answers; the router itself, for its own requests, awaits a value.
 
-The latter is what is translated, and tests.
+The router's own are translated requests, and those of tests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Forwarder:
     def check(
         self, operation: Operation, api_key: bytes | None, model: str, version: str, reach: int = ANYWHERE
     ) -> None:
-        """Raise what `forward` would raise at once, so that a request can be refused before its body is read."""
+        """Raise the errors that `forward` would raise at once: the request can be refused before its body is read."""
         try:
             self.means.gate.check(operation, api_key, model, version, reach)
         except Unavailable:

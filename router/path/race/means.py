@@ -1,4 +1,4 @@
-"""What requests are carried with: one per process, shared by all of them."""
+"""The means to carry requests: one set per process, shared by all requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from router.path.watchers.watcher import Follower, Watcher
 
 
 class Means:
-    """`watchers` are told what comes of requests; those among them that follow each step are `followers`."""
+    """`watchers` observe requests. `followers` are those of them that follow each step."""
 
     __slots__ = (
         "answering", "board", "call_soon", "clocks", "course", "followers", "gate", "time", "upstreams", "watchers",

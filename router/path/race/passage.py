@@ -1,8 +1,7 @@
 """One request on its way: admitted, raced, concluded. The shell around `router.core.race`, in callbacks.
 
-All that may happen to a request under way is a method here. Each tells the race or the gate and carries out what it
-says; nothing waits. What reaches the client is the matter of `answering`, and what was told to nobody else is told to
-`watchers`.
+Every event in the life of a request is a method here. Each tells the race or the gate, and carries out the step that
+comes back; nothing waits. `answering` decides what reaches the client. `watchers` are told the rest.
 """
 
 from __future__ import annotations
@@ -201,7 +200,7 @@ class Passage(UnderWay):
             means.gate.wish_for(self._resolved)
 
     def _look_again(self, race: Race, now: float) -> None:
-        """What could not be sent or did not come is asked of the newest table."""
+        """If a copy could not be sent or brought no answer, ask the newest table."""
         resolved: Resolved | None
         try:
             resolved = self._resolved = self._resolve()
@@ -291,7 +290,7 @@ class Passage(UnderWay):
         try:
             current = self._resolve()
         except BerthError:
-            # Whatever the current table says against the model, the copy under way may still answer.
+            # Even if the current table refuses the model, the copy under way may still answer.
             return
         now = self._means.time()
         self._carry_out(race, race.hedge_due(current, now), now)
@@ -342,7 +341,7 @@ class Passage(UnderWay):
         """
         self._over = True
         means, request = self._means, self.request
-        # No cycles are left behind: what is over is freed at once, and the collector has nothing to look for.
+        # No cycles are left behind: a finished request is freed at once, and the collector has nothing to look for.
         request.under_way = None
         clocks = means.clocks
         if self._deadline_slot != NEVER:

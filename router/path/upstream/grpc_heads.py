@@ -33,7 +33,7 @@ _FIELDS: Final[Fields] = (
 
 
 class GrpcHead:
-    """What of a head does not differ from request to request, kept with its envelope: for replicas, and for the routers
+    """The part of a head that is the same for all requests, kept with its envelope: for replicas, and for the routers
     of one other cell."""
 
     __slots__ = ("block", "door", "door_block")

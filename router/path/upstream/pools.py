@@ -1,7 +1,7 @@
 """The connections to replicas: opened when first needed, closed when no table and no request needs them any more.
 
-A pool belongs to one process of a replica: a restarted one (a new incarnation) gets a new pool, so that no request
-waits on the connections of the dead.
+A pool belongs to one process of a replica. A restarted replica (a new incarnation) gets a new pool, so that no request
+waits on the connections of the dead process.
 """
 
 from __future__ import annotations

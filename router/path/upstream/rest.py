@@ -30,7 +30,7 @@ from router.path.meeting import Carrier, Copy, OpenUpstream
 from router.path.said import pushback_of
 from router.path.upstream.rest_heads import head_for, head_to_router
 
-# Shorter than a worker keeps an idle connection, so that we are the ones who close it.
+# Shorter than a worker's own limit for idle connections, so that our side closes first.
 _KEEP_ALIVE: Final = 15.0
 _LIMITS: Final = Http1Limits(buffer=512 * 1024, memo=64 * 1024)
 
@@ -45,7 +45,7 @@ class RestPool:
         # For requests that are passed on; not used where there are replicas.
         self.door = Door(dialer.scheme, address.encode(), dialer.sender)
         self.memo: Memo[ResponseFraming] = Memo(_LIMITS.memo)
-        # The last used is used next, so that those that are not needed grow old.
+        # The last used is used next, so that spare ones grow old.
         self._idle: list[RestConnection] = []
         self._all: set[RestConnection] = set()
         self._waiting: deque[Copy] = deque()
@@ -236,7 +236,7 @@ class RestConnection(Carrier):
             copy.let_go(self.common.ledger)
             self._pool.lost(self)
             self.http.reset(copy.stream_id)
-            # Not when the batch is done but now, and without a farewell: the worker works for nothing until then.
+            # Now, not when the batch is done, and without a farewell: until then the worker works for nothing.
             self.transport.abort()
 
 

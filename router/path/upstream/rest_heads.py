@@ -23,7 +23,7 @@ _ROUTES: Final = {
 
 
 class RestHead:
-    """What of a head does not differ from request to request, kept with its envelope: for the replicas of one servable,
+    """The part of a head that is the same for all requests, kept with its envelope: for the replicas of one servable,
     and for the routers of one other cell."""
 
     __slots__ = ("block", "door", "door_block", "servable")
@@ -69,7 +69,7 @@ def head_to_router(request: Request, door: Door, seconds: float) -> bytes:
 
 
 def _for_worker(request: Request) -> list[Field]:
-    """What gRPC says of its own messages is not for a worker that is asked over REST."""
+    """A worker that is asked over REST gets none of gRPC's fields about messages."""
     pass_on = of.rest_to_worker if request.wire is Wire.REST else of.grpc_to_worker
     return pass_on(request.envelope.fields)
 

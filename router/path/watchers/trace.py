@@ -1,7 +1,7 @@
 """The spans of a request: one for the router, and beneath it one for each copy, side by side.
 
-So a hedge is a sibling of the copy that it was to overtake, and a trace shows both, which one won, and what the replica
-of each did. The copies of a request that is not traced pass on what the client said.
+So a hedge is a sibling of the copy that it was to overtake. A trace shows both, which one won, and what each one's
+replica did. The copies of an untraced request pass on the client's header.
 """
 
 from __future__ import annotations

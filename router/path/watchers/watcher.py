@@ -1,6 +1,6 @@
 """What may be told of requests under way. A watcher observes: it changes nothing and raises nothing.
 
-Watchers are few and made once; what one remembers of a request is its own matter.
+Watchers are few and made once. Each keeps its own notes on requests.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from router.path.meeting import Asking, Copy
 
 
 class Watcher:
-    """Told what is rare, and how each admitted request ended. Does nothing with what it does not override."""
+    """Told of rare events, and how each admitted request ended. A method that is not overridden does nothing."""
 
     __slots__ = ()
 
@@ -46,8 +46,8 @@ class Follower(Watcher):
         """It is admitted, and known what is asked."""
 
     def sends(self, copy: Copy, attempt: str) -> None:
-        """A copy is about to be sent: `first`, `retry` or `hedge`. A follower may add to `copy.fields` what the replica
-        must know to be followed."""
+        """A copy is about to be sent: `first`, `retry` or `hedge`. A follower may add fields for the replica to
+        `copy.fields`."""
 
     def ended(self, copy: Copy) -> None:
         """A copy has come to its `outcome`."""

@@ -1,9 +1,9 @@
 """What the C heap of this process holds, and a way to give back what it no longer needs.
 
 The resident size of a process says little about one load: it counts pages, it keeps what was freed, and it moves with
-whatever else runs. glibc's `mallinfo2` counts bytes that are allocated now, over all threads' arenas, in a
-microsecond; over 2,000 sessions it came within 3 % of the growth in resident size. Elsewhere than on glibc there is no
-such number, and the caller estimates.
+whatever else runs. glibc's `mallinfo2` takes a microsecond to count the bytes that are allocated now, over all threads'
+arenas. Over 2,000 sessions it came within 3 % of the growth in resident size. Without glibc there is no such number,
+and the caller estimates.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from worker.runtimes.onnx.heap import Heap
 
 
 class Meter:
-    """Adds up what loads were found to take, so that each measurement leaves out what others account for meanwhile.
+    """Adds up what loads were found to take, so that each measurement can leave out what others accounted for
+    meanwhile.
 
     Its methods may be called from any thread.
     """

@@ -1,15 +1,14 @@
 """ONNX Runtime in this process: the embedded default.
 
-**Loading** happens in two threads, one for artifacts below 32 MiB and one for larger ones, so that a big model does
-not hold up small ones; both run at low priority, beside the threads that answer. A model is loaded from its path: from
-bytes it would be held twice, and could read files in the current directory as weights. The artifact must lie alone in
-its folder, for a model may name any file beside it.
+**Loading** happens in two threads, one for artifacts below 32 MiB and one for larger ones: a big model does not hold up
+small ones. Both run at low priority, beside the threads that answer. A model is loaded from its path: from bytes it
+would be held twice, and could read files in the current directory as weights. The artifact must lie alone in its
+folder, for a model may name any file beside it.
 
 **Memory** is measured as the growth of the C heap during the load, less what other loads and unloads accounted for
-meanwhile (`worker.runtimes.onnx.heap`). Where the heap cannot be asked, the growth is implausible, or the weights go
-to a GPU, what is likely counts (`berth.footprint.likely`). Sessions below 8 MiB get no arena and no memory
-pattern: an arena takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it saves time and
-memory.
+meanwhile (`worker.runtimes.onnx.heap`). If the heap cannot be asked, the growth is implausible, or the weights go to a
+GPU, the likely size counts (`berth.footprint.likely`). Sessions below 8 MiB get no arena and no memory pattern: an
+arena takes a megabyte with the first run, and a tiny session 71 KiB in all. Above, it saves time and memory.
 
 **Running** is prepared here. Where a run takes place is decided in `worker.scheduling`.
 """

@@ -107,9 +107,9 @@ class ChildTriton(TritonRuntime):
     ) -> ChildTriton:
         """Start the Triton installed at `home` and make sure that it computes right.
 
-        `work_dir` is this worker's alone; what an earlier life left there is removed. `threads` is what each model may
-        use for one operator. A load is called off after `load_timeout_s`, and Triton itself is ended if that does not
-        help within `give_up_s`. `on_lost` is called when Triton cannot be started again. Raises `SettingsError`.
+        `work_dir` is this worker's alone; what an earlier life left there is removed. `threads`: how many each model
+        may use for one operator. A load is called off after `load_timeout_s`, and Triton itself is ended if that does
+        not help within `give_up_s`. `on_lost` is called when Triton cannot be started again. Raises `SettingsError`.
         """
         installation = locate(home)
         if backend is TritonBackend.ONNXRUNTIME and not installation.native_onnx:
@@ -250,8 +250,8 @@ class ChildTriton(TritonRuntime):
     async def _call_off(self, link: TritonLink, servable: TritonServable, call: asyncio.Future[Any]) -> bool:
         """Cancelling the call would only hide the load. False if Triton had to be killed for it.
 
-        Triton waits for ever for a process that dies while it starts; so a load is first given time to get past that,
-        and most are done by then.
+        Triton waits for ever for a process that dies while it starts; so a load is first given time to get past that
+        point, and most are done by then.
         """
         server = self.server
         await asyncio.wait([call], timeout=_START_S)

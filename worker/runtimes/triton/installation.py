@@ -24,7 +24,7 @@ class Installation:
     native_onnx: bool
 
     def environment(self, ours: Mapping[str, str]) -> dict[str, str]:
-        """What the server sees of the environment: nothing of Berth's, of the GPU's what it needs."""
+        """The environment that the server sees: the GPU's variables that it needs, and nothing of Berth's."""
         passed = {name: value for name, value in ours.items() if name.startswith(("CUDA_", "NVIDIA_"))}
         return passed | {"PATH": self.path, "LD_LIBRARY_PATH": self.library_path, "LANG": "C.UTF-8"}
 

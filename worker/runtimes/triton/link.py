@@ -48,7 +48,7 @@ class TritonLink:
 
 
 async def failure_of(call: Any) -> grpc.aio.AioRpcError | None:
-    """Await a call of which only the failure is of interest, and return that."""
+    """Await a call and return its failure, if any. Its answer is of no interest."""
     try:
         await call
     except grpc.aio.AioRpcError as error:

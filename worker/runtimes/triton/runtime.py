@@ -1,9 +1,9 @@
 """What a Triton of the worker's own and one beside it have in common: loading, running, unloading, and knowing what
 is lost.
 
-Nothing is repaired here. Whatever a Triton loses, a single model or all of them, is lost to the keeper too, which says
-so to everybody and loads it again as it does any other version. Meanwhile requests are refused with `NotHeld`, so that
-they go elsewhere.
+Nothing is repaired here. If a Triton loses a model, or all of them, they are lost to the keeper too. The keeper says so
+to everybody, and loads them again like any other version. Meanwhile requests are refused with `NotHeld`, so that they
+go elsewhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from worker.runtimes.triton.servable import TritonServable
 
 log = structlog.get_logger(__name__)
 
-# Below the keeper's patience, so that a hanging load is ended here, where that can be done thoroughly.
+# Shorter than the keeper's patience, so that a hanging load is ended here: only here can that be done thoroughly.
 LOAD_TIMEOUT_S = 120.0
 UNLOAD_S = 10.0
 

@@ -1,8 +1,8 @@
 """A Triton that somebody else runs beside this worker: on Kubernetes, NVIDIA's image in the same pod.
 
-Of its process nothing can be seen from here. It is asked every second what it has: what is missing is lost, and when
-it does not answer, or has nothing of ours any more, all is. Whenever it comes (back) it begins empty: what it had for
-somebody else, or for this worker's earlier life, is unloaded, and the trial model must compute right.
+Nothing of its process can be seen from here. It is asked every second what it has. A model that is missing is lost. If
+it does not answer, or has nothing of ours any more, all models are lost. Whenever it comes (back), it begins empty:
+what it had for somebody else, or for this worker's earlier life, is unloaded. And the trial model must compute right.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from worker.settings import TritonBackend
 log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 1.0
-# One look. A Triton that is gone does not answer at once; one that is busy loading may answer late, and is lost only
-# after so many in a row.
+# One look. If Triton is gone, a look fails at once. If it is busy loading, it may answer late: it is lost only after so
+# many late looks in a row.
 _LOOK_S = 5.0
 _LATE_LOOKS = 6
 _EMPTY_S = 30.0
@@ -44,8 +44,8 @@ _RECONNECT = (("grpc.max_reconnect_backoff_ms", 500),)
 class SidecarTriton(TritonRuntime):
     """Implements `ModelRuntime`. Make it with `attach`, end it with `close`.
 
-    Its models take memory of Triton's container: neither that nor its GPU can be measured here, so versions count as
-    what was reserved for them.
+    Its models take memory of Triton's container. Neither that nor its GPU can be measured here, so each version counts
+    as large as its reservation.
     """
 
     in_container = False
