@@ -52,6 +52,8 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, tls:
         timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=_MOST_CONNECTIONS,
         ws="none",
+        # An address that a header names is text of whoever sent it, and would go into events.
+        proxy_headers=False,
     )
     config.load()
     # Of contexts uvicorn makes its own, from files that it reads once.

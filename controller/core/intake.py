@@ -11,8 +11,8 @@
 Contract:
 
 1. **The quota comes first.** No byte is spooled or stored before the tenant's quota was asked for it. Uploads that
-   stand for the same request (the same idempotency key) are counted once, as the largest: one of them becomes a
-   version.
+   stand for the same request (the same idempotency key and model) are counted once, as the largest: one of them
+   becomes a version.
 2. **Forward only, one step at a time**, recorded by whoever holds the upload's lease. The `fence` grows with each new
    holder, so that an earlier one records nothing more.
 3. **Done twice is done once.** Who takes over may repeat the step under way: the same bytes have the same name, the

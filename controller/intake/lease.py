@@ -36,7 +36,7 @@ async def _renew(transactions: Transactions, ticket: UploadTicket, lease_s: floa
     while held:
         await asyncio.sleep(lease_s / 3)
         try:
-            held = await transactions.run(lambda tx: uploads.renew(tx, ticket, lease_s), uploads=True)
+            held = await transactions.run(lambda tx: uploads.renew(tx, ticket, lease_s))
         except BerthError as error:
             log.warning("an upload's lease could not be renewed", upload=ticket.upload, error=error.detail)
     log.warning("an upload was taken over", upload=ticket.upload)

@@ -30,6 +30,7 @@ from controller.core.intake import (
     next_action,
 )
 from controller.intake import transitions
+from controller.intake.removal import Removal
 from controller.intake.spool import Spooled, spool
 from controller.intake.transitions import Render, UploadTakenOver
 from controller.store import artifacts
@@ -55,6 +56,7 @@ class Steps:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._transactions = tools.transactions
+        self._removal = Removal(tools.transactions, tools.artifacts)
 
     async def finish(self, upload: Upload, spooled: Spooled | None) -> ApiAnswer:
         """Take `upload` from where it is to a version, and answer with that. `spooled`: its bytes, if they are here.
@@ -128,8 +130,4 @@ class Steps:
         return answer
 
     async def _remove(self, condemned: list[str]) -> None:
-        # Condemned first and forgotten last, as the collector does: a kill in between is made good by it.
-        for sha256 in condemned:
-            await self._tools.artifacts.delete(sha256)
-            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone), uploads=True)  # type: ignore[misc]
-            log.info("removed the bytes of an upload that came to nothing", sha256=sha256)
+        await self._removal.remove(condemned)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from berth.errors import Unavailable
+from berth.errors import Unauthenticated, Unavailable
 from berth.ids import ModelKey
 from berth.model import Artifact
 from controller.core import intake
 from controller.core.intake import Blob, InspectedModel, Requester, Upload, UploadTicket
-from controller.store import artifacts, requests, tenants, uploads
+from controller.store import artifacts, keys, requests, tenants, uploads
 from controller.store.records import VersionRecord
+from controller.store.scope import PLATFORM
 from controller.store.transaction import Tx
 from controller.usecases import versions
 from controller.usecases.requests import ApiAnswer, RequestMemo, once
@@ -40,7 +41,7 @@ async def begin(tx: Tx, key: ModelKey, requester: Requester, declared_bytes: int
     ):
         # It is answered again, whatever has filled up since.
         return None
-    count, reserved = await uploads.usage(tx, key.tenant, requester)
+    count, reserved = await uploads.usage(tx, key, requester)
     await versions.check_intake(tx, key, declared_bytes, reserved_bytes=reserved)
     intake.check_under_way(count)
     return await uploads.add(tx, uploads.NewUpload(key, requester, declared_bytes, holder), intake.LEASE_S)
@@ -50,7 +51,7 @@ async def grow(tx: Tx, key: ModelKey, requester: Requester, ticket: UploadTicket
     """Reserve more for a body whose length nobody said; returns how many bytes are reserved now."""
     tenant = await get_tenant(tx, key.tenant)
     _, stored = await tenants.usage(tx, tenant.name)
-    _, reserved = await uploads.usage(tx, tenant.name, requester, own=ticket.upload)
+    _, reserved = await uploads.usage(tx, key, requester, own=ticket.upload)
     granted = intake.reserve(limit=tenant.quota.max_bytes, used=stored + reserved, needed=needed, wished=wished)
     if not await uploads.reserve(tx, ticket, granted):
         raise _taken_over()
@@ -79,10 +80,15 @@ async def record_inspected(tx: Tx, ticket: UploadTicket, model: InspectedModel) 
 async def place(tx: Tx, upload: Upload, render: Render) -> ApiAnswer:
     """The upload becomes a version, its reservation the version's bytes. Needs the fleet's lock.
 
-    If the same request made one meanwhile, by another upload, its answer is given again.
+    If the same request made one meanwhile, by another upload, its answer is given again. Raises `Unauthenticated` if
+    the key that asked is no more.
     """
     if not await uploads.remove(tx, upload.ticket):
         raise _taken_over()
+    caller = upload.requester.command.caller
+    key = await keys.find(tx, PLATFORM if caller.tenant is None else caller.tenant, caller.key_id)
+    if key is None or key.revoked_at is not None:
+        raise Unauthenticated("the key was revoked while its upload was under way")
     assert upload.model is not None
     (blob,) = upload.blobs
     artifact, model, requester = Artifact(blob.sha256, blob.size_bytes), upload.model, upload.requester

@@ -12,13 +12,13 @@ import structlog
 from berth.artifacts.store import ArtifactStore
 from berth.errors import BerthError
 from berth.reconcile import Again, Outcome, Repeater
-from controller.store import artifacts, events, requests
+from controller.intake.removal import REMOVAL_LOCK, Removal
+from controller.store import events, requests
 from controller.store.transaction import Transactions
 
 log = structlog.get_logger(__name__)
 
 HOUSEKEEPING_S = 300.0
-_HOUSEKEEPING_LOCK = 0x62657275
 KEEP_REQUESTS = timedelta(hours=24)
 KEEP_EVENTS = timedelta(days=30)
 KEEP_ARTIFACTS = timedelta(hours=1)
@@ -31,6 +31,7 @@ class Housekeeping:
     def __init__(self, transactions: Transactions, store: ArtifactStore, spool: Path) -> None:
         self._transactions = transactions
         self._store = store
+        self._removal = Removal(transactions, store)
         self._spool = spool
 
     async def run(self) -> None:
@@ -39,7 +40,7 @@ class Housekeeping:
 
     async def _look(self) -> Outcome:
         try:
-            async with self._transactions.lead(_HOUSEKEEPING_LOCK) as leading:
+            async with self._transactions.lead(REMOVAL_LOCK) as leading:
                 if leading:
                     await self.tidy(KEEP_ARTIFACTS)
         except BerthError as error:
@@ -50,12 +51,7 @@ class Housekeeping:
         """One round. `keep_artifacts` must be longer than an upload takes to store what it has announced."""
         await self._transactions.run(lambda tx: requests.forget(tx, KEEP_REQUESTS))
         await self._transactions.run(lambda tx: events.forget(tx, KEEP_EVENTS))
-        for sha256 in await self._transactions.run(lambda tx: artifacts.condemn(tx, keep_artifacts)):
-            # Condemned first and forgotten last: an upload of the same bytes waits meanwhile, and a kill in between
-            # is made good in the next round.
-            await self._store.delete(sha256)
-            await self._transactions.run(lambda tx, gone=sha256: artifacts.remove(tx, gone))  # type: ignore[misc]
-            log.info("collected an unused artifact", sha256=sha256)
+        await self._removal.collect(keep_artifacts)
         await self._store.sweep(time.time(), older_than_s=_KEEP_DRAFTS_S)
         await asyncio.to_thread(_sweep_folder, self._spool, time.time() - _KEEP_DRAFTS_S)
 

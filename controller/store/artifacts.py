@@ -43,6 +43,12 @@ async def condemn_unused(tx: Tx, digests: Collection[str]) -> list[str]:
     return [row[0] for row in await tx.execute(statement.returning(artifacts.c.sha256))]
 
 
+async def still_condemned(tx: Tx, digests: Collection[str]) -> list[str]:
+    """Those of these artifacts whose objects are still to be deleted."""
+    statement = select(artifacts.c.sha256).where(artifacts.c.sha256.in_(digests), artifacts.c.condemned_at.is_not(None))
+    return [row[0] for row in await tx.execute(statement)]
+
+
 async def remove(tx: Tx, sha256: str) -> None:
     """Forget a condemned artifact whose object is gone."""
     await tx.execute(delete(artifacts).where(artifacts.c.sha256 == sha256, artifacts.c.condemned_at.is_not(None)))

@@ -39,11 +39,12 @@ _DUPLICATE_REQUEST = "pk_idempotency"
 _LOCK_TIMEOUT = "55P03"
 _OVERFLOW = 4
 _ATTEMPTS = 20
+_UPLOADS_AT_ONCE = 3
 # Longer than an embedded server takes to come back after a kill.
 PATIENCE_S = 5.0
 _EVENTS_LOCK = 0x62657674
 _OPTIONS = (
-    "-c statement_timeout=30s -c lock_timeout=15s -c idle_in_transaction_session_timeout=30s "
+    "-c statement_timeout=30s -c lock_timeout=15s -c idle_in_transaction_session_timeout=10s "
     "-c timezone=UTC -c application_name=berth-controller"
 )
 
@@ -98,6 +99,7 @@ class Transactions:
             "berth_transaction_seconds", "Time of a use case's transaction with its retries", registry=registry
         )
         self.retries = 0
+        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
     async def run(self, use_case: Callable[[Tx], Awaitable[T]], *, fleet: bool = False, uploads: bool = False) -> T:
         """Run `use_case` in a SERIALIZABLE transaction, again while PostgreSQL asks for it, and commit.
@@ -107,7 +109,11 @@ class Transactions:
         run several times. Raises `Unavailable` when the database is away or the conflict does not end.
         """
         with self._seconds.time():
-            return await self._patiently(lambda: self._once(use_case, fleet, uploads))
+            if not uploads:
+                return await self._patiently(lambda: self._once(use_case, fleet, uploads))
+            # Whoever waits for the table holds a connection: they must not hold all that other requests need.
+            async with self._uploads:
+                return await self._patiently(lambda: self._once(use_case, fleet, uploads))
 
     async def read(self, query: Callable[[Tx], Awaitable[T]]) -> T:
         """Run `query` on one snapshot, read-only: never a conflict. Raises `Unavailable` when the database is away."""

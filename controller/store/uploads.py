@@ -91,23 +91,25 @@ class _StepDone:
     model: InspectedModel | Unchanged = UNCHANGED
 
 
-async def usage(tx: Tx, tenant: str, requester: Requester, own: int | None = None) -> tuple[int, int]:
+async def usage(tx: Tx, to: ModelKey, requester: Requester, own: int | None = None) -> tuple[int, int]:
     """How many uploads the tenant has under way, and the bytes reserved for its other requests.
 
-    Uploads with one idempotency key are one request, counted as its largest. `own` is the upload that asks.
+    Uploads to one model with one idempotency key are one request, counted as its largest. `own` is the upload that
+    asks, `to` the model.
     """
     rows = await tx.execute(
-        select(uploads.c.id, uploads.c.actor, uploads.c.idempotency_key, uploads.c.reserved_bytes).where(
-            uploads.c.tenant == tenant
-        )
+        select(
+            uploads.c.id, uploads.c.actor, uploads.c.idempotency_key, uploads.c.model, uploads.c.reserved_bytes
+        ).where(uploads.c.tenant == to.tenant)
     )
+    asks = (requester.actor, requester.idempotency_key, to.model)
     count = 0
-    most: dict[tuple[str, str | int], int] = {}
-    for upload_id, actor, key, reserved in rows:
+    most: dict[tuple[str, str | int, str], int] = {}
+    for upload_id, actor, key, model, reserved in rows:
         count += 1
-        same = upload_id == own or (key is not None and (actor, key) == (requester.actor, requester.idempotency_key))
+        same = upload_id == own or (key is not None and (actor, key, model) == asks)
         if not same:
-            request = (actor, upload_id if key is None else key)
+            request = (actor, upload_id if key is None else key, model)
             most[request] = max(most.get(request, 0), reserved)
     return count, sum(most.values())
 

@@ -15,16 +15,18 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Table, func, select, text, update
 
-from berth.errors import DigestMismatch, NotFound, QuotaExceeded, RateLimited, UnsupportedArtifact
+from berth.errors import DigestMismatch, QuotaExceeded, RateLimited, Unauthenticated, UnsupportedArtifact
 from berth.ids import ModelKey
-from berth.states import Runtime
+from berth.states import Role, Runtime
 from controller.core.commands import START
 from controller.core.intake import MAX_LOSSES, MAX_UNDER_WAY, InspectedModel, Requester
 from controller.core.jobs import NewJob
 from controller.core.quota import Quota
+from controller.intake.removal import REMOVAL_LOCK, Removal
 from controller.intake.transitions import UploadTakenOver, begin
 from controller.loops.housekeeping import Housekeeping
 from controller.store import cells, jobs, schema
+from controller.store import keys as store_keys
 from controller.store import tenants as store_tenants
 from controller.store.transaction import Transactions, Tx
 from controller.usecases import tenants
@@ -71,6 +73,7 @@ async def start(database_url: str, tmp_path: Path, transactions: Transactions) -
 async def _prepare(transactions: Transactions) -> None:
     async def use_case(tx: Tx) -> None:
         await tenants.create(tx, START, "acme", QUOTA)
+        await store_keys.add(tx, "acme", "key-1", bytes(32), role=Role.DEVELOPER, description="")
         await cells.ensure(tx, "local")
         await jobs.add(tx, "pool", JOB)
 
@@ -376,15 +379,65 @@ async def test_a_step_of_a_later_release_is_left_to_controllers_that_know_it(
 async def test_a_tenant_deleted_meanwhile_leaves_nothing(
     start: Start, transactions: Transactions, tmp_path: Path
 ) -> None:
-    """A controller of the release before knows no uploads: only models keep it from deleting a tenant."""
+    """Only models keep a tenant from being deleted. Its keys go with it, and another of its name has other keys."""
     intake = start("first")
     intake.artifacts.may_put.clear()
     under_way = asyncio.create_task(intake.upload(MODEL, "build-7"))
     await intake.artifacts.putting.wait()
-    await transactions.run(lambda tx: store_tenants.remove(tx, "acme"), fleet=True)
+
+    async def replace_tenant(tx: Tx) -> None:
+        await store_tenants.remove(tx, "acme")
+        await tenants.create(tx, START, "acme", QUOTA)
+
+    await transactions.run(replace_tenant, fleet=True)
     intake.artifacts.may_put.set()
-    with pytest.raises(NotFound):
+    with pytest.raises(Unauthenticated):
         await under_way
+    assert await _left(transactions, tmp_path) == NOTHING
+
+
+async def test_a_key_revoked_meanwhile_makes_no_version(
+    start: Start, transactions: Transactions, tmp_path: Path
+) -> None:
+    with pytest.raises(Lost):
+        await start("first", Moment.STORED).upload(MODEL, "build-7")
+    await transactions.run(lambda tx: store_keys.revoke(tx, "acme", "key-1"))
+    await _take_over(transactions, start("second"))
+    assert (await _left(transactions, tmp_path))._replace(spooled=0) == NOTHING
+
+
+async def test_one_idempotency_key_is_a_request_to_one_model(start: Start, transactions: Transactions) -> None:
+    intake = start("first")
+    await _set_quota(transactions, len(MODEL) + len(MODEL) // 2)
+    intake.artifacts.may_put.clear()
+    under_way = asyncio.create_task(intake.upload(MODEL, "build-7", "digits"))
+    await intake.artifacts.putting.wait()
+    with pytest.raises(QuotaExceeded):
+        await intake.upload(MODEL, "build-7", "letters")
+    intake.artifacts.may_put.set()
+    assert (await under_way).body["version"] == 1
+
+
+async def test_what_was_condemned_once_and_is_in_use_again_is_not_removed(
+    start: Start, transactions: Transactions, tmp_path: Path
+) -> None:
+    """A remover that stalled between its two looks finds another's upload of the same bytes."""
+    first = start("first")
+    assert (await first.upload(MODEL, "build-7")).body["version"] == 1
+    stalled = Removal(transactions, first.artifacts)
+    await stalled.remove([DIGEST])
+    assert (await _left(transactions, tmp_path))._replace(spooled=0) == ONE_VERSION
+
+
+async def test_one_remover_at_a_time(start: Start, transactions: Transactions, tmp_path: Path) -> None:
+    intake = start("first")
+    async with transactions.lead(REMOVAL_LOCK) as alone:
+        assert alone
+        with pytest.raises(UnsupportedArtifact):
+            await intake.upload(b"no model", "build-7")
+        left = await _left(transactions, tmp_path)
+        assert (left.artifacts, left.objects) == (1, 1), "left to the collector, which comes after"
+    await Removal(transactions, intake.artifacts).collect(timedelta(hours=1))
     assert await _left(transactions, tmp_path) == NOTHING
 
 

@@ -215,6 +215,8 @@ class ChildTriton(TritonRuntime):
 
     async def _bring_up(self, servable: TritonServable) -> None:
         """Triton now and then aborts in a load that follows one that was called off; its next life does load it."""
+        # It may have ended while the repository was written.
+        await self._wait_until_up()
         server, next_life = self.server, self._next_life
         try:
             await self._load_once(servable)
